@@ -1,0 +1,1 @@
+"""Dagster's view of the artifacts: assets, checks, partitions, resources."""

@@ -1,0 +1,321 @@
+"""Where artifacts lie, how they are named, written and reused. No orchestration here.
+
+An artifact is a folder with a ``manifest.json`` that is written last, by rename. The manifest holds
+the artifact's *identity* (configuration and the fingerprints of its inputs); the fingerprint of the
+identity is its version. A builder asks ``find_current`` first and does nothing when the version on
+disk is the one it would build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+MANIFEST_NAME = "manifest.json"
+D = TypeVar("D")
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged, of another format, or does not fit its consumer."""
+
+
+class LockedError(RuntimeError):
+    """Another process is building this artifact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataLayout:
+    """Where everything lies below one home folder (``STEMS_HOME``)."""
+
+    home: Path
+    """The folder that holds all artifacts; made on first write."""
+
+    @property
+    def config_path(self) -> Path:
+        """The user's settings."""
+        return self.home / "config.yaml"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance: runs, events, partitions."""
+        return self.home / "dagster"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts."""
+        return self.home / "mlflow"
+
+    @property
+    def corpora(self) -> Path:
+        """Corpora that we make ourselves."""
+        return self.home / "corpora"
+
+    @property
+    def runs(self) -> Path:
+        """Training runs, one folder each."""
+        return self.home / "runs"
+
+    @property
+    def models_index(self) -> Path:
+        """``models.json``: which model folder each model name stands for now."""
+        return self.runs / "models.json"
+
+    @property
+    def lancedb(self) -> Path:
+        """LanceDB databases, one per model, and ``champion.json``."""
+        return self.home / "lancedb"
+
+    @property
+    def reports(self) -> Path:
+        """HTML reports."""
+        return self.home / "reports"
+
+    def tracks(self, corpus: str) -> Path:
+        """Folder of the ``corpus_tracks`` table of a corpus."""
+        return self.home / "tracks" / corpus
+
+    def labels(self, corpus: str) -> Path:
+        """Folder of the ``label_embeddings`` of a corpus."""
+        return self.home / "labels" / corpus
+
+    def shards(self, corpus: str) -> Path:
+        """Folder of the ``stem_shards`` of a corpus."""
+        return self.home / "shards" / corpus
+
+    def embeddings(self, model_id: str, corpus: str) -> Path:
+        """Folder of the embeddings of a corpus by one model."""
+        return self.home / "embeddings" / model_id / corpus
+
+    def scores(self, evaluation: str, corpus: str) -> Path:
+        """Folder of the scores of one evaluation (``retrieval``) on a corpus."""
+        return self.home / "scores" / evaluation / corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a builder returns: the folder, its version, and what to tell people about it."""
+
+    path: Path
+    """The folder with ``manifest.json``."""
+    fingerprint: str
+    """Version: the fingerprint of the identity (Dagster's data version)."""
+    reused: bool = False
+    """True when nothing had to be built."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """Counts and figures for people: JSON scalars only."""
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses, paths, tuples and sets as plain JSON types, mappings with sorted keys."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(value[k]) for k in sorted(value, key=str)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(jsonable(v) for v in value)
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    return value
+
+
+def dataclass_from(kind: type[D], values: Mapping[str, Any]) -> D:
+    """A (nested) dataclass from what ``jsonable`` made of it.
+
+    Raises:
+        ArtifactError: an unknown field; names it and the known ones.
+    """
+    assert is_dataclass(kind)
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise ArtifactError(
+            f"{kind.__name__} has no field {', '.join(map(repr, unknown))}; "
+            f"expected some of: {', '.join(sorted(known))}"
+        )
+    hints = get_type_hints(kind)
+    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        inner = [option for option in get_args(hint) if option is not type(None)]
+        return value if value is None or len(inner) > 1 else _typed(inner[0], value)
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return dataclass_from(hint, value)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    return float(value) if hint is float and isinstance(value, int) else value
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (64 hex digits) of ``value`` as canonical JSON."""
+    text = json.dumps(jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that becomes ``path`` when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.chmod(0o644)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_folder_aside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
+
+    A folder already at ``path`` is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+            path.replace(old / "old")
+            aside.replace(path)
+            shutil.rmtree(old)
+        else:
+            aside.replace(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, aside and renamed."""
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ArtifactError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); delete it and build again") from None
+
+
+def read_manifest(folder: Path, *, format_version: int, made_by: str) -> dict[str, Any]:
+    """The manifest of an artifact.
+
+    Args:
+        folder: the artifact.
+        format_version: the newest format this reader knows.
+        made_by: what makes the artifact, for the error ("stems shards build CORPUS").
+
+    Raises:
+        ArtifactError: no manifest, not JSON, or a newer format.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no {MANIFEST_NAME}; make it with: {made_by}")
+    manifest = read_json(path)
+    found = manifest.get("format_version")
+    if not isinstance(found, int) or found > format_version:
+        raise ArtifactError(
+            f"{path} has format version {found!r}, this program reads up to {format_version}; "
+            f"update the program or make it again with: {made_by}"
+        )
+    return manifest
+
+
+def identity_fingerprint(identity: Mapping[str, Any], format_version: int) -> str:
+    """Version of an artifact with this identity in this format."""
+    return fingerprint({"identity": identity, "format_version": format_version})
+
+
+def find_current(
+    folder: Path, identity: Mapping[str, Any], *, format_version: int
+) -> Artifact | None:
+    """The artifact on disk if it has exactly this identity and format, else None."""
+    try:
+        manifest = read_manifest(folder, format_version=format_version, made_by="building it")
+    except ArtifactError:
+        return None
+    wanted = identity_fingerprint(identity, format_version)
+    if manifest.get("fingerprint") != wanted:
+        return None
+    return Artifact(path=folder, fingerprint=wanted, reused=True, summary=manifest["summary"])
+
+
+def finish(
+    folder: Path,
+    identity: Mapping[str, Any],
+    *,
+    format_version: int,
+    summary: Mapping[str, Any],
+    **more: Any,
+) -> Artifact:
+    """Write ``manifest.json`` (the last file of an artifact) and return the artifact.
+
+    ``more`` are further top-level manifest entries (lists of files, statistics).
+    """
+    version = identity_fingerprint(identity, format_version)
+    manifest = {
+        "format_version": format_version,
+        "fingerprint": version,
+        "identity": identity,
+        "summary": summary,
+        **more,
+    }
+    write_json(folder / MANIFEST_NAME, manifest)
+    return Artifact(path=folder, fingerprint=version, summary=dict(summary))
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock that the kernel frees when the process dies, however it dies.
+
+    Raises:
+        LockedError: another process holds it; names its process id and host.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockedError(
+                f"{path.parent} is being written by {holder}; wait for it or stop it"
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

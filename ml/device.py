@@ -1,0 +1,51 @@
+"""The one choice of device and compute precision."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import sys
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+_log = logging.getLogger(__name__)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory instead of giving it back to the kernel at every step.
+
+    Training on a CPU frees and takes gigabytes a second in blocks of tens of megabytes; without
+    this each comes back as page faults (5 to 10 % of a step, most of it on a busy machine).
+    Elsewhere than on Linux with glibc nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device to compute on: ``auto`` is the first GPU if there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(
+    device: torch.device, precision: Precision
+) -> contextlib.AbstractContextManager[object]:
+    """Autocast to ``precision``; fp32 where bf16 would be emulated (CPUs without AVX512-bf16)."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _log.info("this CPU has no native bf16: computing in fp32")
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,68 @@
+"""One way to show progress: a bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+LINE_EVERY_S = 10.0
+_log = logging.getLogger("stems.progress")
+
+
+def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+    """Yield ``items`` and show how many of ``total`` are done."""
+    with ProgressBar(total=total, label=label) as bar:
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.update_to(done)
+
+
+class ProgressBar:
+    """Shows how far a long piece of work is.
+
+    On a terminal a tqdm bar on stderr; elsewhere one log line (level INFO) every
+    ``LINE_EVERY_S`` seconds and one at the end.
+    """
+
+    def __init__(self, *, total: int, label: str, done: int = 0) -> None:
+        self.total, self.label, self.done = total, label, done
+        self._started = self._shown = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):  # not on a bare GPU box
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=done, desc=label, leave=False)
+
+    def update_to(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
+        """``done`` of ``total`` are done; ``metrics`` are shown beside."""
+        step, self.done = done - self.done, done
+        shown = {name: f"{value:.3g}" for name, value in (metrics or {}).items() if "loss" in name}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(step)
+        elif time.monotonic() - self._shown >= LINE_EVERY_S:
+            self._shown = time.monotonic()
+            beside = "".join(f", {name} {value}" for name, value in shown.items())
+            _log.info("%s: %d of %d%s", self.label, done, self.total, beside)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        elapsed_s = time.monotonic() - self._started
+        if self._bar is not None:
+            self._bar.close()
+        if kind is None:
+            _log.info("%s: %d done in %.0f s", self.label, self.done, elapsed_s)

@@ -1,0 +1,216 @@
+"""What the user can set, and where each value came from.
+
+Precedence: defaults here < ``STEMS_HOME/config.yaml`` < environment (``STEMS_TRAINING__SEED=1``)
+< command line or launchpad. Paths are relative to ``STEMS_HOME``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from ml.artifacts import DataLayout
+
+HOME_VARIABLE = "STEMS_HOME"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a wrong value."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(_Section):
+    """One corpus: where it lies and how it is laid out."""
+
+    kind: Literal["demo", "folder", "manifest"]
+    root: Path
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class LabelEncoderSettings(_Section):
+    """What turns an instrument in words into a condition."""
+
+    name: Literal["minilm"] = "minilm"
+
+
+class ShardSettings(_Section):
+    """How training audio is stored."""
+
+    segment_s: float = Field(default=16.0, ge=4, le=120)
+    payload: Literal["flac", "pcm16"] = "flac"
+
+
+class TrainingSettings(_Section):
+    """What is trained on what."""
+
+    corpora: tuple[str, ...] = ("demo",)
+    presets: tuple[str, ...] = ("film-nce", "film")
+    size: Literal["tiny", "small", "paper"] = "tiny"
+    seed: int = Field(default=0, ge=0)
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class EvaluationSettings(_Section):
+    """How scores are computed."""
+
+    bootstrap_resamples: int = Field(default=1000, ge=100)
+    seed: int = Field(default=0, ge=0)
+
+
+class TrackingSettings(_Section):
+    """Where MLflow keeps its records; empty: a database under ``STEMS_HOME/mlflow``."""
+
+    uri: str | None = None
+    experiment: str = "stems"
+
+
+class DemoSettings(_Section):
+    """The synthetic corpus that ``make demo`` builds."""
+
+    seed: int = Field(default=0, ge=0)
+    train_songs: int = Field(default=400, ge=2)
+    heldout_songs: int = Field(default=60, ge=2)
+
+
+def _demo_corpora() -> dict[str, CorpusSettings]:
+    return {
+        name: CorpusSettings(kind="demo", root=Path("corpora") / name)
+        for name in ("demo", "demo-plain", "demo-swapped")
+    }
+
+
+class Settings(BaseSettings):
+    """All settings of one home."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEMS_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    home: Path
+    corpora: dict[str, CorpusSettings] = Field(default_factory=_demo_corpora)
+    demo: DemoSettings = DemoSettings()
+    label_encoder: LabelEncoderSettings = LabelEncoderSettings()
+    shards: ShardSettings = ShardSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @property
+    def layout(self) -> DataLayout:
+        """Where everything lies below this home."""
+        return DataLayout(home=self.home)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store."""
+        return self.tracking.uri or f"sqlite:///{self.layout.mlflow / 'mlflow.db'}"
+
+    def corpus(self, name: str) -> CorpusSettings:
+        """The settings of a corpus, its root made absolute.
+
+        Raises:
+            SettingsError: no corpus has this name.
+        """
+        if name not in self.corpora:
+            known = ", ".join(sorted(self.corpora))
+            raise SettingsError(
+                f"corpus {name!r} is not in {self.layout.config_path}; known corpora: {known}; "
+                f"add it there under 'corpora:' or with: stems corpus add {name} KIND ROOT"
+            )
+        found = self.corpora[name]
+        return found.model_copy(update={"root": self.home / found.root.expanduser()})
+
+
+def default_home() -> Path:
+    """``STEMS_HOME`` from the environment, or ``./data``."""
+    return Path(os.environ.get(HOME_VARIABLE) or "data").expanduser().resolve()
+
+
+def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings of a home.
+
+    Args:
+        home: ``STEMS_HOME``; default: the environment variable, else ``./data``.
+        overrides: nested values that win over file and environment.
+
+    Raises:
+        SettingsError: an unknown key or a wrong value; names the key, the value and the file.
+    """
+    home = (home or default_home()).expanduser().resolve()
+    config_path = DataLayout(home=home).config_path
+    try:
+        return _settings_class(config_path)(home=home, **dict(overrides or {}))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc'])} = {e.get('input')!r}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise SettingsError(
+            f"settings are wrong ({config_path}, STEMS_… variables or options): {problems}"
+        ) from None
+    except Exception as error:
+        import yaml
+
+        if isinstance(error, yaml.YAMLError):
+            raise SettingsError(f"{config_path} is not YAML: {error}") from None
+        raise
+
+
+def _settings_class(config_path: Path) -> type[Settings]:
+    class HomeSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, config_path)
+
+    return HomeSettings
+
+
+def explain_settings(settings: Settings) -> list[tuple[str, Any, str]]:
+    """Each value as (dotted key, value, where it came from: file, environment or default)."""
+    config_path = settings.layout.config_path
+    kind = type(settings)
+    from_file = _flat(YamlConfigSettingsSource(kind, config_path)())
+    from_environment = _flat(EnvSettingsSource(kind)())
+    defaults = _flat(InitSettingsSource(kind, Settings(home=settings.home).model_dump())())
+    rows = []
+    for key, value in sorted(_flat(settings.model_dump(mode="json")).items()):
+        if key in from_environment:
+            source = f"environment STEMS_{key.replace('.', '__').upper()}"
+        elif key in from_file:
+            source = str(config_path)
+        else:
+            source = "default" if key in defaults else "option"
+        rows.append((key, value, source))
+    return rows
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = value
+    return flat
