@@ -1,0 +1,1 @@
+"""Audio: decoding, silence, log-mels."""

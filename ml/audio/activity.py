@@ -1,0 +1,114 @@
+"""When a stem sounds: the one rule for silence that scanning, shards and evaluation share.
+
+A frame is loud when its RMS level reaches ``on_db`` and quiet when it falls below ``off_db``; in
+between it stays what it was (hysteresis), so that a decaying note is not cut into pieces. Levels
+are in dB relative to full scale: a constant 1.0 is 0 dB, a full-scale sine about -3 dB.
+
+Differs: the predecessor (Riou et al., arXiv:2408.02514) calls a chunk active when its peak exceeds
+0.1, which drops quiet parts of unmastered stems and keeps a single click.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityConfig:
+    """The silence rule."""
+
+    frame_s: float = 0.05
+    """Length of a frame in s; frames do not overlap."""
+    on_db: float = -50.0
+    """A silent stem begins to sound at a frame of at least this RMS level."""
+    off_db: float = -60.0
+    """A sounding stem falls silent at a frame below this RMS level; at most ``on_db``."""
+    min_active_s: float = 0.1
+    """Shorter sounds are dropped (after short silences were filled)."""
+    min_silence_s: float = 0.3
+    """Shorter silences between two sounds count as sound."""
+
+    def __post_init__(self) -> None:
+        if not self.frame_s > 0:
+            raise ValueError(f"frame_s = {self.frame_s}; expected more than 0")
+        if not self.off_db <= self.on_db:
+            raise ValueError(f"off_db = {self.off_db} is above on_db = {self.on_db}; swap them")
+        if self.min_active_s < 0 or self.min_silence_s < 0:
+            raise ValueError(
+                f"min_active_s = {self.min_active_s}, min_silence_s = {self.min_silence_s}; "
+                "expected at least 0"
+            )
+
+
+def active_intervals(
+    waveform: np.ndarray, rate_hz: int, config: ActivityConfig
+) -> list[tuple[float, float]]:
+    """Where a waveform sounds.
+
+    Args:
+        waveform: (samples,) float, full scale 1.0.
+        rate_hz: its sampling rate.
+        config: the silence rule.
+
+    Returns:
+        (start, end) in s, sorted, disjoint, within the waveform; multiples of ``frame_s`` but for
+        an end at the end of the waveform.
+    """
+    frame = max(1, round(config.frame_s * rate_hz))
+    power = frame_power(waveform, frame)
+    loud = _hysteresis(power, _power(config.on_db), _power(config.off_db))
+    frames_per_s = rate_hz / frame
+    runs = _fill(_runs(loud), config.min_silence_s * frames_per_s)
+    runs = [(a, b) for a, b in runs if b - a >= config.min_active_s * frames_per_s - 1e-9]
+    duration_s = len(waveform) / rate_hz
+    return [(a * frame / rate_hz, min(b * frame / rate_hz, duration_s)) for a, b in runs]
+
+
+def active_seconds(intervals: Iterable[tuple[float, float]], start_s: float, end_s: float) -> float:
+    """How many seconds of ``intervals`` (disjoint) lie between ``start_s`` and ``end_s``."""
+    return math.fsum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in intervals)
+
+
+def frame_power(waveform: np.ndarray, frame_samples: int) -> np.ndarray:
+    """Mean square of each frame: (samples,) → (frame,) float64; the last may be shorter."""
+    samples = len(waveform)
+    whole = samples // frame_samples
+    body = waveform[: whole * frame_samples].reshape(whole, frame_samples)
+    power = np.einsum("ij,ij->i", body, body, dtype=np.float64)  # (frame,)
+    power /= frame_samples
+    tail = waveform[whole * frame_samples :].astype(np.float64)
+    return np.append(power, np.mean(tail**2)) if tail.size else power
+
+
+def _power(level_db: float) -> float:
+    return 10.0 ** (level_db / 10.0)
+
+
+def _hysteresis(power: np.ndarray, on: float, off: float) -> np.ndarray:
+    """Per frame: True from a frame ≥ ``on`` until a frame < ``off``."""
+    decided = (power >= on) | (power < off)
+    if not power.size:
+        return np.zeros(0, dtype=bool)
+    decided[0] = True  # before the first frame there is silence
+    last_decided = np.maximum.accumulate(np.where(decided, np.arange(power.size), 0))
+    return (power >= on)[last_decided]
+
+
+def _runs(active: np.ndarray) -> list[tuple[int, int]]:
+    edges = np.diff(active.astype(np.int8), prepend=0, append=0)
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _fill(runs: list[tuple[int, int]], min_silence_frames: float) -> list[tuple[int, int]]:
+    filled: list[tuple[int, int]] = []
+    for start, end in runs:
+        if filled and start - filled[-1][1] < min_silence_frames - 1e-9:
+            filled[-1] = (filled[-1][0], end)
+        else:
+            filled.append((start, end))
+    return filled
