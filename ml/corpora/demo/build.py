@@ -1,0 +1,229 @@
+"""Builds the demo corpora: songs as folders of WAV files with a ``song.json``, then the manifests.
+
+Three corpora are built side by side: ``demo`` (training songs, and held-out songs as they are),
+``demo-plain`` (the held-out songs without production character) and ``demo-swapped`` (every stem
+of a held-out song has the character of another song). Composition and dry sound are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import shutil
+import wave
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml.artifacts import (
+    MANIFEST_NAME,
+    Artifact,
+    ArtifactError,
+    find_current,
+    fingerprint,
+    finish,
+    lock,
+    read_json,
+    write_folder_aside,
+    write_json,
+)
+from ml.corpora.demo.songs import (
+    KINDS,
+    DemoConfig,
+    Song,
+    apply_production,
+    describe,
+    make_song,
+    render_dry,
+    track_id,
+)
+from ml.corpora.demo.spectra import RATE_HZ
+from ml.progress import progress
+
+FORMAT_VERSION = 1
+"""Raise it when songs are composed or rendered differently, or stored differently."""
+SONG_NAME = "song.json"
+SONGS_FOLDER = "songs"
+PRODUCTIONS = {"demo": "own", "demo-plain": "none", "demo-swapped": "swapped"}
+"""Corpus → what ``apply_production`` is asked for."""
+
+
+def build_demo_corpora(
+    folder: Path, config: DemoConfig, *, workers: int = 1
+) -> dict[str, Artifact]:
+    """Build ``demo``, ``demo-plain`` and ``demo-swapped`` below ``folder``.
+
+    Songs that are there already (of the same configuration) are kept, so an interrupted build
+    continues; a finished one is reused at once.
+
+    Args:
+        folder: gets one folder per corpus.
+        config: how many songs, how long, which seed.
+        workers: processes; the bytes written do not depend on it.
+
+    Returns:
+        Corpus name → artifact.
+
+    Raises:
+        LockedError: another process is building there.
+    """
+    found = {name: _find(folder, config, name) for name in PRODUCTIONS}
+    current = {name: artifact for name, artifact in found.items() if artifact is not None}
+    if len(current) == len(PRODUCTIONS):
+        return current
+    with lock(folder / ".demo.lock"):
+        _clear_outdated(folder, config)
+        tasks = [t for t in _tasks(config) if not _is_done(folder, config, *t)]
+        build = partial(_build_song, folder, config)
+        with _mapper(min(workers, len(tasks))) as mapper:
+            for _ in progress(mapper(build, tasks), total=len(tasks), label="demo songs"):
+                pass
+        return {name: _finish(folder, config, name) for name in PRODUCTIONS}
+
+
+def corpus_songs(config: DemoConfig, corpus: str) -> list[tuple[str, int]]:
+    """The songs of a corpus as (kind, index), in order."""
+    kinds = KINDS if corpus == "demo" else ("heldout",)
+    return [(kind, index) for kind in kinds for index in range(config.count(kind))]
+
+
+def _identity(config: DemoConfig, corpus: str) -> dict[str, Any]:
+    return {"corpus": corpus, "config": config}
+
+
+def _find(folder: Path, config: DemoConfig, corpus: str) -> Artifact | None:
+    identity = _identity(config, corpus)
+    return find_current(folder / corpus, identity, format_version=FORMAT_VERSION)
+
+
+def _tasks(config: DemoConfig) -> list[tuple[str, int]]:
+    """All songs, the expensive ones (three corpora) first."""
+    return sorted(corpus_songs(config, "demo"), key=lambda task: task[0] != "heldout")
+
+
+def _corpora_of(kind: str) -> list[str]:
+    return ["demo"] if kind == "train" else list(PRODUCTIONS)
+
+
+def _song_version(config: DemoConfig, corpus: str) -> str:
+    return fingerprint([_identity(config, corpus), FORMAT_VERSION])
+
+
+def _is_done(folder: Path, config: DemoConfig, kind: str, index: int) -> bool:
+    return all(
+        _version_on_disk(folder / corpus / SONGS_FOLDER / track_id(kind, index))
+        == _song_version(config, corpus)
+        for corpus in _corpora_of(kind)
+    )
+
+
+def _version_on_disk(song_folder: Path) -> str | None:
+    try:
+        song = read_json(song_folder / SONG_NAME)
+    except ArtifactError:
+        return None
+    return song.get("version") if isinstance(song, Mapping) else None
+
+
+def _clear_outdated(folder: Path, config: DemoConfig) -> None:
+    """Remove manifests that no longer hold, songs of other configurations, and leftovers."""
+    for corpus in PRODUCTIONS:
+        if _find(folder, config, corpus) is not None:
+            continue
+        (folder / corpus / MANIFEST_NAME).unlink(missing_ok=True)
+        version = _song_version(config, corpus)
+        for song_folder in sorted((folder / corpus / SONGS_FOLDER).glob("*")):
+            is_leftover = song_folder.name.startswith(".") and song_folder.suffix == ".tmp"
+            if is_leftover or _version_on_disk(song_folder) not in (None, version):
+                shutil.rmtree(song_folder)
+
+
+@contextlib.contextmanager
+def _mapper(workers: int) -> Iterator[Any]:
+    """A ``map``: here for one worker, else over fresh processes."""
+    if workers <= 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        yield partial(executor.map, chunksize=2)
+
+
+def _build_song(folder: Path, config: DemoConfig, task: tuple[str, int]) -> None:
+    kind, index = task
+    song = make_song(config, kind, index)
+    dry = render_dry(config, song)
+    for corpus in _corpora_of(kind):
+        stems, characters = apply_production(config, song, dry, PRODUCTIONS[corpus])
+        described = {
+            "version": _song_version(config, corpus),
+            "split": config.split(kind, index),
+            **describe(song),
+            "stems": _describe_stems(song, characters),
+        }
+        with write_folder_aside(folder / corpus / SONGS_FOLDER / song.track_id) as aside:
+            for entry, stem in zip(described["stems"], stems, strict=True):
+                write_wav(aside / entry["file"], stem)
+            write_json(aside / SONG_NAME, described)
+
+
+def _describe_stems(song: Song, characters: list[str | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": f"{i:02d}-{player.instrument.name.replace(' ', '-')}.wav",
+            "instrument": player.instrument.name,
+            "labels": player.labels,
+            "zero_shot": player.zero_shot,
+            "character_of": character,
+            "notes": len(song.composition.parts[i]),
+        }
+        for i, (player, character) in enumerate(zip(song.cast, characters, strict=True))
+    ]
+
+
+def write_wav(path: Path, waveform: np.ndarray) -> None:
+    """Write (samples,) within ±1 as mono PCM16 at 16 kHz.
+
+    Raises:
+        ValueError: samples that are not finite or beyond full scale.
+    """
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if not peak <= 1.0:
+        raise ValueError(f"{path}: the peak is {peak}, expected at most 1; this is a bug")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(np.rint(waveform * 32767).astype("<i2").tobytes())
+
+
+def _finish(folder: Path, config: DemoConfig, corpus: str) -> Artifact:
+    root = folder / corpus
+    songs = []
+    stems = zero_shot = 0
+    seconds = 0.0
+    for kind, index in corpus_songs(config, corpus):
+        song = json.loads((root / SONGS_FOLDER / track_id(kind, index) / SONG_NAME).read_text())
+        songs.append({"track_id": song["track_id"], "split": song["split"]})
+        stems += len(song["stems"])
+        zero_shot += sum(stem["zero_shot"] is not None for stem in song["stems"])
+        seconds += len(song["stems"]) * song["duration_s"]
+    summary = {
+        "songs": len(songs),
+        "stems": stems,
+        "stem_hours": round(seconds / 3600, 2),
+        "zero_shot_stems": zero_shot,
+    }
+    return finish(
+        root,
+        _identity(config, corpus),
+        format_version=FORMAT_VERSION,
+        summary=summary,
+        kind="demo",
+        songs=songs,
+    )

@@ -1,0 +1,278 @@
+"""The ``corpus_tracks`` table: one row a stem, with what was measured on it.
+
+``tracks.parquet`` holds the columns of ``_schema``; ``files`` are relative to the corpus root in
+the manifest where they lie below it, and absolute after ``read_corpus_tracks``. The identity is the
+*content* (hashes, labels, splits, …), so a corpus that was moved or touched keeps its version.
+``scans.json`` remembers each stem's measurements with the sizes and times of its files: only
+changed stems are decoded again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml.artifacts import (
+    Artifact,
+    ArtifactError,
+    DataLayout,
+    find_current,
+    fingerprint,
+    finish,
+    lock,
+    read_json,
+    read_manifest,
+    write_aside,
+    write_json,
+)
+from ml.audio.activity import ActivityConfig
+from ml.corpora.corpus import Corpus, Stem, Track
+from ml.corpora.scan import StemScan, listed_tracks, scan_stems, track_problems
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FORMAT_VERSION = 1
+
+TABLE_NAME = "tracks.parquet"
+SCANS_NAME = "scans.json"
+
+
+def build_corpus_tracks(
+    name: str,
+    corpus: Corpus,
+    layout: DataLayout,
+    *,
+    workers: int = 1,
+    activity: ActivityConfig | None = None,
+) -> Artifact:
+    """Scan a corpus into its ``corpus_tracks`` table; stems that did not change are not decoded.
+
+    Args:
+        name: of the corpus in the settings.
+        corpus: its reader.
+        layout: where the table goes.
+        workers: processes that decode.
+        activity: the silence rule.
+
+    Raises:
+        CorpusError: the corpus is empty or a stem id occurs twice. What is wrong with single
+            stems is in the column ``problem`` instead.
+    """
+    folder = layout.tracks(name)
+    activity = activity or ActivityConfig()
+    tracks = listed_tracks(corpus)
+    stamps = {stem.stem_id: _stamp(stem, corpus.root, activity) for t in tracks for stem in t.stems}
+    scans = _remembered(folder, stamps, corpus.root)
+    if len(scans) == len(stamps) and (
+        found := _find(folder, _identity(name, corpus.root, tracks, scans, activity), corpus.root)
+    ):
+        return found
+    with lock(folder / ".lock"):
+        new = [stem for track in tracks for stem in track.stems if stem.stem_id not in scans]
+        measured = scan_stems(new, workers=workers, activity=activity)
+        scans |= {stem.stem_id: scan for stem, scan in zip(new, measured, strict=True)}
+        identity = _identity(name, corpus.root, tracks, scans, activity)
+        found = _find(folder, identity, corpus.root)
+        rows = table_rows(name, tracks, scans)
+        if found is None:
+            _write_table(folder / TABLE_NAME, rows, corpus.root)
+        remembered = {key: {"stamp": stamps[key], **asdict(scans[key])} for key in stamps}
+        write_json(folder / SCANS_NAME, remembered)
+        return found or finish(
+            folder,
+            identity,
+            format_version=FORMAT_VERSION,
+            summary=summarize(rows),
+            corpus=name,
+            root=str(corpus.root),
+        )
+
+
+def read_corpus_tracks(layout: DataLayout, name: str) -> pl.DataFrame:
+    """The table of a corpus, one row a stem, ``files`` absolute.
+
+    Raises:
+        ArtifactError: it was not built, or by a newer program.
+    """
+    import polars as pl
+
+    folder = layout.tracks(name)
+    made_by = f"stems corpus build {name}"
+    manifest = read_manifest(folder, format_version=FORMAT_VERSION, made_by=made_by)
+    if not (folder / TABLE_NAME).is_file():
+        raise ArtifactError(f"{folder} holds no {TABLE_NAME}; make it with: {made_by}")
+    table = pl.read_parquet(folder / TABLE_NAME)
+    root = Path(manifest["root"])
+    files = [[str(root / path) for path in paths] for paths in table["files"].to_list()]
+    return table.with_columns(pl.Series("files", files, dtype=pl.List(pl.String)))
+
+
+def tracks_of_table(table: pl.DataFrame) -> list[Track]:
+    """The tracks of a table with their usable stems (``active_s`` > 0), in the table's order."""
+    by_track: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in table.iter_rows(named=True):
+        if row["active_s"] > 0:
+            by_track.setdefault((row["corpus"], row["track_id"]), []).append(row)
+    return [
+        Track(
+            track_id=track_id,
+            stems=tuple(_stem_of_row(row) for row in rows),
+            split=rows[0]["split"],
+            artist=rows[0]["artist"],
+            title=rows[0]["title"],
+        )
+        for (_, track_id), rows in by_track.items()
+    ]
+
+
+def table_rows(
+    name: str, tracks: Sequence[Track], scans: Mapping[str, StemScan]
+) -> list[dict[str, Any]]:
+    """The rows of the table with absolute ``files``, in the corpus's order."""
+    rows = []
+    for track in tracks:
+        measured = [scans[stem.stem_id] for stem in track.stems]
+        problems = track_problems(track, measured)
+        for stem, scan, problem in zip(track.stems, measured, problems, strict=True):
+            rows.append(_row(name, track, stem) | asdict(scan) | {"problem": problem})
+    return rows
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts and hours of table rows; ``hours`` counts each track once, at its longest stem."""
+    lengths: dict[str, float] = {}
+    splits: dict[str, str] = {}
+    for row in rows:
+        track_id = row["track_id"]
+        lengths[track_id] = max(lengths.get(track_id, 0.0), row["duration_s"] or 0.0)
+        splits[track_id] = row["split"] or "unsplit"
+    per_split = Counter(splits.values())
+    return {
+        "tracks": len(lengths),
+        "stems": len(rows),
+        "usable_stems": sum(row["active_s"] > 0 for row in rows),
+        "hours": sum(lengths.values()) / 3600,
+        "stem_hours": sum(row["duration_s"] or 0.0 for row in rows) / 3600,
+        "active_stem_hours": sum(row["active_s"] for row in rows) / 3600,
+        "problems": sum(row["problem"] is not None for row in rows),
+        **{f"{split}_tracks": per_split[split] for split in sorted(per_split)},
+    }
+
+
+def _row(name: str, track: Track, stem: Stem) -> dict[str, Any]:
+    return {
+        "corpus": name,
+        "track_id": track.track_id,
+        "stem_id": stem.stem_id,
+        "split": track.split,
+        "artist": track.artist,
+        "title": track.title,
+        "labels": list(stem.labels),
+        "category": stem.category,
+        "files": [str(path) for path in stem.files],
+        "stream": stem.stream,
+        "start_s": stem.start_s,
+        "has_bleed": stem.has_bleed,
+    }
+
+
+def _stem_of_row(row: Mapping[str, Any]) -> Stem:
+    return Stem(
+        stem_id=row["stem_id"],
+        files=tuple(Path(path) for path in row["files"]),
+        labels=tuple(row["labels"]),
+        stream=row["stream"],
+        start_s=row["start_s"],
+        has_bleed=row["has_bleed"],
+    )
+
+
+def _schema() -> dict[str, Any]:
+    import polars as pl
+
+    text, number, count = pl.String, pl.Float64, pl.Int64
+    return {
+        **dict.fromkeys(("corpus", "track_id", "stem_id", "split", "artist", "title"), text),
+        "labels": pl.List(text),
+        "category": text,
+        "files": pl.List(text),
+        **dict.fromkeys(("stream", "rate_hz", "channels"), count),
+        **dict.fromkeys(("duration_s", "active_s", "peak", "rms_db"), number),
+        "has_bleed": pl.Boolean,
+        "content_hash": text,
+        "problem": text,
+        "start_s": number,
+    }
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], root: Path) -> None:
+    import polars as pl
+
+    schema = _schema()
+    stored = [
+        {**row, "files": [_relative(Path(file), root) for file in row["files"]]} for row in rows
+    ]
+    with write_aside(path) as aside:
+        pl.DataFrame(stored, schema=schema, orient="row").select(list(schema)).write_parquet(aside)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _identity(
+    name: str,
+    root: Path,
+    tracks: Sequence[Track],
+    scans: Mapping[str, StemScan],
+    activity: ActivityConfig,
+) -> dict[str, Any]:
+    rows = [
+        {
+            **_row(name, track, stem),
+            "files": [_relative(path, root) for path in stem.files],
+            "content_hash": scans[stem.stem_id].content_hash,
+            "problem": (scans[stem.stem_id].problem or "").replace(f"{root}/", ""),
+        }
+        for track in tracks
+        for stem in track.stems
+    ]
+    return {"corpus": name, "stems": fingerprint(rows), "activity": asdict(activity)}
+
+
+def _find(folder: Path, identity: Mapping[str, Any], root: Path) -> Artifact | None:
+    """The artifact on disk if it has this identity, is whole and names this root."""
+    found = find_current(folder, identity, format_version=FORMAT_VERSION)
+    if found is None or not (folder / TABLE_NAME).is_file():
+        return None
+    manifest = read_manifest(folder, format_version=FORMAT_VERSION, made_by="building it")
+    return found if manifest.get("root") == str(root) else None
+
+
+def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
+    """What decides whether a stem must be decoded again."""
+    files = []
+    for path in stem.files:
+        state = path.stat() if path.is_file() else None
+        size_time = (state.st_size, state.st_mtime_ns) if state else None
+        files.append((_relative(path, root), size_time))
+    return fingerprint([FORMAT_VERSION, files, stem.stream, stem.start_s, asdict(activity)])
+
+
+def _remembered(folder: Path, stamps: Mapping[str, str], root: Path) -> dict[str, StemScan]:
+    """Measurements of stems whose stamp is unchanged; problems only if they name this root."""
+    try:
+        entries: dict[str, dict[str, Any]] = read_json(folder / SCANS_NAME)
+    except ArtifactError:
+        return {}
+    scans = {}
+    for stem_id, stamp in stamps.items():
+        entry = dict(entries.get(stem_id, {}))
+        is_current = entry.pop("stamp", None) == stamp
+        if is_current and (not entry["problem"] or f"{root}/" in entry["problem"]):
+            scans[stem_id] = StemScan(**entry)
+    return scans
