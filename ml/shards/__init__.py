@@ -1,0 +1,1 @@
+"""WebDataset shards: writing, reading, drawing training pairs."""

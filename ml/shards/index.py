@@ -1,0 +1,179 @@
+"""The index beside each shard: where each member lies and what is known about it.
+
+``<shard>.tar`` is plain WebDataset and complete in itself; ``<shard>.index.json`` repeats what
+``segment.json`` says of every sample and adds byte offsets, so that training reads byte ranges
+of the stems it chose and never scans a tar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ml.artifacts import ArtifactError, jsonable, read_json, read_manifest, write_aside
+
+FORMAT_VERSION = 1
+
+Payload = Literal["flac", "pcm16"]
+
+INDEX_SUFFIX = ".index.json"
+
+WAV_HEADER_BYTES = 44
+"""Bytes before the first sample of a ``pcm16`` member."""
+
+FULL_SCALE = 32768
+"""int16 of waveform 1.0: waveform = int16 / FULL_SCALE * gain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedStem:
+    """One stem of one segment."""
+
+    stem_id: str
+    content_hash: str
+    """Fingerprint of the files it was made from."""
+    labels: tuple[str, ...]
+    """Coarse to fine; empty when unknown."""
+    label_rows: tuple[int, ...]
+    """Row of the segment's ``labels.npy`` for each label; one row ("music") when there is none."""
+    four_class: int
+    """Index into ``ml.corpora.taxonomy.FOUR_CLASSES``."""
+    gain: float
+    """waveform = int16 / 32768 * gain."""
+    intervals: tuple[tuple[float, float], ...]
+    """Where the stem sounds, in seconds from the segment's start."""
+    offset: int
+    """First byte of the member's data in the tar."""
+    size: int
+    """Length of the member's data in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedSegment:
+    """One segment: one sample of the shard."""
+
+    key: str
+    """Key of the WebDataset sample."""
+    corpus: str
+    track_id: str
+    start_s: float
+    """Where the segment starts in its track."""
+    samples: int
+    """Length in samples at the shard's rate."""
+    texts: tuple[str, ...]
+    """Label text of each row of ``labels.npy``."""
+    labels_offset: int
+    """First byte of row 0 of ``labels.npy`` (float16, little endian) in the tar."""
+    stems: tuple[IndexedStem, ...]
+    """The stems that sound in the segment, in the order of their members."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardCounts:
+    """What went into a shard and what was left out, in pieces and seconds."""
+
+    tracks: int = 0
+    """Tracks with at least one segment in the shard."""
+    segments: int = 0
+    segment_s: float = 0.0
+    stem_s: float = 0.0
+    """Stored audio, summed over stems."""
+    dropped_segments: int = 0
+    """Segments left out because no chunk of them has two sounding stems."""
+    dropped_segment_s: float = 0.0
+    dropped_stem_s: float = 0.0
+    """Audio of stems left out: silent in their segment, or the segment was left out."""
+
+    def __add__(self, other: ShardCounts) -> ShardCounts:
+        """Sum, field by field."""
+        return ShardCounts(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__slots__}
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardIndex:
+    """The index of one shard."""
+
+    name: str
+    """File name of the tar."""
+    split: str
+    number: int
+    """Place among the shards of the split."""
+    task: str
+    """Fingerprint of what the shard was made from."""
+    sha256: str
+    """Of the tar."""
+    bytes: int
+    """Size of the tar."""
+    rate_hz: int
+    payload: Payload
+    assigned: tuple[str, ...]
+    """Ids of the tracks assigned to the shard, with or without a segment in it."""
+    counts: ShardCounts
+    segments: tuple[IndexedSegment, ...]
+
+
+def index_path(folder: Path, shard_name: str) -> Path:
+    """Where the index of a shard lies."""
+    return folder / (Path(shard_name).stem + INDEX_SUFFIX)
+
+
+def write_index(folder: Path, index: ShardIndex) -> None:
+    """Write a shard's index beside it (aside, then renamed)."""
+    content = {"format_version": FORMAT_VERSION, **jsonable(index)}
+    with write_aside(index_path(folder, index.name)) as aside:
+        aside.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def read_index(path: Path) -> ShardIndex:
+    """Read a shard's index.
+
+    Raises:
+        ArtifactError: missing, not JSON, of another format, or not an index.
+    """
+    content = read_json(path)
+    found = content.pop("format_version", None) if isinstance(content, dict) else None
+    if found != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format version {found!r}, expected {FORMAT_VERSION}; "
+            f"make the shards again with: stems shards build {path.parent.name} --fresh"
+        )
+    try:
+        content["segments"] = tuple(_segment(x) for x in content["segments"])
+        content["counts"] = ShardCounts(**content["counts"])
+        content["assigned"] = tuple(content["assigned"])
+        return ShardIndex(**content)
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is not a shard index ({error}); "
+            f"make the shards again with: stems shards build {path.parent.name} --fresh"
+        ) from None
+
+
+def _segment(content: Mapping[str, Any]) -> IndexedSegment:
+    stems = tuple(
+        IndexedStem(
+            **{
+                **stem,
+                "labels": tuple(stem["labels"]),
+                "label_rows": tuple(stem["label_rows"]),
+                "intervals": tuple((start, end) for start, end in stem["intervals"]),
+            }
+        )
+        for stem in content["stems"]
+    )
+    return IndexedSegment(**{**content, "texts": tuple(content["texts"]), "stems": stems})
+
+
+def read_shards_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of shards.
+
+    Raises:
+        ArtifactError: there is none, or it is of a newer format; says what to do.
+    """
+    made_by = f"stems shards build {folder.name}"
+    return read_manifest(folder, format_version=FORMAT_VERSION, made_by=made_by)

@@ -1,0 +1,216 @@
+"""One track to segments: decode its stems once, cut, leave silence out, encode.
+
+The names and contents of the members of a sample are decided here; ``writer`` puts them into tars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+import wave
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from ml.artifacts import jsonable
+from ml.audio.activity import active_intervals, active_seconds
+from ml.audio.files import read_stem
+from ml.corpora.corpus import MUSIC, Stem
+from ml.corpora.taxonomy import FOUR_CLASSES, four_class
+from ml.shards.chunks import TOLERANCE_S, gives_pair
+from ml.shards.index import FULL_SCALE, Payload
+from ml.shards.plan import PlannedTrack, ShardConfig
+
+SUFFIXES: dict[Payload, str] = {"flac": "flac", "pcm16": "wav"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackStem:
+    """One stem of a decoded track."""
+
+    stem: Stem
+    content_hash: str
+    waveform: np.ndarray
+    """(samples,) int16."""
+    gain: float
+    """waveform = int16 / 32768 * gain."""
+    intervals: list[tuple[float, float]]
+    """Where it sounds, in seconds of the track."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentStem:
+    """One stem of a segment, encoded."""
+
+    source: TrackStem
+    member: str
+    """Suffix of the member's name: ``000.flac``."""
+    data: bytes
+    label_rows: tuple[int, ...]
+    intervals: tuple[tuple[float, float], ...]
+    """In seconds of the segment."""
+
+    @property
+    def four_class(self) -> int:
+        """Index into ``FOUR_CLASSES``."""
+        return FOUR_CLASSES.index(four_class(self.source.stem.labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One sample, or what is known of a segment that was left out (then without stems)."""
+
+    key: str
+    corpus: str
+    track_id: str
+    start_s: float
+    samples: int
+    texts: tuple[str, ...] = ()
+    stems: tuple[SegmentStem, ...] = ()
+    track_stems: int
+    """Number of stems of the track."""
+
+    def description(self, rate_hz: int) -> bytes:
+        """``segment.json``."""
+        content = {
+            "corpus": self.corpus,
+            "track_id": self.track_id,
+            "start_s": self.start_s,
+            "duration_s": self.samples / rate_hz,
+            "rate_hz": rate_hz,
+            "texts": self.texts,
+            "stems": [
+                {
+                    "stem_id": stem.source.stem.stem_id,
+                    "content_hash": stem.source.content_hash,
+                    "member": stem.member,
+                    "labels": stem.source.stem.labels,
+                    "label_rows": stem.label_rows,
+                    "gain": stem.source.gain,
+                    "intervals": stem.intervals,
+                }
+                for stem in self.stems
+            ],
+        }
+        return json.dumps(jsonable(content), separators=(",", ":"), allow_nan=False).encode()
+
+
+def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[Segment]:
+    """The segments of a track, in order; those that give no pair come without stems.
+
+    Raises:
+        ml.audio.files.AudioError: a file is missing or cannot be decoded.
+    """
+    stems = [
+        decode_stem(stem, content_hash, config)
+        for stem, content_hash in zip(planned.track.stems, planned.content_hashes, strict=True)
+    ]
+    samples = max(len(stem.waveform) for stem in stems)
+    n_segments = max(1, math.ceil(samples / (config.segment_s * config.rate_hz)))
+    edges = [round(i * samples / n_segments) for i in range(n_segments + 1)]
+    for i in range(n_segments):
+        start, end = edges[i], edges[i + 1]
+        stored = _sounding(stems, start / config.rate_hz, end / config.rate_hz, config)
+        texts = tuple(sorted({text for source, _ in stored for text in _texts(source.stem)}))
+        yield Segment(
+            key=segment_key(planned.corpus, planned.track.track_id, i),
+            corpus=planned.corpus,
+            track_id=planned.track.track_id,
+            start_s=start / config.rate_hz,
+            samples=end - start,
+            texts=texts,
+            stems=tuple(
+                SegmentStem(
+                    source=source,
+                    member=f"{place:03d}.{SUFFIXES[config.payload]}",
+                    data=encode(_cut(source.waveform, start, end), config),
+                    label_rows=tuple(texts.index(text) for text in _texts(source.stem)),
+                    intervals=intervals,
+                )
+                for place, (source, intervals) in enumerate(stored)
+            ),
+            track_stems=len(stems),
+        )
+
+
+def decode_stem(stem: Stem, content_hash: str, config: ShardConfig) -> TrackStem:
+    """Decode a stem once: its int16 samples, its gain, where it sounds.
+
+    The gain is 1 unless the stem exceeds full scale, where int16 would clip.
+    """
+    waveform = read_stem(stem, rate_hz=config.rate_hz)
+    peak = float(np.abs(waveform).max(initial=0.0))
+    largest = (FULL_SCALE - 1) / FULL_SCALE
+    gain = peak / largest if peak > largest else 1.0
+    scaled = np.rint(waveform * np.float64(FULL_SCALE / gain))
+    return TrackStem(
+        stem=stem,
+        content_hash=content_hash,
+        waveform=np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16),
+        gain=gain,
+        intervals=active_intervals(waveform, config.rate_hz, config.activity),
+    )
+
+
+def segment_key(corpus: str, track_id: str, number: int) -> str:
+    """Key of a sample: readable, unique, without a dot (WebDataset cuts keys at the first)."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", track_id)[:48]
+    digest = hashlib.sha256(f"{corpus}/{track_id}".encode()).hexdigest()[:8]
+    return f"{readable}-{digest}-{number:04d}"
+
+
+def encode(waveform: np.ndarray, config: ShardConfig) -> bytes:
+    """An int16 waveform (samples,) as the bytes of a mono FLAC or WAV file."""
+    buffer = io.BytesIO()
+    if config.payload == "flac":
+        soundfile.write(buffer, waveform, config.rate_hz, format="FLAC", subtype="PCM_16")
+    else:
+        with wave.open(buffer, "wb") as file:
+            file.setparams((1, 2, config.rate_hz, len(waveform), "NONE", "not compressed"))
+            file.writeframes(waveform.astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def label_rows(texts: tuple[str, ...], vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """``labels.npy``: (text, condition_dim) float16."""
+    return np.stack([vectors[text] for text in texts]).astype("<f2")
+
+
+def _texts(stem: Stem) -> tuple[str, ...]:
+    return stem.labels or (MUSIC,)
+
+
+def _sounding(
+    stems: list[TrackStem], start_s: float, end_s: float, config: ShardConfig
+) -> list[tuple[TrackStem, tuple[tuple[float, float], ...]]]:
+    """The stems that sound in a segment with where they do; none if that gives no pair."""
+    enough_s = config.activity.min_active_s - TOLERANCE_S
+    found = [
+        (stem, _within(stem.intervals, start_s, end_s))
+        for stem in stems
+        if active_seconds(stem.intervals, start_s, end_s) >= max(enough_s, TOLERANCE_S)
+    ]
+    intervals = [x for _, x in found]
+    gives = gives_pair(intervals, end_s - start_s, config.chunk_s, config.activity.min_active_s)
+    return found if gives else []
+
+
+def _within(
+    intervals: list[tuple[float, float]], start_s: float, end_s: float
+) -> tuple[tuple[float, float], ...]:
+    return tuple(
+        (round(max(start, start_s) - start_s, 5), round(min(end, end_s) - start_s, 5))
+        for start, end in intervals
+        if end > start_s and start < end_s
+    )
+
+
+def _cut(waveform: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Samples start…end, continued with silence where the stem is shorter."""
+    piece = waveform[start:end]
+    return np.pad(piece, (0, end - start - len(piece)))
