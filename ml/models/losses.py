@@ -1,0 +1,96 @@
+"""The losses, as bare equations. Centring and gathering happen before them, in named functions.
+
+Equation numbers are those of Riou et al., arXiv:2411.19806v2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(
+    context: Tensor, target: Tensor, temperature: Tensor | float, tracks: Tensor | None = None
+) -> Tensor:
+    """Contrastive loss of phase 1 (equation 1; NT-Xent of SimCLR over all 2B representations).
+
+    L = mean over the 2B rows r of −log( exp(sim(r, r⁺)/T) / Σ_{r' ≠ r} exp(sim(r, r')/T) ), where
+    r⁺ is the other side of the same pair and sim the cosine. A model that has learned nothing
+    scores about ``ln(2B − 1)``.
+
+    Args:
+        context: (batch, dim), any norm.
+        target: (batch, dim), row i belongs to row i of ``context``.
+        temperature: > 0, divides the cosine.
+        tracks: (batch,) integers; two pairs of one track are no negatives of each other. Without
+            it every pair must come from another track.
+
+    Returns:
+        Scalar, float32.
+    """
+    batch = context.shape[0]
+    rows = F.normalize(torch.cat([context, target]).float(), dim=-1)  # (2 batch, dim)
+    logits = rows @ rows.T / temperature
+    is_out = torch.eye(2 * batch, dtype=torch.bool, device=rows.device)
+    partner = torch.arange(2 * batch, device=rows.device).roll(batch)
+    if tracks is not None:
+        both = torch.cat([tracks, tracks])
+        is_out = is_out | (both[:, None] == both[None, :])
+        is_out[torch.arange(2 * batch, device=rows.device), partner] = False
+    return F.cross_entropy(logits.masked_fill(is_out, -math.inf), partner)
+
+
+def jepa_loss(prediction: Tensor, target: Tensor, standardise_target: bool = False) -> Tensor:
+    """Prediction loss of phase 2 (equation 3): squared distance of normalised patches.
+
+    mean over patches of ‖ẑ/‖ẑ‖ − z̄/‖z̄‖‖² = 2 − 2·cos(ẑ, z̄), in [0, 4].
+
+    Args:
+        prediction: (batch, patch, dim).
+        target: (batch, patch, dim); no gradient should flow into it.
+        standardise_target: LayerNorm without affine on each target patch first, as the
+            predecessor does.
+
+    Returns:
+        Scalar, float32.
+    """
+    target = target.float()
+    if standardise_target:
+        target = F.layer_norm(target, target.shape[-1:])
+    return (2 - 2 * F.cosine_similarity(prediction.float(), target, dim=-1)).mean()
+
+
+def conditioned_nce(
+    query: Tensor,
+    target: Tensor,
+    temperature: float,
+    tracks: Tensor | None = None,
+    label_groups: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE between pooled predictions and pooled targets over the batch.
+
+    Differs: not in the paper (preset ``film-nce``). Negatives of the same instrument force the
+    song, negatives of other instruments force the condition.
+
+    Args:
+        query: (batch, dim), the mean over patches of the prediction, any norm.
+        target: (batch, dim), the mean over patches of the centred target, any norm.
+        temperature: > 0, divides the cosine.
+        tracks: (batch,) integers.
+        label_groups: (batch,) integers, equal for equal labels. Two pairs with the same track and
+            the same label are no negatives of each other.
+
+    Returns:
+        Scalar, float32; ``ln(batch)`` at chance.
+    """
+    logits = F.normalize(query.float(), dim=-1) @ F.normalize(target.float(), dim=-1).T
+    logits = logits / temperature
+    place = torch.arange(logits.shape[0], device=logits.device)
+    if tracks is not None and label_groups is not None:
+        is_same = (tracks[:, None] == tracks[None]) & (label_groups[:, None] == label_groups[None])
+        is_same.fill_diagonal_(False)
+        logits = logits.masked_fill(is_same, -math.inf)
+    return (F.cross_entropy(logits, place) + F.cross_entropy(logits.T, place)) / 2

@@ -1,0 +1,316 @@
+"""The model as it is trained, saved and queried: frontend, encoder, target encoder, predictor.
+
+One class for both phases (Riou et al., section II): without a predictor it is the contrastive
+model of phase 1, with one it is the JEPA of phase 2.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ml.artifacts import ArtifactError, dataclass_from, read_json, read_manifest
+from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
+from ml.audio.mel import LogMel, LogMelConfig
+from ml.corpora.taxonomy import FOUR_CLASSES, four_class
+from ml.models.predictor import PredictorConfig, build_predictor
+from ml.models.vit import ViTConfig, ViTEncoder
+
+FORMAT_VERSION = 1
+MIN_ACTIVE_S = 0.25
+"""A chunk takes part in an embedding when at least this much of it sounds."""
+_MEAN_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemJepaConfig:
+    """What is needed to build the model; saved with every checkpoint."""
+
+    log_mel: LogMelConfig = field(default_factory=LogMelConfig)
+    """The frontend."""
+    encoder: ViTConfig = field(default_factory=ViTConfig)
+    """Size of encoder and target encoder."""
+    predictor: PredictorConfig | None = None
+    """None: phase 1, no predictor and no target encoder."""
+    chunk_s: float = 8.0
+    """Length of a training chunk, in seconds; longer audio is embedded chunk by chunk."""
+    target_norm: Literal["standardise", "centre"] = "standardise"
+    """How target patches are normalised before the cosine. ``standardise``: LayerNorm without
+    affine (predecessor). ``centre``: minus their running mean. Differs: LayerNorm then cosine
+    does not remove the large component that all audio shares, centring does."""
+    is_centred: bool = False
+    """Phase 1: subtract each side's mean over the batch before the cosine. Differs: uncentred
+    embeddings of all audio point the same way and the loss stays at chance for long."""
+
+    @property
+    def phase(self) -> Literal["contrastive", "jepa"]:
+        """Which of the paper's two phases this model belongs to."""
+        return "contrastive" if self.predictor is None else "jepa"
+
+
+class StemJepa(nn.Module):
+    """Encoder, and in phase 2 target encoder and predictor, with the running means they need.
+
+    Buffers: ``context_mean``, ``target_mean`` (dim,): running means over training batches of the
+    pooled embeddings of each side; ``spectrum_mean`` (2 · mel_bin,): see ``spectrum_vectors``.
+    """
+
+    context_mean: Tensor
+    target_mean: Tensor
+    mean_updates: Tensor
+    spectrum_mean: Tensor
+
+    def __init__(self, config: StemJepaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.manifest: dict[str, Any] = {}
+        self.log_mel = LogMel(config.log_mel)
+        self.encoder = ViTEncoder(config.encoder)
+        self.predictor = None if config.predictor is None else build_predictor(config.predictor)
+        self.target_encoder = None if config.predictor is None else copy.deepcopy(self.encoder)
+        if self.target_encoder is not None:
+            self.target_encoder.requires_grad_(False)
+        for name in ("context_mean", "target_mean"):
+            self.register_buffer(name, torch.zeros(config.encoder.dim))
+        self.register_buffer("mean_updates", torch.zeros(()))
+        self.register_buffer("spectrum_mean", torch.zeros(2 * config.log_mel.mel_bins))
+
+    # What a checkpoint says of itself.
+
+    @property
+    def name(self) -> str:
+        """The preset it was trained with (``contrastive``, ``film``, ``film-nce``, …)."""
+        return self.manifest.get("name", self.config.phase)
+
+    @property
+    def model_id(self) -> str:
+        """Content fingerprint of the checkpoint it was loaded from."""
+        return self.manifest.get("model_id", "unsaved")
+
+    @property
+    def phase(self) -> str:
+        """``contrastive`` or ``jepa``."""
+        return self.config.phase
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.config.encoder.dim
+
+    @property
+    def condition_dim(self) -> int | None:
+        """Width of a condition; None when the model takes none."""
+        predictor = self.config.predictor
+        if predictor is None or predictor.conditioning not in ("film", "concat"):
+            return None
+        return predictor.condition_dim
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate of waveforms."""
+        return self.config.log_mel.rate_hz
+
+    @property
+    def chunk_s(self) -> float:
+        """Length of a chunk in seconds."""
+        return self.config.chunk_s
+
+    @property
+    def label_encoder(self) -> dict[str, Any]:
+        """``name``, ``dim`` and ``fingerprint`` of the label encoder it was trained with."""
+        return self.manifest.get("label_encoder", {})
+
+    # Training.
+
+    def target_patches(self, mel: Tensor) -> Tensor:
+        """Target patches of phase 2, before normalisation: (batch, patch, dim), no gradient."""
+        assert self.target_encoder is not None
+        with torch.no_grad():
+            return self.target_encoder(mel).flatten(1, 2)
+
+    def normalise_target(self, patches: Tensor) -> Tensor:
+        """N of the loss and of the gallery, before the L2 norm: (batch, patch, dim) float32."""
+        patches = patches.float()
+        if self.config.target_norm == "centre":
+            return patches - self.target_mean
+        return F.layer_norm(patches, patches.shape[-1:])
+
+    @torch.no_grad()
+    def update_means(self, *, target: Tensor, context: Tensor | None = None) -> None:
+        """Move the running means towards the means of a batch; all rows (…, dim), detached.
+
+        The first updates average all batches seen so far, later ones forget with momentum 0.99.
+        """
+        momentum = torch.clamp(self.mean_updates / (self.mean_updates + 1), max=_MEAN_MOMENTUM)
+        for buffer, rows in ((self.context_mean, context), (self.target_mean, target)):
+            if rows is not None:
+                buffer.lerp_(rows.float().flatten(0, -2).mean(0), 1 - momentum)
+        self.mean_updates += 1
+
+    # Embedding.
+
+    @torch.inference_mode()
+    def gallery_vectors(self, mel: Tensor) -> Tensor:
+        """Embeddings of stems, one per chunk.
+
+        Args:
+            mel: (batch, mel_bin, frame), from ``log_mel``.
+
+        Returns:
+            (batch, dim) float32: the mean over patches of N(patch), not of unit norm. Phase 1: the
+            pooled embedding minus ``target_mean``.
+        """
+        if self.target_encoder is None:
+            return self._pooled(mel) - self.target_mean
+        patches = self.normalise_target(self.target_patches(mel))
+        return F.normalize(patches, dim=-1).mean(1)
+
+    @torch.inference_mode()
+    def query_vectors(
+        self, mel: Tensor, condition: Tensor | None = None, classes: Tensor | None = None
+    ) -> Tensor:
+        """Embeddings of the stems that a mix lacks, one per chunk.
+
+        Args:
+            mel: (batch, mel_bin, frame) of the mix.
+            condition: (batch, condition_dim), the instrument; ignored in phase 1.
+            classes: (batch,) index into ``FOUR_CLASSES``, for conditioning ``class``.
+
+        Returns:
+            (batch, dim) float32, not of unit norm.
+        """
+        if self.predictor is None:
+            return self._pooled(mel) - self.context_mean
+        predicted = self.predictor(self.encoder(mel).flatten(1, 2), condition, classes)
+        return F.normalize(predicted.float(), dim=-1).mean(1)
+
+    @torch.inference_mode()
+    def embed_stem(self, waveform: Tensor | np.ndarray) -> Tensor:
+        """Gallery embedding of a whole stem.
+
+        Args:
+            waveform: (samples,) at ``rate_hz``, full scale ±1.
+
+        Returns:
+            (dim,) float32, unit norm.
+
+        Raises:
+            ValueError: the stem is silent or shorter than 0.25 s.
+        """
+        chunks = self._active_chunks(waveform)
+        rows = torch.cat([self.gallery_vectors(self.log_mel(chunk[None])) for chunk in chunks])
+        return F.normalize(rows.mean(0), dim=0)
+
+    @torch.inference_mode()
+    def predict(self, waveform: Tensor | np.ndarray, instrument: str) -> Tensor:
+        """Embedding of the stem that would fit with a mix (``embed_stem``'s space).
+
+        Args:
+            waveform: (samples,) of the mix at ``rate_hz``.
+            instrument: what the stem should play, free text.
+
+        Returns:
+            (dim,) float32, unit norm.
+
+        Raises:
+            ValueError: the mix is silent or shorter than 0.25 s, or the text is empty.
+        """
+        chunks = self._active_chunks(waveform)
+        condition, classes = self._condition(instrument)
+        rows = [self.query_vectors(self.log_mel(c[None]), condition, classes) for c in chunks]
+        return F.normalize(torch.cat(rows).mean(0), dim=0)
+
+    def _pooled(self, mel: Tensor) -> Tensor:
+        return self.encoder(mel).flatten(1, 2).float().mean(1)
+
+    def _condition(self, instrument: str) -> tuple[Tensor | None, Tensor | None]:
+        device = self.target_mean.device
+        classes = torch.tensor([FOUR_CLASSES.index(four_class([instrument]))], device=device)
+        if self.condition_dim is None:
+            return None, classes
+        from ml.models.label_encoders import build_label_encoder
+
+        encoder = build_label_encoder(self.label_encoder["name"])
+        if encoder.fingerprint != self.label_encoder["fingerprint"]:
+            raise ArtifactError(
+                f"the model was trained with label encoder {self.label_encoder}, but here "
+                f"{encoder.name} has fingerprint {encoder.fingerprint}; install the same version"
+            )
+        return torch.from_numpy(encoder.encode([instrument])).to(device), classes
+
+    def _active_chunks(self, waveform: Tensor | np.ndarray) -> list[Tensor]:
+        samples = np.asarray(waveform, dtype=np.float32)
+        if samples.ndim != 1:
+            raise ValueError(f"waveform has shape {samples.shape}, expected (samples,)")
+        intervals = active_intervals(samples, self.rate_hz, ActivityConfig())
+        size = round(self.chunk_s * self.rate_hz)
+        chunks = [
+            samples[start : start + size]
+            for start in chunk_starts(len(samples), size)
+            if active_seconds(intervals, start / self.rate_hz, (start + size) / self.rate_hz)
+            >= MIN_ACTIVE_S
+        ]
+        if not chunks:
+            raise ValueError(
+                f"the waveform ({len(samples) / self.rate_hz:.2f} s) is silent or too short; "
+                f"expected at least {MIN_ACTIVE_S} s of sound at {self.rate_hz} Hz"
+            )
+        return [torch.from_numpy(chunk).to(self.target_mean.device) for chunk in chunks]
+
+
+def chunk_starts(samples: int, chunk_samples: int) -> Sequence[int]:
+    """Where consecutive chunks of a waveform start; the last one is aligned to the end.
+
+    A waveform shorter than a chunk is one (short) chunk.
+    """
+    last = max(0, samples - chunk_samples)
+    return [*range(0, last, chunk_samples), last]
+
+
+def spectrum_vectors(mel: Tensor) -> Tensor:
+    """The spectrum embedding: what needs no learning.
+
+    Args:
+        mel: (batch, mel_bin, frame), standardised.
+
+    Returns:
+        (batch, 2 · mel_bin): mean, then deviation over frames, per bin.
+    """
+    return torch.cat([mel.mean(-1), mel.std(-1, correction=0)], dim=-1)
+
+
+def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
+    """Load a checkpoint folder for embedding and queries.
+
+    Args:
+        path: the folder with ``config.json``, ``model.safetensors`` and ``manifest.json``.
+        device: where the model goes.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or weights do not fit the configuration.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    manifest = read_manifest(path, format_version=FORMAT_VERSION, made_by="stems train")
+    config = dataclass_from(StemJepaConfig, read_json(path / "config.json")["model"])
+    model = StemJepa(config)
+    weights = path / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(weights, device="cpu"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{weights} does not hold the weights that config.json beside it describes: {error}; "
+            "train again with: stems train"
+        ) from None
+    model.manifest = manifest
+    return model.to(device).eval().requires_grad_(False)
