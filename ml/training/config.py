@@ -1,0 +1,284 @@
+"""Training configurations: three sizes, and the rows of Table I as presets.
+
+A size says how large and how long; a preset says which row of Table I (Riou et al.) it is. Every
+departure from the paper is a field documented as "Differs:", off in ``paper``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from ml.audio.mel import LogMelConfig
+from ml.device import Precision
+from ml.models.predictor import Conditioning, PredictorConfig
+from ml.models.stem_jepa import StemJepaConfig
+from ml.models.vit import ViTConfig
+from ml.shards.pairs import PairConfig
+
+Size = Literal["tiny", "small", "paper"]
+PRESETS = ("contrastive", "class", "clap", "pretrained", "film", "film-nce")
+"""Rows of Table I in its order, and ours."""
+_CONDITIONING: dict[str, Conditioning] = {
+    "class": "class",
+    "clap": "concat",
+    "pretrained": "concat",
+}
+NEEDS_PHASE_1 = ("pretrained", "film", "film-nce")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-3
+    """Peak rate, for the batch size of the configuration."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.05
+    is_decaying_all: bool = True
+    """Decay biases and norms too, as the predecessor does. False: matrices only. Differs."""
+    warmup_steps: int = 20_000
+    """Linear warm-up, then cosine to 0."""
+    clip_norm: float = 3.0
+    """Largest gradient norm (predecessor)."""
+    encoder_rate: float = 1.0
+    """Phase 2: multiplies the learning rate of the encoder. Differs: a small predictor far from
+    its goal otherwise undoes what phase 1 has learned."""
+    encoder_frozen_share: float = 0.0
+    """Phase 2: the encoder stays fixed for this share of the steps. Differs."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate}: expected more than 0")
+        if not 0 <= self.encoder_frozen_share <= 1:
+            raise ValueError(f"encoder_frozen_share={self.encoder_frozen_share}: expected 0 … 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    temperature: float = 0.1
+    """Phase 1: initial temperature; it divides the cosine and its logarithm is learned."""
+    temperature_min: float = 0.02
+    temperature_max: float = 1.0
+    ema_start: float = 0.99995
+    """τ0 of equation 4. For N steps the paper's horizon scales as 1 − τ0 = 15 / N."""
+    ema_end: float = 0.99999
+    """τT of equation 4; 1 − τT = 3 / N."""
+    nce_weight: float = 0.0
+    """Phase 2: weight of the conditioned contrastive term (``losses.conditioned_nce``). Differs:
+    not in the paper; preset ``film-nce``."""
+    nce_temperature: float = 0.1
+    gain_db: float = 0.0
+    """Independent uniform random gain of ± this on context and target. Differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """All that decides the weights, given data and phase 1."""
+
+    preset: str
+    size: Size
+    model: StemJepaConfig
+    pairs: PairConfig
+    optimizer: OptimizerConfig
+    objective: ObjectiveConfig
+    batch_size: int = 256
+    steps: int = 300_000
+    seed: int = 0
+    precision: Precision = "bf16"
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r}: expected one of {', '.join(PRESETS)}")
+        if self.batch_size < 2 or self.steps < 1:
+            raise ValueError(
+                f"batch_size={self.batch_size}, steps={self.steps}: expected at least 2 and 1"
+            )
+
+    @property
+    def needs_phase_1(self) -> bool:
+        """Whether training starts from a contrastive checkpoint."""
+        return self.preset in NEEDS_PHASE_1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How often the loop looks up from its work; does not change the weights."""
+
+    log_every: int = 10
+    """Steps between two lines of ``metrics.jsonl``."""
+    validate_every: int = 100
+    """Steps between two validations; also after the last step."""
+    valid_batches: int = 2
+    """Batches of the valid split in a validation."""
+    checkpoint_every: int = 250
+    """Steps between two checkpoints; also after the last step."""
+    keep_last: int = 2
+    """Checkpoints kept while training."""
+    workers: int = 0
+    """Processes that decode batches; 0: in the training process."""
+
+
+def training_config(
+    preset: str,
+    *,
+    size: Size = "tiny",
+    condition_dim: int = 384,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> TrainingConfig:
+    """The configuration of a row of Table I at a size.
+
+    Args:
+        preset: one of ``PRESETS``.
+        size: ``tiny`` (learns on two cores), ``small`` (22M parameters) or ``paper``.
+        condition_dim: width of the label encoder's embeddings.
+        seed: of initialisation and data order.
+        overrides: values by dotted field, as ``{"optimizer.learning_rate": 3e-4}``.
+
+    Raises:
+        ValueError: an unknown preset, size or field, or a value out of range.
+    """
+    sizes = {"tiny": tiny, "small": small, "paper": paper}
+    if size not in sizes:
+        raise ValueError(f"size {size!r}: expected one of {', '.join(sizes)}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    config = replace(sizes[size](preset, condition_dim), seed=seed)
+    for name, value in (overrides or {}).items():
+        config = _replaced(config, name, name.split("."), value)
+    return config
+
+
+def paper(preset: str, condition_dim: int) -> TrainingConfig:
+    """The paper's numbers (section II-D; where it is silent, the predecessor's)."""
+    return TrainingConfig(
+        preset=preset,
+        size="paper",
+        model=_model(preset, ViTConfig(), LogMelConfig(), condition_dim=condition_dim, hidden=1024),
+        pairs=PairConfig(chunk_s=8.0),
+        optimizer=OptimizerConfig(),
+        objective=_objective(preset, ObjectiveConfig()),
+    )
+
+
+def small(preset: str, condition_dim: int) -> TrainingConfig:
+    """ViT-Small (22M parameters) and 30k steps a phase: about a night on one GPU.
+
+    Differs from ``paper`` beyond size: measured log-mel statistics, centring, gentler rates in
+    phase 2, no decay of biases and norms (see the fields).
+    """
+    steps = 30_000
+    return TrainingConfig(
+        preset=preset,
+        size="small",
+        model=_centred(
+            _model(
+                preset,
+                ViTConfig(dim=384, layers=12, heads=6),
+                LogMelConfig(is_measured=True),
+                condition_dim=condition_dim,
+                hidden=1024,
+            )
+        ),
+        pairs=PairConfig(chunk_s=8.0),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-4,
+            warmup_steps=2_000,
+            is_decaying_all=False,
+            encoder_rate=0.3,
+        ),
+        objective=_objective(
+            preset,
+            ObjectiveConfig(
+                temperature=0.2, ema_start=1 - 15 / steps, ema_end=1 - 3 / steps, gain_db=6.0
+            ),
+        ),
+        steps=steps,
+    )
+
+
+def tiny(preset: str, condition_dim: int) -> TrainingConfig:
+    """What learns the demo corpus on two cores in minutes; 4 s chunks.
+
+    Differs from ``paper`` as ``small`` does.
+    """
+    is_phase_1 = preset == "contrastive"
+    return TrainingConfig(
+        preset=preset,
+        size="tiny",
+        model=_centred(
+            _model(
+                preset,
+                ViTConfig(dim=128, layers=3, heads=4),
+                LogMelConfig(is_measured=True),
+                condition_dim=condition_dim,
+                hidden=256,
+                chunk_s=4.0,
+            )
+        ),
+        pairs=PairConfig(chunk_s=4.0),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-4 if is_phase_1 else 1e-3,
+            warmup_steps=50 if is_phase_1 else 30,
+            is_decaying_all=False,
+            encoder_rate=0.3,
+        ),
+        objective=_objective(
+            preset, ObjectiveConfig(temperature=0.2, ema_start=0.9995, ema_end=0.9995)
+        ),
+        batch_size=64,
+        steps=700 if is_phase_1 else 300,
+    )
+
+
+def _model(
+    preset: str,
+    encoder: ViTConfig,
+    log_mel: LogMelConfig,
+    *,
+    condition_dim: int,
+    hidden: int,
+    chunk_s: float = 8.0,
+) -> StemJepaConfig:
+    predictor = PredictorConfig(
+        conditioning=_CONDITIONING.get(preset, "film"),
+        dim=encoder.dim,
+        hidden=hidden,
+        condition_dim=condition_dim,
+    )
+    return StemJepaConfig(
+        log_mel=log_mel,
+        encoder=encoder,
+        predictor=None if preset == "contrastive" else predictor,
+        chunk_s=chunk_s,
+    )
+
+
+def _centred(model: StemJepaConfig) -> StemJepaConfig:
+    return replace(model, target_norm="centre", is_centred=True)
+
+
+def _objective(preset: str, objective: ObjectiveConfig) -> ObjectiveConfig:
+    return replace(objective, nce_weight=0.5 if preset == "film-nce" else 0.0)
+
+
+def _replaced(config: Any, full: str, parts: list[str], value: Any) -> Any:
+    known = {f.name for f in fields(config)}
+    if parts[0] not in known:
+        raise ValueError(
+            f"{type(config).__name__} has no field {parts[0]!r} (in {full!r}); "
+            f"expected one of: {', '.join(sorted(known))}"
+        )
+    old = getattr(config, parts[0])
+    if len(parts) > 1 and is_dataclass(old):
+        value = _replaced(old, full, parts[1:], value)
+    elif len(parts) > 1 or (is_dataclass(old) and not is_dataclass(value)):
+        raise ValueError(f"{full!r} does not name a single value")
+    elif isinstance(old, float) and isinstance(value, (int, float)):
+        value = float(value)
+    return replace(config, **{parts[0]: value})

@@ -1,0 +1,72 @@
+"""Phase 1: contrastive pretraining of the encoder (Riou et al., section II-A)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ml.models.losses import nt_xent
+from ml.models.stem_jepa import StemJepa
+from ml.training.batches import MelBatch
+from ml.training.config import TrainingConfig
+
+
+class ContrastivePhase(nn.Module):
+    """Loss of phase 1 and what it learns besides the encoder: the temperature."""
+
+    def __init__(self, model: StemJepa, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = config.objective
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.objective.temperature)))
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def temperature(self) -> Tensor:
+        """The learned temperature, within the configured bounds."""
+        return self.log_temperature.exp().clamp(
+            self.objective.temperature_min, self.objective.temperature_max
+        )
+
+    def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of a batch; one encoder for both sides, gradients through both."""
+        patches = self.model.encoder(torch.cat([batch.context, batch.target])).flatten(1, 2)
+        context, target = patches.float().mean(1).chunk(2)  # each (batch, dim)
+        if self.training:
+            self._seen = context.detach(), target.detach()
+        if self.model.config.is_centred:
+            context, target = centre(context), centre(target)
+        loss = nt_xent(context, target, self.temperature, tracks=batch.tracks)
+        return loss, {
+            "contrastive/loss": loss.detach(),
+            "contrastive/temperature": self.temperature.detach(),
+            "contrastive/right": in_batch_recall(context, target),
+        }
+
+    def after_step(self, step: int) -> None:  # noqa: ARG002 - the phases share this signature
+        """Bring the running means up to date."""
+        assert self._seen is not None
+        self.model.update_means(context=self._seen[0], target=self._seen[1])
+
+    def learned_parts(self) -> dict[str, tuple[nn.Module | nn.Parameter, float]]:
+        """What is learned, with the factor on its learning rate."""
+        return {"encoder": (self.model.encoder, 1.0), "temperature": (self.log_temperature, 1.0)}
+
+
+def centre(rows: Tensor) -> Tensor:
+    """Rows minus their mean over the batch.
+
+    Differs: the pooled embeddings of all audio share one large vector; without centring the loss
+    stays at chance for hundreds of steps.
+    """
+    return rows - rows.mean(0, keepdim=True)
+
+
+@torch.no_grad()
+def in_batch_recall(query: Tensor, target: Tensor) -> Tensor:
+    """Share of queries whose nearest target of the batch is their own, in [0, 1]."""
+    scores = nn.functional.normalize(query, dim=-1) @ nn.functional.normalize(target, dim=-1).T
+    own = torch.arange(len(scores), device=scores.device)
+    return (scores.argmax(1) == own).float().mean()

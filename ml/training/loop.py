@@ -1,0 +1,230 @@
+"""The one training loop, for both phases: validate, save, stop?, step, log."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ml.device import autocast
+from ml.models.stem_jepa import StemJepa
+from ml.shards.pairs import PairBatch
+from ml.training.batches import MelBatch, mel_batch
+from ml.training.config import LoopConfig, TrainingConfig
+from ml.training.contrastive import ContrastivePhase
+from ml.training.jepa import JepaPhase
+from ml.training.schedules import warmup_cosine
+
+Phase = ContrastivePhase | JepaPhase
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; training stopped before it touched the weights."""
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """All that a resumed run needs besides data: a batch is a pure function of the step."""
+
+    config: TrainingConfig
+    model: StemJepa
+    phase: Phase
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    """Steps done."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the model's own weights."""
+        state = {"step": self.step, "optimizer": self.optimizer.state_dict()}
+        if isinstance(self.phase, ContrastivePhase):
+            return state | {"log_temperature": self.phase.log_temperature.detach()}
+        return state | {"ema": self.phase.ema.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict`` plus the weights under ``model``."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        if isinstance(self.phase, ContrastivePhase):
+            self.phase.log_temperature.copy_(state["log_temperature"])
+        else:
+            self.phase.ema.load_state_dict(state["ema"])
+
+
+def build_state(config: TrainingConfig, model: StemJepa) -> TrainState:
+    """Phase and optimizer for a model at step 0."""
+    phase = (JepaPhase if model.predictor is not None else ContrastivePhase)(model, config)
+    return TrainState(
+        config=config, model=model, phase=phase, optimizer=build_optimizer(phase, config)
+    )
+
+
+def build_optimizer(phase: Phase, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with one parameter group per rate and decay; ``rate`` scales the schedule."""
+    settings = config.optimizer
+    groups: list[dict[str, Any]] = []
+    for name, (part, rate) in phase.learned_parts().items():
+        parameters = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
+        for is_matrix in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) == is_matrix]
+            decay = settings.weight_decay if is_matrix or settings.is_decaying_all else 0.0
+            if chosen:
+                groups.append({"params": chosen, "part": name, "rate": rate, "weight_decay": decay})
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=True,
+    )
+
+
+def train(
+    state: TrainState,
+    batches: Iterator[PairBatch],
+    *,
+    loop: LoopConfig,
+    device: torch.device,
+    log: Callable[[int, dict[str, float]], None],
+    save: Callable[[TrainState], None],
+    valid: list[PairBatch] | None = None,
+) -> None:
+    """Train from ``state.step`` to ``config.steps``; ``state`` is changed in place.
+
+    Args:
+        state: where to start.
+        batches: training batches from number ``state.step`` on.
+        loop: how often to log, validate and save.
+        device: where to compute.
+        log: gets the step (steps done) and metrics by name.
+        save: writes a checkpoint of the state; called every ``checkpoint_every`` steps, after the
+            last one, and when the process is asked to stop.
+        valid: batches to validate on.
+
+    Raises:
+        NonFiniteLossError: names the step and the samples of the batch.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and saved.
+    """
+    config = state.config
+    started, waited = time.perf_counter(), 0.0
+    logged_step = state.step
+    with stop_requests() as is_stop_requested:
+        while state.step < config.steps:
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            # ----------------------------------------------------------------------------------
+            metrics = train_step(state, batch, device)
+            # ----------------------------------------------------------------------------------
+            is_last = state.step == config.steps
+            if state.step % loop.log_every == 0 or is_last:
+                elapsed = time.perf_counter() - started
+                steps = state.step - logged_step
+                values = {name: float(value) for name, value in metrics.items()}
+                log(state.step, values | _speed(steps, elapsed, waited, config))
+                started, waited, logged_step = time.perf_counter(), 0.0, state.step
+            if valid and (state.step % loop.validate_every == 0 or is_last):
+                log(state.step, validate(state, valid, device))
+            if state.step % loop.checkpoint_every == 0 or is_last or is_stop_requested():
+                save(state)
+            if is_stop_requested() and not is_last:
+                raise KeyboardInterrupt(f"stopped at step {state.step}, a checkpoint is saved")
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps.
+
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested.is_set
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(kind, lambda *_: requested.set()) for kind in kinds]
+    try:
+        yield requested.is_set
+    finally:
+        for kind, handler in zip(kinds, previous, strict=True):
+            signal.signal(kind, handler)
+
+
+def train_step(state: TrainState, batch: PairBatch, device: torch.device) -> dict[str, Any]:
+    """One step: forward, backward, update, then the phase's running state."""
+    config, step = state.config, state.step
+    rate = set_rates(state.optimizer, config, step)
+    state.phase.train()
+    with torch.no_grad():
+        mels = _mels(state, batch, device, gain_db=config.objective.gain_db)
+    with autocast(device, config.precision):
+        loss, metrics = state.phase(mels)
+    if not math.isfinite(loss.item()):
+        raise NonFiniteLossError(
+            f"the loss is {loss.item()} at step {step}; the batch's samples are "
+            f"{', '.join(batch.keys[:8])}, …; lower optimizer.learning_rate or look at them"
+        )
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+    state.optimizer.step()
+    state.phase.after_step(step)
+    state.step = step + 1
+    prefix = state.model.phase
+    return metrics | {f"{prefix}/gradient_norm": norm, f"{prefix}/learning_rate": rate}
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
+    """Give each group the rate of this step; returns the rate of groups with factor 1."""
+    settings = config.optimizer
+    rate = warmup_cosine(
+        step,
+        steps=config.steps,
+        warmup_steps=settings.warmup_steps,
+        peak=settings.learning_rate,
+    )
+    is_frozen = step < settings.encoder_frozen_share * config.steps
+    for group in optimizer.param_groups:
+        factor = 0.0 if is_frozen and group["part"] == "encoder" else group["rate"]
+        group["lr"] = rate * factor
+    return rate
+
+
+@torch.no_grad()
+def validate(state: TrainState, batches: list[PairBatch], device: torch.device) -> dict[str, float]:
+    """Mean metrics over batches that are not trained on, as ``<phase>/valid_<metric>``."""
+    state.phase.eval()
+    sums: dict[str, Tensor] = {}
+    for batch in batches:
+        with autocast(device, state.config.precision):
+            _, metrics = state.phase(_mels(state, batch, device, gain_db=0.0))
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value
+    return {
+        name.replace("/", "/valid_", 1): float(total) / len(batches) for name, total in sums.items()
+    }
+
+
+def _mels(state: TrainState, batch: PairBatch, device: torch.device, *, gain_db: float) -> MelBatch:
+    seed = state.config.seed * 1_000_003 + state.step
+    return mel_batch(batch, state.model.log_mel, device, gain_db=gain_db, seed=seed)
+
+
+def _speed(
+    steps: int, elapsed_s: float, waited_s: float, config: TrainingConfig
+) -> dict[str, float]:
+    per_s = steps / elapsed_s if elapsed_s else 0.0
+    return {
+        "speed/steps_per_s": per_s,
+        "speed/chunks_per_s": per_s * config.batch_size * 2,
+        "speed/waiting_share": waited_s / elapsed_s if elapsed_s else 0.0,
+    }

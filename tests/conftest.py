@@ -1,0 +1,75 @@
+"""What many tests need, built once for all workers: a small demo corpus, its shards, tiny runs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+SMALL = {
+    "steps": 4,
+    "batch_size": 4,
+    "model.encoder.dim": 32,
+    "model.encoder.layers": 1,
+    "model.encoder.heads": 2,
+    "model.predictor.dim": 32,
+    "model.predictor.hidden": 32,
+    "model.chunk_s": 2.0,
+    "pairs.chunk_s": 2.0,
+}
+"""Overrides that make a run of the tiny size take a second."""
+CONTRASTIVE = {name: value for name, value in SMALL.items() if "predictor" not in name}
+
+
+def pytest_configure():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A STEMS_HOME with a small demo corpus, its tables and shards, and three tiny models.
+
+    Read only; a test that writes takes ``home``.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if base.name.startswith("popen-") else base
+    home = base / "shared-home"
+    with FileLock(base / "shared-home.lock"):
+        if not home.exists():
+            aside = base / "shared-home.tmp"
+            shutil.rmtree(aside, ignore_errors=True)
+            _build_home(aside)
+            aside.rename(home)
+    return home
+
+
+@pytest.fixture
+def home(shared_home: Path, tmp_path: Path) -> Path:
+    """A copy of ``shared_home`` to write to."""
+    return shutil.copytree(shared_home, tmp_path / "home")
+
+
+def _build_home(home: Path) -> None:
+    from ml.corpora.corpus import open_corpus
+    from ml.corpora.demo.build import build_demo_corpora
+    from ml.corpora.demo.songs import DemoConfig
+    from ml.corpora.labels import build_label_embeddings
+    from ml.corpora.table import build_corpus_tracks
+    from ml.models.label_encoders import build_label_encoder
+    from ml.settings import load_settings
+    from ml.shards.writer import ShardConfig, build_shards
+    from ml.training.runs import train_preset
+
+    settings = load_settings(home)
+    layout = settings.layout
+    demo = DemoConfig(train_songs=8, heldout_songs=4, train_s=8.0, heldout_s=8.0, valid_share=0.25)
+    build_demo_corpora(layout.corpora, demo, workers=1)
+    encoder = build_label_encoder("minilm")
+    for name in settings.corpora:
+        corpus = settings.corpus(name)
+        build_corpus_tracks(name, open_corpus(corpus.kind, corpus.root), layout)
+        build_label_embeddings(name, layout, encoder)
+    build_shards("demo", layout, ShardConfig(payload="pcm16"))
+    for preset, overrides in {"contrastive": CONTRASTIVE, "film": SMALL, "film-nce": SMALL}.items():
+        train_preset(preset, layout=layout, corpora=["demo"], overrides=overrides)

@@ -1,0 +1,85 @@
+"""Configurations: the paper's numbers, presets, overrides, JSON."""
+
+import json
+
+import pytest
+
+from ml.artifacts import dataclass_from, jsonable
+from ml.training.config import PRESETS, TrainingConfig, training_config
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_configuration_round_trips_through_json(preset, size):
+    config = training_config(preset, size=size, seed=3)
+    assert dataclass_from(TrainingConfig, json.loads(json.dumps(jsonable(config)))) == config
+
+
+def test_the_paper_size_is_the_paper():
+    config = training_config("film", size="paper", condition_dim=512)
+    encoder, predictor = config.model.encoder, config.model.predictor
+    assert predictor is not None
+    assert (encoder.dim, encoder.layers, encoder.heads, encoder.patch) == (768, 12, 12, 16)
+    assert (predictor.conditioning, predictor.hidden, predictor.layers) == ("film", 1024, 6)
+    assert (config.batch_size, config.steps, config.pairs.chunk_s) == (256, 300_000, 8.0)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-3, 20_000)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (0.9, 0.95, 0.05)
+    assert optimizer.is_decaying_all
+    assert optimizer.clip_norm == 3.0
+    assert (config.objective.ema_start, config.objective.ema_end) == (0.99995, 0.99999)
+    # Nothing that is documented as "Differs:" is on.
+    assert not config.model.is_centred
+    assert config.model.target_norm == "standardise"
+    assert not config.model.log_mel.is_measured
+    assert (optimizer.encoder_rate, config.objective.nce_weight) == (1.0, 0.0)
+
+
+def test_presets_differ_in_what_their_row_says():
+    conditioning = {
+        preset: config.model.predictor and config.model.predictor.conditioning
+        for preset in PRESETS
+        for config in [training_config(preset)]
+    }
+    assert conditioning == {
+        "contrastive": None,
+        "class": "class",
+        "clap": "concat",
+        "pretrained": "concat",
+        "film": "film",
+        "film-nce": "film",
+    }
+    assert [p for p in PRESETS if training_config(p).needs_phase_1] == [
+        "pretrained",
+        "film",
+        "film-nce",
+    ]
+
+
+def test_overrides_reach_any_field():
+    config = training_config(
+        "film", overrides={"optimizer.learning_rate": 1, "model.encoder.dim": 64, "steps": 5}
+    )
+    assert (config.optimizer.learning_rate, config.model.encoder.dim, config.steps) == (1.0, 64, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("optimizer.lr", 1, "no field 'lr'"),
+        ("optimiser.learning_rate", 1, "no field 'optimiser'"),
+        ("optimizer", 1, "single value"),
+        ("steps.more", 1, "single value"),
+        ("optimizer.learning_rate", -1, "more than 0"),
+    ],
+)
+def test_a_wrong_override_is_named(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        training_config("film", overrides={name: value})
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="film-nce"):
+        training_config("filmm")
+    with pytest.raises(ValueError, match="tiny, small, paper"):
+        training_config("film", size="huge")  # pyright: ignore[reportArgumentType]

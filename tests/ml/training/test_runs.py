@@ -1,0 +1,262 @@
+"""Runs: exact resume, reuse, identity, what a checkpoint remembers."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ml.artifacts import ArtifactError, DataLayout, LockedError, lock, read_json
+from ml.models.stem_jepa import load_model
+from ml.shards.reader import ShardPairs
+from ml.training.config import LoopConfig, training_config
+from ml.training.loop import NonFiniteLossError, build_state, train
+from ml.training.runs import read_models, train_preset
+from ml.training.statistics import measure_statistics
+
+CPU = torch.device("cpu")
+SMALL = {
+    "batch_size": 4,
+    "model.encoder.dim": 32,
+    "model.encoder.layers": 1,
+    "model.encoder.heads": 2,
+    "model.chunk_s": 2.0,
+    "pairs.chunk_s": 2.0,
+    "steps": 6,
+}
+JEPA = SMALL | {
+    "model.predictor.dim": 32,
+    "model.predictor.hidden": 32,
+    "optimizer.learning_rate": 1e-3,
+}
+
+
+def weights(folder: Path):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_weights(one: Path, two: Path):
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("preset", ["contrastive", "film-nce"])
+def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(home, preset, monkeypatch):
+    layout = DataLayout(home=home)
+    overrides = SMALL if preset == "contrastive" else _matching_jepa(layout)
+    loop = LoopConfig(checkpoint_every=2, log_every=1)
+
+    def run(seed_offset=0):
+        return train_preset(
+            preset,
+            layout=layout,
+            corpora=["demo"],
+            overrides=overrides,
+            loop=loop,
+            seed=1 + seed_offset,
+        )
+
+    straight = run().path
+    kept = straight.rename(home / "straight")
+    _remove(straight.parent)
+
+    import ml.training.loop as loop_module
+
+    real_step, done = loop_module.train_step, itertools.count()
+
+    def dying_step(*args):
+        if next(done) == 3:  # after step 3: a checkpoint of step 2 is there, step 3 is lost
+            raise _KilledError
+        return real_step(*args)
+
+    monkeypatch.setattr(loop_module, "train_step", dying_step)
+    with pytest.raises(_KilledError):
+        run()
+    monkeypatch.setattr(loop_module, "train_step", real_step)
+    resumed = run()
+    assert not resumed.reused
+    assert_equal_weights(resumed.path, kept)
+    steps = [json.loads(x)["step"] for x in _record(resumed.path).splitlines()]
+    assert [s for s, _ in itertools.groupby(steps)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home):
+    layout = DataLayout(home=home)
+    overrides = SMALL | {"steps": 30}
+    program = (
+        "from pathlib import Path\n"
+        "from ml.artifacts import DataLayout\n"
+        "from ml.training.config import LoopConfig\n"
+        "from ml.training.runs import train_preset\n"
+        f"train_preset('contrastive', layout=DataLayout(home=Path({str(home)!r})),\n"
+        f"  corpora=['demo'], overrides={overrides!r}, seed=5,\n"
+        "  loop=LoopConfig(checkpoint_every=3, log_every=1))\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    deadline = time.monotonic() + 60
+    while not list(home.glob("runs/*/checkpoints/step-0000006")):
+        assert time.monotonic() < deadline, "no checkpoint within 60 s"
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    run = next(iter(home.glob("runs/*/checkpoints"))).parent
+    assert not (run / "model").exists()
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    resumed = run / "model"
+    resumed = resumed.rename(home / "resumed")
+    _remove(run)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert_equal_weights(resumed, run / "model")
+    assert layout.models_index.is_file()
+
+
+def test_a_finished_run_is_reused_and_another_seed_is_another_run(home):
+    layout = DataLayout(home=home)
+
+    def run(seed):
+        return train_preset(
+            "contrastive", layout=layout, corpora=["demo"], overrides=SMALL, seed=seed
+        )
+
+    first, again, other = run(7), run(7), run(8)
+    assert (first.reused, again.reused, other.reused) == (False, True, False)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert read_models(layout)["contrastive"] == other.path
+
+
+def test_a_run_that_another_process_trains_is_refused(home):
+    def run():
+        return train_preset(
+            "contrastive", layout=DataLayout(home=home), corpora=["demo"], overrides=SMALL, seed=9
+        )
+
+    folder = run().path.parent
+    with (
+        lock(folder / ".lock"),
+        pytest.raises(LockedError, match=f"{folder} is being written by process {os.getpid()}"),
+    ):
+        run()
+
+
+def test_a_checkpoint_remembers_what_it_was_trained_on(shared_home):
+    models = read_models(DataLayout(home=shared_home))
+    assert list(models) == ["untrained", "contrastive", "film", "film-nce"]
+    phase_1, model = load_model(models["contrastive"]), load_model(models["film-nce"])
+    assert model.phase == "jepa"
+    assert model.manifest["phase_1_model_id"] == phase_1.model_id
+    tracks = model.manifest["training_tracks"]
+    assert {t["corpus"] for t in tracks} == {"demo"}
+    assert all(t["track_id"].startswith("train-") for t in tracks)
+    assert all(len(h) == 64 for t in tracks for h in t["content_hash"])
+    assert "drums" in model.manifest["training_labels"]
+    assert model.label_encoder["name"] == "minilm"
+
+
+def test_phase_2_starts_from_phase_1(home):
+    layout = DataLayout(home=home)
+    overrides = _matching_jepa(layout) | {"optimizer.learning_rate": 1e-9, "steps": 1}
+    artifact = train_preset("film", layout=layout, corpora=["demo"], overrides=overrides)
+    started, phase_1 = weights(artifact.path), weights(read_models(layout)["contrastive"])
+    for name in phase_1:
+        if name.startswith(("encoder.", "log_mel.")):
+            torch.testing.assert_close(started[name], phase_1[name], atol=1e-6, rtol=1e-4)
+
+
+def test_phase_2_without_phase_1_says_what_to_do(home):
+    layout = DataLayout(home=home)
+    layout.models_index.unlink()
+    with pytest.raises(ArtifactError, match="stems train --preset contrastive"):
+        train_preset("film", layout=layout, corpora=["demo"], overrides=JEPA)
+
+
+def test_phase_2_of_another_shape_than_phase_1_is_refused(home):
+    layout = DataLayout(home=home)
+    overrides = JEPA | {"model.encoder.dim": 64, "model.predictor.dim": 64}
+    with pytest.raises(ArtifactError, match="at the same size"):
+        train_preset("film", layout=layout, corpora=["demo"], overrides=overrides)
+
+
+@pytest.mark.parametrize("preset", ["contrastive", "film", "film-nce"])
+def test_the_model_overfits_one_batch(shared_home, preset):
+    config = training_config(
+        preset,
+        overrides=(SMALL if preset == "contrastive" else JEPA)
+        | {"steps": 150, "optimizer.warmup_steps": 5, "precision": "fp32"}
+        | {"optimizer.learning_rate": 3e-3, "optimizer.encoder_rate": 1.0},
+    )
+    state, batch = _state_and_batch(shared_home, config)
+    losses = []
+    train(
+        state,
+        itertools.repeat(batch),
+        loop=LoopConfig(log_every=1, checkpoint_every=10**9),
+        device=CPU,
+        log=lambda _, metrics: losses.append(metrics[f"{state.model.phase}/loss"]),
+        save=lambda _: None,
+    )
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_a_non_finite_loss_stops_before_it_reaches_the_weights(shared_home):
+    config = training_config("contrastive", overrides=SMALL)
+    state, batch = _state_and_batch(shared_home, config)
+    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    broken = replace(batch, target_gain=batch.target_gain * float("nan"))
+    with pytest.raises(NonFiniteLossError, match=f"step 0.*{batch.keys[0]}"):
+        train(
+            state,
+            itertools.repeat(broken),
+            loop=LoopConfig(),
+            device=CPU,
+            log=lambda *_: None,
+            save=lambda _: None,
+        )
+    assert all(torch.equal(before[name], p) for name, p in state.model.named_parameters())
+
+
+def _state_and_batch(home, config):
+    torch.manual_seed(0)
+    pairs = ShardPairs(
+        [DataLayout(home=home).shards("demo")], config=config.pairs, batch_size=4, seed=0
+    )
+    batch = next(pairs.batches())
+    from ml.models.stem_jepa import StemJepa
+
+    model = StemJepa(config.model)
+    measure_statistics(model, [batch])
+    return build_state(config, model), batch
+
+
+def _matching_jepa(layout):
+    """Overrides whose encoder is that of the shared phase 1."""
+    config = read_json(read_models(layout)["contrastive"] / "config.json")
+    encoder = config["model"]["encoder"]
+    assert (encoder["dim"], encoder["layers"]) == (32, 1)
+    return JEPA
+
+
+def _remove(folder: Path):
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+def _record(model: Path) -> str:
+    return (model.parent / "metrics.jsonl").read_text()
