@@ -1,0 +1,1 @@
+"""Retrieval: embeddings, store, metrics, evaluation, queries."""

@@ -1,0 +1,120 @@
+"""What models answer to the queries of a corpus: ranks, nearest stems, and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml.artifacts import ArtifactError
+from ml.retrieval.embedding_files import Embeddings, vectors_of
+from ml.retrieval.metrics import chance_scores, query_values, ranks_and_nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The stems of a corpus and the queries for them, the same for all models."""
+
+    stem_ids: np.ndarray
+    """(stem,)"""
+    tracks: np.ndarray
+    """(stem,)"""
+    labels: np.ndarray
+    """(stem,) the label that decides a right instrument, None when unlabelled."""
+    targets: np.ndarray
+    """(query,) index of the stem looked for, without tracks seen in training."""
+    asked: np.ndarray
+    """(query,) the text each query was conditioned with."""
+    n_seen: int
+    """Queries that were dropped because their track was seen in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What one model made of the queries."""
+
+    ranks: np.ndarray
+    """(query,)"""
+    nearest: np.ndarray
+    """(query,) index of the stem that came first."""
+    values: Mapping[str, np.ndarray]
+    """Per metric (query,) percent; NaN where a metric does not apply to a query."""
+
+
+def common_gallery(corpus: str, models: Mapping[str, Embeddings], conditioning: str) -> Gallery:
+    """The gallery that all models embedded, and the queries that none has seen in training.
+
+    Args:
+        corpus: its name, for errors.
+        models: name → embeddings.
+        conditioning: under ``coarse`` the category decides what a right instrument is.
+
+    Raises:
+        ArtifactError: the models embedded different stems.
+        ValueError: no query is left.
+    """
+    first_name, first = next(iter(models.items()))
+    stem_ids = first.gallery["stem_id"].to_pylist()
+    asked = first.queries["stem_id"].to_pylist()
+    for name, other in models.items():
+        if (
+            other.gallery["stem_id"].to_pylist() != stem_ids
+            or other.queries["stem_id"].to_pylist() != asked
+        ):
+            raise ArtifactError(
+                f"the embeddings of {corpus} by {name} ({other.gallery.num_rows} stems, "
+                f"{other.queries.num_rows} queries) are of other stems than those by "
+                f"{first_name} ({len(stem_ids)} stems, {len(asked)} queries); make them again "
+                f"with: stems embed {corpus}"
+            )
+    seen = {track for e in models.values() for track in e.manifest["seen_tracks"]}
+    kept = [i for i, track in enumerate(first.queries["track_id"].to_pylist()) if track not in seen]
+    if not kept:
+        raise ValueError(
+            f"corpus {corpus} has {len(asked)} queries, and none is of a track that no model has "
+            f"seen in training; evaluate on other splits or another corpus"
+        )
+    place = {stem_id: i for i, stem_id in enumerate(stem_ids)}
+    column = "category" if conditioning == "coarse" else "label"
+    labels = [
+        label if known else None
+        for label, known in zip(
+            first.gallery[column].to_pylist(), first.gallery["labels"].to_pylist(), strict=True
+        )
+    ]
+    return Gallery(
+        stem_ids=np.array(stem_ids, dtype=object),
+        tracks=np.array(first.gallery["track_id"].to_pylist(), dtype=object),
+        labels=np.array(labels, dtype=object),
+        targets=np.array([place[asked[i]] for i in kept], dtype=np.int64),
+        asked=np.array(first.queries["label"].to_pylist(), dtype=object)[kept],
+        n_seen=len(asked) - len(kept),
+    )
+
+
+def answer_queries(gallery: Gallery, embeddings: Embeddings) -> Answers:
+    """Rank the gallery for each query by one model's embeddings."""
+    place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
+    rows = [place[stem] for stem in gallery.stem_ids[gallery.targets]]
+    vectors = vectors_of(embeddings.gallery)
+    queries = vectors_of(embeddings.queries)[rows]
+    ranks, nearest = ranks_and_nearest(queries, vectors, gallery.targets)
+    values = query_values(ranks, len(vectors))
+    wanted = gallery.labels[gallery.targets]
+    right = np.where(gallery.labels[nearest] == wanted, 100.0, 0.0)
+    is_labelled = np.array([label is not None for label in wanted])
+    values["right_instrument"] = np.where(is_labelled, right, np.nan)
+    same = gallery.tracks[nearest] == gallery.tracks[gallery.targets]
+    values["right_song"] = np.where(same, 100.0, 0.0)
+    return Answers(ranks=ranks, nearest=nearest, values=values)
+
+
+def gallery_chance(gallery: Gallery) -> dict[str, float]:
+    """What each metric would be if the gallery came in random order, in percent."""
+    chance = chance_scores(len(gallery.stem_ids))
+    for metric, column in (("right_instrument", gallery.labels), ("right_song", gallery.tracks)):
+        wanted = [value for value in column[gallery.targets] if value is not None]
+        shares = {value: float(np.mean(column == value)) for value in set(wanted)}
+        chance[metric] = 100 * float(np.mean([shares[value] for value in wanted])) if wanted else 0
+    return chance

@@ -1,0 +1,121 @@
+"""95 % intervals for scores, by resampling tracks.
+
+Queries of one track share its mix, key, tempo and production, so they are not independent draws:
+resampling queries gives intervals that are too narrow. We draw whole *tracks* with replacement
+(cluster bootstrap) and take percentiles. Two models are compared on the same draws of the same
+queries (paired bootstrap): what makes a track hard for both then cancels in the difference.
+
+With fewer than two tracks there is nothing to resample, and the interval is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Statistic = Literal["mean", "median"]
+_BLOCK_VALUES = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A figure and the interval that holds it with the stated confidence."""
+
+    value: float
+    """The statistic of all queries."""
+    low: float
+    """Lower end; NaN with fewer than two tracks."""
+    high: float
+    """Upper end; NaN with fewer than two tracks."""
+
+
+class TrackBootstrap:
+    """Draws of tracks, made once and used for every metric and model on the same queries.
+
+    Args:
+        tracks: (query,) the track of each query, any hashable ids.
+        resamples: number of draws.
+        seed: of the draws; the same seed and tracks give the same intervals.
+        confidence: share of the draws inside the interval, 0…1.
+    """
+
+    def __init__(
+        self,
+        tracks: Sequence[str] | np.ndarray,
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
+        confidence: float = 0.95,
+    ):
+        if not len(tracks):
+            raise ValueError("there are no queries to resample; expected at least one")
+        if resamples < 1 or not 0 < confidence < 1:
+            raise ValueError(
+                f"resamples = {resamples}, confidence = {confidence}; "
+                f"expected at least 1 and a share between 0 and 1"
+            )
+        ids, self._track = np.unique(np.asarray(tracks), return_inverse=True)
+        self.n_tracks = len(ids)
+        self._tail = 100 * (1 - confidence) / 2
+        random = np.random.default_rng(seed)
+        even = np.full(self.n_tracks, 1 / self.n_tracks)
+        # (draw, track): how often each track was drawn
+        self._weights = random.multinomial(self.n_tracks, even, size=resamples).astype(np.float64)
+
+    def interval(self, values: np.ndarray, statistic: Statistic = "mean") -> Interval:
+        """The statistic of ``values`` (query,) and its interval."""
+        values = self._checked(values)
+        return self._interval(_statistic(values, statistic), self._draws(values, statistic))
+
+    def difference(
+        self, values: np.ndarray, other: np.ndarray, statistic: Statistic = "mean"
+    ) -> Interval:
+        """Statistic of ``values`` minus that of ``other`` (both (query,), the same queries)."""
+        values, other = self._checked(values), self._checked(other)
+        draws = self._draws(values, statistic) - self._draws(other, statistic)
+        return self._interval(_statistic(values, statistic) - _statistic(other, statistic), draws)
+
+    def _checked(self, values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, dtype=np.float64)
+        if values.shape != self._track.shape:
+            raise ValueError(
+                f"values have shape {values.shape}; expected one per query, {self._track.shape}"
+            )
+        return values
+
+    def _interval(self, value: float, draws: np.ndarray) -> Interval:
+        if self.n_tracks < 2:
+            return Interval(value=value, low=float("nan"), high=float("nan"))
+        low, high = np.percentile(draws, [self._tail, 100 - self._tail])
+        return Interval(value=value, low=float(low), high=float(high))
+
+    def _draws(self, values: np.ndarray, statistic: Statistic) -> np.ndarray:
+        """The statistic of each draw: (draw,)."""
+        if statistic == "median":
+            return self._median_draws(values)
+        sums = np.bincount(self._track, weights=values, minlength=self.n_tracks)
+        counts = np.bincount(self._track, minlength=self.n_tracks)
+        return (self._weights @ sums) / (self._weights @ counts)
+
+    def _median_draws(self, values: np.ndarray) -> np.ndarray:
+        order = np.argsort(values, kind="stable")
+        ordered, track = values[order], self._track[order]
+        rows = max(1, _BLOCK_VALUES // len(values))
+        blocks = np.split(self._weights, range(rows, len(self._weights), rows))
+        return np.concatenate([_weighted_medians(ordered, block[:, track]) for block in blocks])
+
+
+def _weighted_medians(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Medians of ``ordered`` (value,) repeated ``weights`` (draw, value) times: (draw,)."""
+    reached = weights.cumsum(axis=1)
+    total = reached[:, -1:]
+    lower = np.count_nonzero(reached < np.floor((total + 1) / 2), axis=1)
+    upper = np.count_nonzero(reached < np.floor(total / 2) + 1, axis=1)
+    return (ordered[lower] + ordered[upper]) / 2
+
+
+def _statistic(values: np.ndarray, statistic: Statistic) -> float:
+    return float(np.median(values) if statistic == "median" else np.mean(values))

@@ -1,0 +1,114 @@
+"""What a model must offer to be embedded with, evaluated and queried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ml.artifacts import ArtifactError
+
+
+class Frontend(Protocol):
+    """A log-mel: waveform (batch, samples) to (batch, mel_bin, frame)."""
+
+    def __call__(self, waveform: Tensor, /) -> Tensor:
+        """The standardised log-mel."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Equal for two frontends that compute the same function."""
+        ...
+
+
+class EmbeddingModel(Protocol):
+    """A trained model (``StemJepa``) or a baseline (``SpectrumModel``)."""
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Fingerprint of its content; names its embeddings on disk."""
+        ...
+
+    @property
+    def phase(self) -> str:
+        """``jepa``, or another word for a model that ignores conditions."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    @property
+    def condition_dim(self) -> int | None:
+        """Width of a condition; None when it takes none."""
+        ...
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate of waveforms."""
+        ...
+
+    @property
+    def chunk_s(self) -> float:
+        """Length of a chunk in seconds."""
+        ...
+
+    @property
+    def label_encoder(self) -> Mapping[str, Any]:
+        """``name``, ``dim``, ``fingerprint`` of what it was trained with; empty: none."""
+        ...
+
+    @property
+    def training_tracks(self) -> Sequence[Mapping[str, Any]]:
+        """``corpus``, ``track_id``, ``content_hash`` of each track it was trained on."""
+        ...
+
+    @property
+    def log_mel(self) -> Frontend:
+        """Its frontend."""
+        ...
+
+    def gallery_vectors(self, mel: Tensor) -> Tensor:
+        """(batch, mel_bin, frame) of stems → (batch, dim), not of unit norm."""
+        ...
+
+    def query_vectors(
+        self, mel: Tensor, condition: Tensor | None = None, classes: Tensor | None = None
+    ) -> Tensor:
+        """(batch, mel_bin, frame) of mixes → (batch, dim), not of unit norm.
+
+        ``condition`` is (batch, condition_dim), ``classes`` (batch,) into ``FOUR_CLASSES``.
+        """
+        ...
+
+
+def check_label_encoder(model: EmbeddingModel, encoder: Mapping[str, Any]) -> None:
+    """Refuse conditions by another label encoder than the model was trained with.
+
+    Args:
+        model: the model.
+        encoder: ``name``, ``dim`` and ``fingerprint`` of what made the conditions.
+
+    Raises:
+        ArtifactError: they differ; names both.
+    """
+    trained = model.label_encoder
+    if model.condition_dim is None or not trained:
+        return
+    keys = ("name", "dim", "fingerprint")
+    if any(trained.get(key) != encoder.get(key) for key in keys):
+        found, expected = (
+            f"{e.get('name')} ({e.get('dim')} dimensions, {str(e.get('fingerprint'))[:12]})"
+            for e in (encoder, trained)
+        )
+        raise ArtifactError(
+            f"the labels are encoded by {found}, but model {model.name} ({model.model_id}) was "
+            f"trained with {expected}; encode them with that, or use a model trained with this one"
+        )

@@ -1,0 +1,197 @@
+"""Ranks of targets in a gallery, and the scores made of them. Pure numpy.
+
+The task: a query embedding was predicted from a mix and a label; somewhere in the gallery lies the
+embedding of the stem that was taken out of that mix (the *target*). A good model ranks it first.
+Riou et al. (arXiv:2411.19806v2, Table I) report recall@k and the normalised rank.
+
+Conventions:
+
+* Similarity is the cosine; vectors are float32 and need not come normalised.
+* Ranks start at 1. The whole gallery is ranked: other stems of the query's own track, which the
+  query was predicted from, stay in it.
+* **Ties count against the query.** A gallery row whose cosine lies within 8 ulp of the target's
+  (ulp: the spacing of float32 just below 1, 2**-24) is counted as ranked before it. A collapsed
+  model, for which all is one vector, so scores rank N and not rank 1; and blocked matrix kernels
+  give identical rows cosines that differ in the last bits, which must not decide a rank.
+* Scores are in percent. Recall@k: higher is better. Normalised rank (rank / gallery size): lower
+  is better; its median says more about the typical query, its mean more about the failures.
+* Chance is stated beside each score: a target placed uniformly among N stems has recall@k = k/N
+  and a normalised rank of (N + 1)/2N, mean and median.
+
+Not here: intervals (``ml.retrieval.bootstrap``), which stems are queries (``embed``, ``evaluate``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+RECALL_AT = (1, 5, 10)
+TIE_TOLERANCE = 8 * 2.0**-24
+"""Cosines closer than this are equal: 8 ulp of float32 just below 1."""
+
+_QUERY_BLOCK = 1024
+_GALLERY_BLOCK = 4096
+
+
+def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rank of each query's target among all gallery rows, by descending cosine.
+
+    Memory is one block of similarities (16 MB) besides the vectors, whatever the sizes.
+
+    Args:
+        queries: (query, dim).
+        gallery: (stem, dim).
+        targets: (query,) index into the gallery of the stem that each query looks for.
+
+    Returns:
+        (query,) int64, 1…number of gallery rows; ties count against the query.
+
+    Raises:
+        ValueError: a NaN, infinite or zero vector (names the row), shapes that do not fit, or a
+            target outside the gallery.
+    """
+    queries, gallery, targets = _checked(queries, gallery, targets)
+    ranks, _ = _scan(queries, gallery, targets, with_nearest=False)
+    return ranks
+
+
+def ranks_and_nearest(
+    queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``target_ranks``, and which gallery row came first for each query.
+
+    Returns:
+        ranks (query,) and nearest (query,), both int64. ``nearest == targets`` exactly where
+        ``ranks == 1``: where others tie with the target, one of them counts as the nearest.
+    """
+    queries, gallery, targets = _checked(queries, gallery, targets)
+    ranks, best_other = _scan(queries, gallery, targets, with_nearest=True)
+    return ranks, np.where(ranks == 1, targets, best_other)
+
+
+def retrieval_scores(ranks: np.ndarray, gallery_size: int) -> dict[str, float]:
+    """Recall@1/5/10 and normalised rank, in percent.
+
+    Args:
+        ranks: (query,) integers in 1…gallery_size.
+        gallery_size: number of gallery rows.
+
+    Returns:
+        ``recall@1``, ``recall@5``, ``recall@10``, ``normalized_rank_mean``,
+        ``normalized_rank_median``.
+
+    Raises:
+        ValueError: no ranks, or a rank outside 1…gallery_size.
+    """
+    values = query_values(ranks, gallery_size)
+    scores = {f"recall@{k}": float(values[f"recall@{k}"].mean()) for k in RECALL_AT}
+    scores["normalized_rank_mean"] = float(values["normalized_rank_mean"].mean())
+    scores["normalized_rank_median"] = float(np.median(values["normalized_rank_median"]))
+    return scores
+
+
+def query_values(ranks: np.ndarray, gallery_size: int) -> dict[str, np.ndarray]:
+    """What each query contributes to each score, in percent: (query,) float64 per metric.
+
+    The score is the mean of its column, for ``normalized_rank_median`` the median.
+
+    Raises:
+        ValueError: no ranks, or a rank outside 1…gallery_size.
+    """
+    ranks = np.asarray(ranks)
+    if ranks.ndim != 1 or not len(ranks):
+        raise ValueError(f"ranks have shape {ranks.shape}; expected (query,) with a query at least")
+    if ranks.min() < 1 or ranks.max() > gallery_size:
+        raise ValueError(
+            f"ranks lie in {ranks.min()}…{ranks.max()}; expected 1…{gallery_size} (gallery size)"
+        )
+    values = {f"recall@{k}": 100.0 * (ranks <= k) for k in RECALL_AT}
+    normalized = 100.0 * ranks / gallery_size
+    return {**values, "normalized_rank_mean": normalized, "normalized_rank_median": normalized}
+
+
+def chance_scores(gallery_size: int) -> dict[str, float]:
+    """The same scores for a target placed uniformly in the gallery, in percent (closed form)."""
+    if gallery_size < 1:
+        raise ValueError(f"gallery size is {gallery_size}; expected at least 1")
+    middle = 100.0 * (gallery_size + 1) / (2 * gallery_size)
+    recalls = {f"recall@{k}": 100.0 * min(k, gallery_size) / gallery_size for k in RECALL_AT}
+    return {**recalls, "normalized_rank_mean": middle, "normalized_rank_median": middle}
+
+
+def unit_rows(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
+    """Rows divided by their Euclidean norm: (row, dim) float32.
+
+    Raises:
+        ValueError: not two-dimensional, or a row that is zero or not finite (names the row).
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2:
+        raise ValueError(f"{name} have shape {vectors.shape}; expected (row, dim)")
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if len(bad):
+        row = int(bad[0])
+        what = "is zero" if norms[row] == 0 else "holds NaN or infinity"
+        raise ValueError(
+            f"row {row} of {name} {what} ({len(bad)} such rows of {len(vectors)}); a silent or "
+            f"failed stem must be left out before ranking"
+        )
+    return (vectors / norms[:, None]).astype(np.float32)
+
+
+def _checked(
+    queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    queries, gallery = unit_rows(queries, "queries"), unit_rows(gallery, "gallery")
+    targets = np.asarray(targets)
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}; "
+            f"both must come from one model"
+        )
+    if targets.shape != (len(queries),) or not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(
+            f"targets are {targets.dtype} of shape {targets.shape}; "
+            f"expected integers of shape ({len(queries)},)"
+        )
+    outside = np.flatnonzero((targets < 0) | (targets >= len(gallery)))
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(
+            f"target {targets[row]} of query {row} is outside the gallery of {len(gallery)} rows"
+        )
+    return queries, gallery, targets.astype(np.int64)
+
+
+def _scan(
+    queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray, *, with_nearest: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks, and the best gallery row other than the target (-1 when not asked or none)."""
+    ranks = np.ones(len(queries), dtype=np.int64)
+    best_other = np.full(len(queries), -1, dtype=np.int64)
+    block = np.empty((_QUERY_BLOCK, _GALLERY_BLOCK), dtype=np.float32)
+    for first in range(0, len(queries), _QUERY_BLOCK):
+        rows = slice(first, min(first + _QUERY_BLOCK, len(queries)))
+        some, aims = queries[rows], targets[rows]
+        own = np.einsum("qd,qd->q", some, gallery[aims], dtype=np.float64)
+        threshold = (own - TIE_TOLERANCE).astype(np.float32)[:, None]
+        best = np.full(len(some), -np.inf, dtype=np.float32)
+        for start in range(0, len(gallery), _GALLERY_BLOCK):
+            part = gallery[start : start + _GALLERY_BLOCK]
+            cosine = np.matmul(some, part.T, out=block[: len(some), : len(part)])
+            here = np.flatnonzero((aims >= start) & (aims < start + len(part)))
+            cosine[here, aims[here] - start] = -np.inf  # the target does not rank before itself
+            ranks[rows] += np.count_nonzero(cosine >= threshold, axis=1)
+            if with_nearest:
+                _update_best(best, best_other[rows], cosine, start)
+    return ranks, best_other
+
+
+def _update_best(best: np.ndarray, best_row: np.ndarray, cosine: np.ndarray, start: int) -> None:
+    """Keep, in place, the highest cosine so far and its gallery row."""
+    column = cosine.argmax(axis=1)
+    value = cosine[np.arange(len(cosine)), column]
+    better = value > best
+    best[better] = value[better]
+    best_row[better] = start + column[better]

@@ -1,0 +1,121 @@
+"""A corpus of sines written to disk, and a stand-in model whose embedding is the mean spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from ml.artifacts import DataLayout
+from ml.corpora.corpus import open_corpus
+from ml.corpora.table import build_corpus_tracks
+
+RATE_HZ = 16_000
+LABELS = ("bass", "drums", "guitar", "piano", "music")
+BINS = 40
+"""The spectrum is summed in bands of 200 Hz."""
+
+
+class BandPower:
+    """Power per 200 Hz band and frame of 0.1 s: a frontend that is exact on whole-band sines."""
+
+    calls = 0
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        type(self).calls += 1
+        frames = waveform.unfold(-1, 1600, 1600)  # (batch, frame, 1600)
+        power = torch.fft.rfft(frames).abs().square()[..., :800].unflatten(-1, (BINS, 20))
+        return power.sum(-1).transpose(1, 2)
+
+    def fingerprint(self) -> str:
+        return "band power"
+
+
+class BandModel:
+    """Embeds a sound as its mean band power; in phase ``jepa`` adds the condition to queries."""
+
+    rate_hz = RATE_HZ
+    dim = BINS
+    label_encoder: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        name: str = "bands",
+        *,
+        phase: str = "spectrum",
+        condition_weight: float = 0.0,
+        chunk_s: float = 1.0,
+        training_tracks: Sequence[Mapping[str, Any]] = (),
+    ):
+        self.name, self.phase, self.chunk_s = name, phase, chunk_s
+        self.model_id = f"id-{name}"
+        self.condition_dim = BINS if phase == "jepa" else None
+        self.condition_weight = condition_weight
+        self.training_tracks = training_tracks
+        self.log_mel = BandPower()
+
+    def gallery_vectors(self, mel: Tensor) -> Tensor:
+        return mel.mean(-1)
+
+    def query_vectors(
+        self, mel: Tensor, condition: Tensor | None = None, classes: Tensor | None = None
+    ) -> Tensor:
+        assert classes is not None
+        assert (condition is None) == (self.phase != "jepa")
+        vectors = mel.mean(-1)
+        return vectors if condition is None else vectors + self.condition_weight * condition
+
+
+def sine(band: int, seconds: float, level: float = 0.2) -> np.ndarray:
+    """A sine in the middle of a band, so that all its power lies there."""
+    time = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    return (level * np.sin(2 * np.pi * (200 * band + 100) * time)).astype(np.float32)
+
+
+@pytest.fixture
+def make_sine() -> Callable[..., np.ndarray]:
+    return sine
+
+
+@pytest.fixture
+def band_model() -> type[BandModel]:
+    return BandModel
+
+
+@pytest.fixture
+def label_vectors() -> dict[str, np.ndarray]:
+    return {text: np.eye(BINS, dtype=np.float32)[i] for i, text in enumerate(LABELS)}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> DataLayout:
+    return DataLayout(home=tmp_path / "home")
+
+
+@pytest.fixture
+def write_corpus(
+    tmp_path: Path, layout: DataLayout
+) -> Callable[[str, Mapping[str, Mapping[str, tuple[str, np.ndarray]]]], Path]:
+    """Write tracks → stems → (label, waveform) as wav files with a CSV, and build its table."""
+
+    def write(
+        name: str, tracks: Mapping[str, Mapping[str, tuple[str, np.ndarray]]], split: str = ""
+    ) -> Path:
+        root = tmp_path / name
+        lines = ["track_id,stem_id,audio,labels,split"]
+        for track, stems in tracks.items():
+            (root / track).mkdir(parents=True, exist_ok=True)
+            for stem, (label, waveform) in stems.items():
+                soundfile.write(root / track / f"{stem}.wav", waveform, RATE_HZ, subtype="FLOAT")
+                lines.append(f"{track},{stem},{track}/{stem}.wav,{label},{split}")
+        (root / "corpus.csv").write_text("\n".join(lines) + "\n")
+        build_corpus_tracks(name, open_corpus("manifest", root / "corpus.csv"), layout)
+        return root
+
+    return write
