@@ -1,0 +1,272 @@
+"""The report: one self-contained HTML page with what was trained on what, and how well it finds.
+
+``reports/index.html`` needs no network and no script: figures are inline SVG, sounds are data
+URIs. Each section appears when its artifacts exist; what is missing is said in so many words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ml.artifacts import (
+    MANIFEST_NAME,
+    Artifact,
+    ArtifactError,
+    DataLayout,
+    file_fingerprint,
+    find_current,
+    finish,
+    lock,
+    read_json,
+    write_aside,
+)
+from ml.reports.figures import model_colour
+from ml.reports.samples import Sample, sample_queries
+from ml.reports.scored import (
+    LOWER_IS_BETTER,
+    METRIC_NAMES,
+    RANKED_BY,
+    ScoreTable,
+    read_queries,
+    score_tables,
+)
+from ml.reports.sections import (
+    conditioned,
+    curve_plots,
+    instrument_plots,
+    map_plots,
+    score_plots,
+)
+from ml.reports.trained import TrainedModel, trained_models
+from ml.retrieval.evaluate import EVALUATION
+
+FORMAT_VERSION = 1
+PAGE_NAME = "index.html"
+TEMPLATE = "report.html.jinja"
+TITLE = "Stem retrieval report"
+TRACKING_URL = "http://127.0.0.1:5000"
+"""Where ``make mlflow`` serves the tracking runs."""
+HEADLINES = (RANKED_BY, "normalized_rank_mean", "right_instrument")
+
+
+def build_report(
+    layout: DataLayout,
+    *,
+    title: str = TITLE,
+    tracking_url: str = TRACKING_URL,
+    samples_of: str | None = None,
+    n_samples: int = 6,
+) -> Artifact:
+    """Write the report of a home, or find it up to date.
+
+    Args:
+        layout: where everything lies; the page goes to ``layout.reports``.
+        title: of the page.
+        tracking_url: of the MLflow server that run links lead to; a user and password in it are
+            left out.
+        samples_of: corpus whose sample queries can be listened to; default: the first with scores.
+        n_samples: how many sample queries; about 0.2 MB each.
+
+    Returns:
+        The artifact: ``index.html``, and the manifest, whose list ``missing`` says in sentences
+        what the page could not show.
+
+    Raises:
+        ArtifactError: an artifact that exists is damaged or has a newer format.
+        ValueError: there are scores, but none of ``samples_of``.
+    """
+    models, tables = trained_models(layout), score_tables(layout)
+    sampled = _sampled(tables, samples_of)
+    tracking_url = _without_secrets(tracking_url)
+    identity = _inputs(layout, models, tables, sampled) | {
+        "title": title,
+        "tracking_url": tracking_url,
+        "n_samples": n_samples,
+    }
+    found = find_current(layout.reports, identity, format_version=FORMAT_VERSION)
+    if found is not None and (layout.reports / PAGE_NAME).is_file():
+        return found
+    with lock(layout.reports / ".lock"):
+        page, missing = _page(layout, models, tables, sampled, title, tracking_url, n_samples)
+        with write_aside(layout.reports / PAGE_NAME) as aside:
+            aside.write_text(page, encoding="utf-8")
+        summary = {
+            "megabytes": round(len(page.encode()) / 1e6, 2),
+            "models": len(models),
+            "score_tables": len(tables),
+            "missing": len(missing),
+        }
+        return finish(
+            layout.reports,
+            identity,
+            format_version=FORMAT_VERSION,
+            summary=summary,
+            missing=missing,
+        )
+
+
+def _inputs(
+    layout: DataLayout,
+    models: Sequence[TrainedModel],
+    tables: Sequence[ScoreTable],
+    sampled: ScoreTable | None,
+) -> dict[str, Any]:
+    """Fingerprints of all that the page is made from."""
+    corpora = {seen.corpus for model in models for seen in model.trained_on}
+    return {
+        "template": file_fingerprint(Path(__file__).parent / TEMPLATE),
+        "models": {model.name: model.identity for model in models},
+        "scores": {t.corpus: _version(layout.scores(EVALUATION, t.corpus)) for t in tables},
+        "galleries": {t.corpus: _version(_best_embeddings(layout, t)) for t in tables},
+        "shards": {corpus: _version(layout.shards(corpus)) for corpus in corpora},
+        "sampled": sampled and (sampled.corpus, _version(layout.tracks(sampled.corpus))),
+    }
+
+
+def _page(
+    layout: DataLayout,
+    models: Sequence[TrainedModel],
+    tables: Sequence[ScoreTable],
+    sampled: ScoreTable | None,
+    title: str,
+    tracking_url: str,
+    n_samples: int,
+) -> tuple[str, list[str]]:
+    """The page, and what it lacks."""
+    maps, no_maps = map_plots(layout, tables)
+    instruments, no_instruments = instrument_plots(layout, tables, models)
+    samples, no_samples = _samples(layout, sampled, n_samples)
+    missing = [*_missing(models, tables), *no_instruments, *no_maps, *no_samples]
+    page = _render(
+        title=title,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        tracking_url=tracking_url,
+        missing=missing,
+        models=models,
+        curves=curve_plots(models),
+        tables=tables,
+        score_plots=score_plots(tables),
+        instruments=instruments,
+        maps=maps,
+        sampled=sampled,
+        samples=samples,
+    )
+    return page, missing
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+
+
+def _render(**content: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        colour=model_colour,
+        conditioned=conditioned,
+        metric_names=METRIC_NAMES,
+        lower_is_better=LOWER_IS_BETTER,
+        headlines=HEADLINES,
+        ranked_by=RANKED_BY,
+    )
+    environment.filters.update(figure=_figure, signed=_signed, duration=_duration, count=_count)
+    return environment.get_template(TEMPLATE).render(**content)
+
+
+def _sampled(tables: Sequence[ScoreTable], corpus: str | None) -> ScoreTable | None:
+    if corpus is None or not tables:
+        return tables[0] if tables else None
+    for table in tables:
+        if table.corpus == corpus:
+            return table
+    known = ", ".join(sorted({table.corpus for table in tables}))
+    raise ValueError(f"corpus {corpus!r} has no scores; expected one of: {known}")
+
+
+def _samples(
+    layout: DataLayout, table: ScoreTable | None, n: int
+) -> tuple[list[Sample], list[str]]:
+    """Sample queries of a table's best model; and why there are none."""
+    if table is None:
+        return [], []
+    queries = read_queries(layout, table, table.best)
+    model_id = table.model_ids.get(table.best, "unknown")
+    try:
+        samples = sample_queries(
+            layout, table.corpus, model_id, queries, conditioning=table.conditioning, n=n
+        )
+    except ArtifactError as error:
+        return [], [f"There are no sample queries of {table.corpus}: {error}"]
+    return samples, []
+
+
+def _missing(models: Sequence[TrainedModel], tables: Sequence[ScoreTable]) -> Iterator[str]:
+    """What the report would show if it were there, and how to make it."""
+    if not models:
+        yield "No model has been trained. Train one with: stems train"
+    for model in models:
+        if model.steps and not model.curves:
+            yield f"{model.name} has no loss curves: run {model.run!r} holds no metrics.jsonl."
+    if not tables:
+        yield "No model has been scored. Score them with: stems evaluate retrieval"
+    for table in tables:
+        yield from _not_scored(table, {model.name: model.model_id for model in models})
+
+
+def _not_scored(table: ScoreTable, current: Mapping[str, str]) -> Iterator[str]:
+    """Models that lack scores on a corpus, or whose scores are of an earlier version."""
+    remedy = f"Score it with: stems evaluate retrieval --corpus {table.corpus}"
+    for name, model_id in current.items():
+        scored = table.model_ids.get(name)
+        if scored is None:
+            yield f"{name} has no scores on {table.corpus}. {remedy}"
+        elif scored != model_id:
+            yield (
+                f"The scores of {name} on {table.corpus} are of an earlier version ({scored}, "
+                f"now {model_id}). {remedy}"
+            )
+
+
+def _best_embeddings(layout: DataLayout, table: ScoreTable) -> Path:
+    return layout.embeddings(table.model_ids.get(table.best, "unknown"), table.corpus)
+
+
+def _version(folder: Path) -> str | None:
+    """The fingerprint of an artifact, None when it does not exist."""
+    path = folder / MANIFEST_NAME
+    return read_json(path)["fingerprint"] if path.is_file() else None
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _duration(seconds: float | None) -> str:
+    """Rounded: "5 min", "2 h 10 min"."""
+    if seconds is None:
+        return "not recorded"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _count(counts: Mapping[str, int]) -> str:
+    """Parameters by part: "encoder 0.8 M, predictor 0.5 M"."""
+    return ", ".join(f"{part} {n / 1e6:.2g} M" for part, n in counts.items()) or "none"

@@ -1,0 +1,158 @@
+"""Scores as the report shows them: one table per corpus and conditioning, and who is best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
+from ml.corpora.corpus import MUSIC
+from ml.reports.figures import Bar
+from ml.retrieval.evaluate import EVALUATION, METRICS, PAIRED, REFERENCES
+from ml.retrieval.score_files import MADE_BY, QUERIES, read_scores
+from ml.training.config import PRESETS
+
+METRIC_NAMES = {
+    "recall@1": "Recall@1",
+    "recall@5": "Recall@5",
+    "recall@10": "Recall@10",
+    "normalized_rank_mean": "NR mean",
+    "normalized_rank_median": "NR median",
+    "right_instrument": "Right instrument",
+    "right_song": "Right song",
+}
+LOWER_IS_BETTER = frozenset(("normalized_rank_mean", "normalized_rank_median"))
+RANKED_BY = "recall@10"
+_FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), REFERENCES
+_MOST_BARS = 30
+
+Scores = Mapping[str, Mapping[str, Any]]
+"""Metric → a row of ``read_scores``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """All models on the same queries."""
+
+    corpus: str
+    conditioning: str
+    n_queries: int
+    n_gallery: int
+    models: Mapping[str, Scores]
+    """In the order of Table I from its end, then other models, then what needs no learning."""
+    paired: Mapping[str, Scores]
+    """``"A minus B"`` → differences; empty when there is nothing to compare with."""
+    chance: Mapping[str, float]
+    model_ids: Mapping[str, str]
+    """Which version of each model was scored."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What was measured, in the order of the table."""
+        return tuple(m for m in METRICS if any(m in scores for scores in self.models.values()))
+
+    @property
+    def best(self) -> str:
+        """The model with the highest recall@10."""
+        return max(self.models, key=lambda name: self.value(name, RANKED_BY))
+
+    def value(self, model: str, metric: str) -> float:
+        """Percent; worse than anything when it was not measured."""
+        row = self.models[model].get(metric)
+        worst = float("inf") if metric in LOWER_IS_BETTER else float("-inf")
+        return worst if row is None or row["value"] is None else row["value"]
+
+    def leaders(self, metric: str) -> frozenset[str]:
+        """The models with the best figure."""
+        choose = min if metric in LOWER_IS_BETTER else max
+        best = choose(self.value(model, metric) for model in self.models)
+        return frozenset(m for m in self.models if self.value(m, metric) == best)
+
+
+def score_tables(layout: DataLayout) -> list[ScoreTable]:
+    """The current scores of the retrieval evaluation; empty when there are none.
+
+    Raises:
+        ArtifactError: scores are damaged or have a newer format.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_scores(layout):
+        if row["evaluation"] in (EVALUATION, PAIRED):
+            groups.setdefault((row["corpus"], row["conditioning"]), []).append(row)
+    return [_table(layout, *key, rows) for key, rows in groups.items()]
+
+
+def _table(
+    layout: DataLayout, corpus: str, conditioning: str, rows: Sequence[dict[str, Any]]
+) -> ScoreTable:
+    by_evaluation: dict[str, dict[str, dict[str, Any]]] = {EVALUATION: {}, PAIRED: {}}
+    for row in rows:
+        by_evaluation[row["evaluation"]].setdefault(row["model"], {})[row["metric"]] = row
+    scored = [row for row in rows if row["evaluation"] == EVALUATION]
+    manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
+    return ScoreTable(
+        corpus=corpus,
+        conditioning=conditioning,
+        n_queries=max(row["n_queries"] for row in scored),
+        n_gallery=scored[0]["n_gallery"],
+        models=dict(sorted(by_evaluation[EVALUATION].items(), key=lambda item: _place(item[0]))),
+        paired=by_evaluation[PAIRED],
+        chance={row["metric"]: row["chance"] for row in scored},
+        model_ids=dict(manifest["identity"]["models"]),
+    )
+
+
+def _place(model: str) -> tuple[int, int]:
+    for group, names in ((0, _FIRST_ROWS), (2, _LAST_ROWS)):
+        if model in names:
+            return group, names.index(model)
+    return 1, 0
+
+
+def read_queries(layout: DataLayout, table: ScoreTable, model: str) -> list[dict[str, Any]]:
+    """The queries of one model: rank and nearest stem of each; empty when not recorded.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = layout.scores(EVALUATION, table.corpus) / QUERIES
+    if not path.is_file():
+        return []
+    try:
+        rows = pq.ParquetFile(path).read().to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error}); delete {path.parent} and make it again with: "
+            f"{MADE_BY} --corpus {table.corpus}"
+        ) from None
+    wanted = (model, table.conditioning)
+    return [row for row in rows if (row["model"], row["conditioning"]) == wanted]
+
+
+def recall_by_label(
+    queries: Sequence[Mapping[str, Any]], k: int, known_labels: frozenset[str]
+) -> list[Bar]:
+    """Recall@k in percent per queried label, best first; at most 30, the most frequent.
+
+    Args:
+        queries: with ``label`` and ``rank``.
+        k: how many answers count.
+        known_labels: of training; bars of other labels are hatched. Empty: unknown, none is.
+    """
+    counts = Counter(query["label"] for query in queries)
+    hits = Counter(query["label"] for query in queries if query["rank"] <= k)
+    bars = [
+        Bar(
+            name=label,
+            value=100 * hits[label] / count,
+            note=f"({count})",
+            is_hatched=bool(known_labels) and label not in {*known_labels, MUSIC},
+        )
+        for label, count in counts.most_common(_MOST_BARS)
+    ]
+    return sorted(bars, key=lambda bar: (-bar.value, bar.name))

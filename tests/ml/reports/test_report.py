@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
+from ml.cli import report
+from ml.reports.report import build_report
+from ml.reports.scored import recall_by_label, score_tables
+from ml.reports.trained import trained_models
+from ml.settings import load_settings
+
+VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Tags that stay open, addresses that are followed, and text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        kinds = {"src", "href", "xlink:href"} if tag != "a" else {"src"}
+        self.addresses += [value or "" for name, value in attrs if name in kinds]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+def run_verb(home: Path, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    report.add_parser(parser.add_subparsers())
+    args = parser.parse_args(arguments)
+    return args.run(args, load_settings(home))
+
+
+def page_of(layout: DataLayout) -> str:
+    return (layout.reports / "index.html").read_text()
+
+
+def missing(layout: DataLayout) -> list[str]:
+    return read_json(layout.reports / "manifest.json")["missing"]
+
+
+def test_the_page_stands_alone_and_is_well_formed(filled: DataLayout):
+    artifact = build_report(filled, n_samples=2)
+    assert artifact.summary["missing"] == 0
+    text = page_of(filled)
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == page.tags.count("figure") == 7
+    assert page.tags.count("audio") == 2 * 5
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not re.search(r"@import|url\((?!#)", text)
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_tables_say_what_the_scores_say(filled: DataLayout):
+    build_report(filled, n_samples=0)
+    page = Page(page_of(filled))
+    [table] = score_tables(filled)
+    assert list(table.models) == ["film-nce", "film", "contrastive", "untrained", "spectrum"]
+    assert table.best == "film-nce"
+    for scores in (*table.models.values(), *table.paired.values()):
+        assert set(scores) == set(table.metrics)
+    for row in table.models["film"].values():
+        assert f"{row['value']:.1f}" in page.texts
+        assert f"{row['low']:.1f} to {row['high']:.1f}" in page.texts
+    assert "film-nce minus spectrum" in page.texts
+    assert f"{table.chance['recall@10']:.1f}" in page.texts
+
+
+def test_models_are_described(filled: DataLayout):
+    models = {model.name: model for model in trained_models(filled)}
+    assert list(models) == ["untrained", "contrastive", "film", "film-nce"]
+    film = models["film"]
+    assert (film.steps, film.batch_size, film.seed) == (20, 64, 3)
+    assert film.parameters == {"encoder": 500_000, "predictor": 500_000}
+    assert [(seen.corpus, seen.tracks, seen.hours) for seen in film.trained_on] == [
+        ("train", 9, None)
+    ]
+    assert film.training_s == pytest.approx(40)
+    assert set(film.curves) >= {"jepa/loss", "jepa/patch_loss", "jepa/nce_loss"}
+    assert [curve.is_valid for curve in film.curves["jepa/loss"]] == [False, True]
+    assert (models["untrained"].steps, models["untrained"].curves) == (0, {})
+    build_report(filled, tracking_url="https://me:secret@tracking.example:8080/", n_samples=0)
+    text = page_of(filled)
+    assert 'href="https://tracking.example:8080/#/runs/0123456789-film"' in text
+    assert "secret" not in text
+    assert "secret" not in (filled.reports / "manifest.json").read_text()
+
+
+def test_it_is_reused_until_an_input_changes(filled: DataLayout):
+    first = build_report(filled, n_samples=0)
+    again = build_report(filled, n_samples=0)
+    assert (first.reused, again.reused) == (False, True)
+    assert again.fingerprint == first.fingerprint
+    assert not build_report(filled, title="Another", n_samples=0).reused
+    record = filled.runs / "film-tiny-000" / "metrics.jsonl"
+    line = {"step": 21, "time": 1.0, "metrics": {"jepa/loss": 1.0}}
+    record.write_text(record.read_text() + json.dumps(line) + "\n")
+    assert not build_report(filled, title="Another", n_samples=0).reused
+    (filled.reports / "index.html").unlink()
+    assert not build_report(filled, title="Another", n_samples=0).reused
+
+
+def test_what_is_missing_is_said(
+    filled: DataLayout,
+    set_models: Callable[[DataLayout, tuple[str, ...]], None],
+    add_model: Callable[..., None],
+):
+    add_model(filled, "pretrained")
+    set_models(filled, ("contrastive", "film", "pretrained"))
+    manifest = filled.runs / "film-tiny-000" / "model" / "manifest.json"
+    write_json(manifest, read_json(manifest) | {"model_id": "newer"})
+    (filled.runs / "film-tiny-000" / "metrics.jsonl").unlink()
+    (filled.embeddings("id-film-nce", "tones") / "manifest.json").unlink()
+    (filled.scores("retrieval", "tones") / "queries.parquet").unlink()
+    build_report(filled)
+    said = "\n".join(missing(filled))
+    assert "pretrained has no scores on tones" in said
+    assert "film on tones are of an earlier version (id-film, now newer)" in said
+    assert "film has no loss curves" in said
+    assert "no map of tones" in said
+    assert "no scores by instrument on tones" in said
+    assert all(sentence in Page(page_of(filled)).texts for sentence in missing(filled))
+
+
+def test_an_empty_home_gives_a_page_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run_verb(tmp_path, "report") == 0
+    shown = capsys.readouterr().out
+    assert str(tmp_path / "reports" / "index.html") in shown
+    assert "stems train" in shown
+    page = Page((tmp_path / "reports" / "index.html").read_text())
+    assert page.open == []
+    assert not {"svg", "table", "audio"} & set(page.tags)
+
+
+def test_texts_of_users_are_not_markup(filled: DataLayout):
+    build_report(filled, title="<script>alert(1)</script>", n_samples=0)
+    assert "script" not in Page(page_of(filled)).tags
+
+
+def test_the_verb_builds_and_then_reuses(filled: DataLayout, capsys: pytest.CaptureFixture[str]):
+    assert run_verb(filled.home, "report", "--samples", "0", "--title", "Ours") == 0
+    assert "is written" in capsys.readouterr().out
+    assert run_verb(filled.home, "report", "--samples", "0", "--title", "Ours") == 0
+    assert "is up to date" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        run_verb(filled.home, "report", "--samples", "-1")
+
+
+def test_a_wrong_corpus_and_damaged_inputs_are_named(filled: DataLayout):
+    with pytest.raises(ValueError, match="'nowhere' has no scores; expected one of: tones"):
+        build_report(filled, samples_of="nowhere")
+    weights = filled.runs / "film-tiny-000" / "model" / "model.safetensors"
+    weights.write_bytes(b"torn")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        build_report(filled)
+    assert not (filled.reports / "index.html").exists()
+
+
+def test_recall_by_label_is_counted_by_hand():
+    queries = [
+        {"label": label, "rank": rank}
+        for label, rank in (("flute", 1), ("flute", 11), ("organ", 10), ("music", 99))
+    ]
+    bars = {bar.name: bar for bar in recall_by_label(queries, 10, frozenset(("organ",)))}
+    assert {name: bar.value for name, bar in bars.items()} == {
+        "organ": 100,
+        "flute": 50,
+        "music": 0,
+    }
+    assert [name for name, bar in bars.items() if bar.is_hatched] == ["flute"]
+    assert bars["flute"].note == "(2)"
+
+
+def test_scores_without_intervals_are_shown(filled: DataLayout):
+    path = filled.scores("retrieval", "tones") / "scores.parquet"
+    table = pq.read_table(path)
+    rows = [row | {"low": float("nan"), "high": float("nan")} for row in table.to_pylist()]
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
+    build_report(filled, n_samples=0)
+    assert "nan" not in " ".join(Page(page_of(filled)).texts).lower().split()
