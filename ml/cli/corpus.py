@@ -1,0 +1,243 @@
+"""``stems corpus``: look into a corpus, add it to the settings, build its table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.corpora.corpus import Corpus
+
+_KINDS_HELP = "demo, folder (one folder a track, one file a stem) or manifest (a CSV)"
+_COLUMNS = (
+    *("track", "stem", "labels", "s", "Hz", "ch"),
+    *("peak dBFS", "rms dBFS", "active", "problem"),
+)
+_RIGHT = frozenset(("s", "Hz", "ch", "peak dBFS", "rms dBFS", "active"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    name: str
+    corpus: Corpus
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb with its actions."""
+    parser = verbs.add_parser("corpus", help="look into corpora, add them, build their tables")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = _action(actions, "inspect", "print labels, lengths, levels and problems of all stems")
+    inspect.add_argument("target", metavar="NAME|KIND", help="corpus of the settings, or a kind")
+    inspect.add_argument("root", nargs="?", metavar="ROOT", help="its root, after a kind")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    _add_workers(inspect)
+    _add_options(inspect)
+    add = _action(actions, "add", "add a corpus to config.yaml")
+    add.add_argument("name", metavar="NAME", help="its name from now on")
+    add.add_argument("kind", metavar="KIND", help=_KINDS_HELP)
+    add.add_argument("root", metavar="ROOT", help="its folder, or the CSV")
+    _add_options(add)
+    build = _action(actions, "build", "scan a corpus into its corpus_tracks table")
+    build.add_argument("name", metavar="NAME", help="name of the corpus")
+    _add_workers(build)
+    _action(actions, "list", "list the corpora of the settings")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Do what was asked."""
+    return _ACTIONS[args.action](args, settings)
+
+
+def _action(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    parser = actions.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=argparse.SUPPRESS,
+        type=_option,
+        dest="options",
+        metavar="KEY=VALUE",
+        help="option of the reader, such as labels=none for a folder",
+    )
+
+
+def _option(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _inspect(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.corpora.scan import listed_tracks, scan_stems
+    from ml.corpora.table import summarize, table_rows
+
+    chosen = _choose(args, settings)
+    tracks = listed_tracks(chosen.corpus)
+    stems = [stem for track in tracks for stem in track.stems]
+    measured = scan_stems(stems, workers=args.workers)
+    scans = {stem.stem_id: scan for stem, scan in zip(stems, measured, strict=True)}
+    rows = table_rows(chosen.name, tracks, scans)
+    summary = summarize(rows)
+    if args.json:
+        print(json.dumps({"summary": summary, "stems": rows}, indent=1, allow_nan=False))
+        return 0
+    _print_table(_COLUMNS, [_cells(row) for row in rows])
+    print(_totals(summary))
+    return 0
+
+
+def _choose(args: argparse.Namespace, settings: Settings) -> _Chosen:
+    from ml.corpora.corpus import open_corpus
+
+    options = dict(getattr(args, "options", ()))
+    if args.root is not None:
+        return _Chosen(name=args.target, corpus=open_corpus(args.target, args.root, **options))
+    found = settings.corpus(args.target)
+    corpus = open_corpus(found.kind, found.root, **(found.options | options))
+    return _Chosen(name=args.target, corpus=corpus)
+
+
+def _add(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.cli.config_file import add_corpus
+    from ml.corpora.corpus import open_corpus
+
+    options = dict(getattr(args, "options", ()))
+    corpus = open_corpus(args.kind, args.root, **options)
+    tracks = sum(1 for _ in corpus.tracks())
+    root = Path(args.root).expanduser().resolve()
+    path = add_corpus(settings, args.name, kind=args.kind, root=root, options=options)
+    print(f"{args.name} ({tracks} tracks) is in {path}; next: stems corpus build {args.name}")
+    return 0
+
+
+def _build(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.corpora.corpus import open_corpus
+    from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
+
+    found = settings.corpus(args.name)
+    corpus = open_corpus(found.kind, found.root, **found.options)
+    artifact = build_corpus_tracks(args.name, corpus, settings.layout, workers=args.workers)
+    for problem in read_corpus_tracks(settings.layout, args.name)["problem"].drop_nulls():
+        print(problem, file=sys.stderr)
+    state = "is up to date" if artifact.reused else "is made"
+    print(f"{artifact.path} {state}: {_totals(artifact.summary)}")
+    return 0
+
+
+def _list(args: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
+    from ml.artifacts import ArtifactError, read_manifest
+    from ml.corpora.table import FORMAT_VERSION
+
+    rows = []
+    for name in settings.corpora:
+        found = settings.corpus(name)
+        try:
+            manifest = read_manifest(
+                settings.layout.tracks(name),
+                format_version=FORMAT_VERSION,
+                made_by=f"stems corpus build {name}",
+            )
+            state = _totals(manifest["summary"])
+        except ArtifactError:
+            state = "not built" if found.root.exists() else "not there yet"
+        rows.append([name, found.kind, str(found.root), state])
+    _print_table(["name", "kind", "root", "corpus_tracks"], rows)
+    return 0
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    duration_s, track_id = row["duration_s"], row["track_id"]
+    return [
+        track_id,
+        row["stem_id"].removeprefix(f"{track_id}/"),
+        " > ".join(row["labels"]) or "-",
+        "-" if duration_s is None else f"{duration_s:.1f}",
+        str(row["rate_hz"] or "-"),
+        str(row["channels"] or "-"),
+        f"{20 * math.log10(row['peak']):.1f}" if row["peak"] else "-",
+        "-" if row["rms_db"] is None else f"{row['rms_db']:.1f}",
+        f"{100 * row['active_s'] / duration_s:.0f} %" if duration_s else "-",
+        row["problem"] or "",
+    ]
+
+
+def _totals(summary: Mapping[str, Any]) -> str:
+    splits = [
+        f"{value} {key.removesuffix('_tracks')}"
+        for key, value in sorted(summary.items())
+        if re.fullmatch(r"(train|valid|test)_tracks", key)
+    ]
+    return (
+        f"{_count(summary['tracks'], 'track')}, {_count(summary['stems'], 'stem')}, "
+        f"{summary['usable_stems']} usable, {summary['hours']:.2f} h of music, "
+        f"{summary['stem_hours']:.2f} h of stems ({summary['active_stem_hours']:.2f} h of them "
+        f"sound), {_count(summary['problems'], 'problem')}"
+        + (f"; tracks by split: {', '.join(splits)}" if splits else "")
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that fits the terminal; elsewhere plain columns at their full width."""
+    if sys.stdout.isatty():
+        _print_rich(columns, rows)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = [
+            cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    used = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    table = Table(box=None, pad_edge=False)
+    for place in used:
+        is_right = columns[place] in _RIGHT
+        table.add_column(
+            columns[place],
+            justify="right" if is_right else "left",
+            overflow="fold",
+            no_wrap=is_right,
+        )
+    for row in rows:
+        table.add_row(*(Text(row[place]) for place in used))
+    Console().print(table)
+
+
+_ACTIONS = {"inspect": _inspect, "add": _add, "build": _build, "list": _list}

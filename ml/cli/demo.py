@@ -1,0 +1,59 @@
+"""``stems demo``: build the demo corpora. Nothing is trained here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml.settings import Settings
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb ``demo``."""
+    parser = verbs.add_parser(
+        "demo",
+        help="build the demo corpora",
+        description="Compose and render the demo corpora (demo, demo-plain, demo-swapped) below "
+        "the home's corpora folder. Nothing is downloaded. What is there already is kept.",
+    )
+    parser.add_argument("--seed", type=int, help="all songs follow from it (default: demo.seed)")
+    parser.add_argument(
+        "--train-songs", type=int, help="songs to train on (default: demo.train_songs)"
+    )
+    parser.add_argument(
+        "--heldout-songs", type=int, help="songs to test on (default: demo.heldout_songs)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        help="processes (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Build the corpora and print what they hold."""
+    from ml.corpora.demo.build import build_demo_corpora
+    from ml.corpora.demo.songs import DemoConfig
+
+    def chosen(name: str) -> int:
+        value = getattr(args, name)
+        return getattr(settings.demo, name) if value is None else value
+
+    config = DemoConfig(
+        seed=chosen("seed"),
+        train_songs=chosen("train_songs"),
+        heldout_songs=chosen("heldout_songs"),
+    )
+    artifacts = build_demo_corpora(settings.layout.corpora, config, workers=args.workers)
+    for name, artifact in artifacts.items():
+        summary = artifact.summary
+        state = "up to date" if artifact.reused else "built"
+        print(
+            f"{name}: {state}, {summary['songs']} songs, {summary['stems']} stems, "
+            f"{summary['stem_hours']} hours of stems, in {artifact.path}"
+        )
+    return 0

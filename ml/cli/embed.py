@@ -1,0 +1,96 @@
+"""``stems embed``: embeddings of a corpus by all models, as Parquet and as searchable tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.retrieval.embedding_model import EmbeddingModel
+
+CONDITIONINGS = ("fine", "coarse", "none")
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "embed",
+        help="embed a corpus with the trained models and publish it to their tables",
+        description="Scan the corpus and encode its labels if need be, embed its stems and their "
+        "leave-one-out mixes with every model in one pass over the audio, and publish the stems of "
+        "trained models to their LanceDB tables. What is up to date is not done again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("corpus", metavar="CORPUS", help="name of the corpus")
+    parser.add_argument("--conditioning", choices=CONDITIONINGS, default="fine")
+    add_options(parser)
+    parser.add_argument("--no-publish", action="store_true", help="leave the tables as they are")
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``embed`` and ``evaluate`` share."""
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="which (default: all)")
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=("train", "valid", "test"),
+        help="which tracks (default: test where the corpus has such tracks, else all)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--batch-chunks", type=int, default=64, metavar="N", help="batch size")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Embed and publish."""
+    from ml.retrieval.baselines import is_baseline
+    from ml.retrieval.store import publish_corpus
+
+    for model in embed(args, settings, args.conditioning):
+        if not (args.no_publish or is_baseline(model)):
+            published = publish_corpus(settings.layout, model.model_id, args.corpus)
+            print(f"{model.name} is published to {published.summary['uri']}")
+    return 0
+
+
+def embed(args: argparse.Namespace, settings: Settings, conditioning: str) -> list[EmbeddingModel]:
+    """Embed ``args.corpus``, building what that needs; returns the models."""
+    from ml.corpora.corpus import open_corpus
+    from ml.corpora.labels import build_label_embeddings, read_label_vectors
+    from ml.corpora.table import build_corpus_tracks
+    from ml.device import choose_device
+    from ml.models.label_encoders import build_label_encoder
+    from ml.retrieval.baselines import load_models
+    from ml.retrieval.embed import embed_corpus
+
+    if args.batch_chunks < 1:
+        raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
+    name, layout = args.corpus, settings.layout
+    found = settings.corpus(name)
+    models = load_models(layout, args.models)
+    corpus = open_corpus(found.kind, found.root, **found.options)
+    build_corpus_tracks(name, corpus, layout, workers=len(os.sched_getaffinity(0)))
+    build_label_embeddings(name, layout, build_label_encoder(settings.label_encoder.name))
+    artifacts = embed_corpus(
+        name,
+        models,
+        layout,
+        read_label_vectors(layout, name),
+        conditioning=conditioning,
+        splits=args.splits,
+        device=str(choose_device(args.device)),
+        batch_chunks=args.batch_chunks,
+        precision=args.precision,
+    )
+    for model, artifact in zip(models, artifacts, strict=True):
+        state, made = "is up to date" if artifact.reused else "is made", artifact.summary
+        print(
+            f"{model.name}: {artifact.path} {state}: {made['gallery']} stems, "
+            f"{made['queries']} queries ({made['silent_stems']} silent stems, "
+            f"{made['silent_mixes']} silent mixes, {made['seen_tracks']} tracks seen in training)"
+        )
+    return models

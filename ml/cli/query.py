@@ -1,0 +1,84 @@
+"""``stems query``: which stems fit with a mix?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.retrieval.query import Candidate
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "query",
+        help="find the stems that fit with a mix",
+        description="Rank the stems of the table by how well they fit with a mix.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "mix", nargs="+", type=Path, metavar="MIX", help="audio file; several are summed"
+    )
+    parser.add_argument("--instrument", help="what the stem should play (default: any music)")
+    parser.add_argument("-k", type=int, default=10, help="how many stems")
+    parser.add_argument(
+        "--model", metavar="NAME|PATH", help="model or checkpoint folder (default: the champion)"
+    )
+    parser.add_argument("--corpus", metavar="NAME", help="only stems of this corpus")
+    parser.add_argument("--where", help="only stems for which this holds: \"category = 'guitar'\"")
+    parser.add_argument("--exclude-tracks", nargs="+", default=[], metavar="ID")
+    parser.add_argument("--per-track", type=int, metavar="N", help="at most N stems of a track")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Search and print."""
+    from ml.models.stem_jepa import load_model
+    from ml.retrieval.champion import find_checkpoint
+    from ml.retrieval.query import StemRetriever
+    from ml.retrieval.store import database_uri
+
+    model = load_model(find_checkpoint(settings.layout, args.model))
+    retriever = StemRetriever(model, database_uri(settings.layout, model.model_id))
+    found = retriever.query(
+        list(args.mix),
+        args.instrument,
+        k=args.k,
+        where=_where(args.corpus, args.where),
+        exclude_tracks=args.exclude_tracks,
+        per_track=args.per_track,
+    )
+    if args.json:
+        print(json.dumps([asdict(candidate) for candidate in found], indent=1))
+    else:
+        _print(found)
+    return 0
+
+
+def _where(corpus: str | None, where: str | None) -> str | None:
+    from ml.retrieval.store import sql_text
+
+    parts = [f"corpus = {sql_text(corpus)}"] if corpus else []
+    parts += [f"({where})"] if where else []
+    return " AND ".join(parts) or None
+
+
+def _print(found: Sequence[Candidate]) -> None:
+    if not found:
+        print("no stem passes the filters")
+        return
+    rows = [("rank", "score", "label", "corpus", "stem", "fits best at")]
+    for c in found:
+        start = "" if c.best_start_s is None else f"{c.best_start_s:.1f} s"
+        rows.append((str(c.rank), f"{c.score:.3f}", c.label, c.corpus, c.stem_id, start))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml.artifacts import DataLayout, finish
+from ml.cli.main import main
+from ml.cli.scores import table_lines
+from ml.retrieval.score_files import FORMAT_VERSION, write_queries, write_scores
+
+
+def row(model: str, metric: str, value: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "evaluation": "retrieval",
+        "corpus": "demo",
+        "model": model,
+        "conditioning": "fine",
+        "n_queries": 296,
+        "n_gallery": 300,
+        "metric": metric,
+        "value": value,
+        "low": value - 1,
+        "high": value + 1,
+        "chance": 0.3,
+        **changes,
+    }
+
+
+ROWS = [row("film", "recall@1", 6.1), row("film", "recall@10", 35.0, low=None, high=None)]
+
+
+def test_a_table_has_figures_intervals_and_chance() -> None:
+    lines = table_lines("retrieval: demo, fine", [*ROWS, row("spectrum", "recall@1", 2.0)])
+    assert lines[0] == "retrieval: demo, fine, 296 queries, 300 stems, percent"
+    assert [line.split() for line in lines[1:]] == [
+        ["R@1", "R@10"],
+        ["film", "6.1", "35.0"],
+        ["5.1…7.1"],
+        ["spectrum", "2.0"],
+        ["1.0…3.0"],
+        ["chance", "0.3", "0.3"],
+    ]
+
+
+def test_the_verb_prints_what_is_on_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--home", str(tmp_path), "scores"]) == 0
+    assert "stems evaluate retrieval" in capsys.readouterr().out
+    folder = DataLayout(home=tmp_path).scores("retrieval", "demo")
+    folder.mkdir(parents=True)
+    nan = float("nan")
+    write_scores([{**r, "low": r["low"] or nan, "high": r["high"] or nan} for r in ROWS], folder)
+    write_queries([], folder)
+    finish(folder, {}, format_version=FORMAT_VERSION, summary={})
+    assert main(["--home", str(tmp_path), "scores", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ROWS
+    assert main(["--home", str(tmp_path), "scores", "--corpus", "other"]) == 0
+    assert "no scores of other" in capsys.readouterr().out
