@@ -128,6 +128,11 @@ class StemJepa(nn.Module):
         """``name``, ``dim`` and ``fingerprint`` of the label encoder it was trained with."""
         return self.manifest.get("label_encoder", {})
 
+    @property
+    def training_tracks(self) -> list[dict[str, Any]]:
+        """``{corpus, track_id, content_hash}`` of the tracks it has seen, phase 1 included."""
+        return self.manifest.get("training_tracks", [])
+
     # Training.
 
     def target_patches(self, mel: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ frequency-major order when flattened to (batch, patch, dim). There is no class t
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -133,6 +134,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.softmax(-1) @ value
 
 
+@functools.lru_cache(maxsize=32)
 def sincos_positions(freq_patches: int, time_patches: int, dim: int) -> Tensor:
     """Fixed 2-D positions: the first half of the dimensions encodes time, the second frequency.
 
