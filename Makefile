@@ -1,0 +1,54 @@
+# Needs make and Python 3.11 or 3.12; everything else is installed into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
+STEMS_HOME ?= data
+
+HOME_PATH := $(abspath $(STEMS_HOME))
+BIN := .venv/bin
+READY := .venv/.ready
+# No telemetry and no downloads at run time: models and songs are made here or ship in packages.
+QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+IN_HOME := $(QUIET) STEMS_HOME=$(HOME_PATH) DAGSTER_HOME=$(HOME_PATH)/dagster
+PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=15
+NOT_HERE := slow or service or browser or gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help environment demo test test-all soak dev mlflow clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+environment: $(READY)  ## the environment in .venv (other targets make it when it is missing)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: found no python3.11 and no python3.12; install one, or say PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pyright --version  # fetches the node it runs on, if there is none
+	touch $(READY)
+
+demo: $(READY)  ## demo songs, the whole asset graph, the score table (about 15 minutes, 6 GB)
+	$(IN_HOME) $(BIN)/python -m pipelines.demo
+
+test: $(READY)  ## style, types, and all tests that are fast and need nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(PYTEST) -m "not soak and not ($(NOT_HERE))"
+
+test-all: $(READY)  ## the tests that `make test` leaves out; those that cannot run here are skipped
+	$(PYTEST) -rs -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
+
+soak: $(READY)  ## the tests that take hours
+	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
+
+dev: $(READY)  ## Dagster: assets, runs, checks, sensors
+	$(IN_HOME) $(BIN)/python -m pipelines.home
+	$(IN_HOME) $(BIN)/dagster dev -w workspace.yaml
+
+mlflow: $(READY)  ## MLflow: the training runs of STEMS_HOME
+	$(IN_HOME) $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
+		--backend-store-uri sqlite:///$(HOME_PATH)/mlflow/mlflow.db
+
+clean:  ## remove caches (never the environment, never STEMS_HOME)
+	rm -rf .pytest_cache .ruff_cache
+	find assets_def ml pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +

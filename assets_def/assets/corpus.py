@@ -1,0 +1,67 @@
+"""From raw corpora to training shards; one partition a corpus."""
+
+import dagster as dg
+
+from assets_def.partitions import corpora
+from assets_def.resources import StemsHome
+from assets_def.results import materialized
+from ml.corpora import labels, table
+from ml.shards import index
+
+
+@dg.asset(
+    group_name="corpus",
+    kinds={"python", "parquet"},
+    owners=["team:music-ml"],
+    partitions_def=corpora,
+    code_version=str(table.FORMAT_VERSION),
+)
+def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
+    """One row a stem: labels, split, length, level, content hash, and what is wrong with it."""
+    from ml.corpora.corpus import open_corpus
+
+    name = context.partition_key
+    found = home.settings().corpus(name)
+    corpus = open_corpus(found.kind, found.root, **found.options)
+    artifact = table.build_corpus_tracks(name, corpus, home.layout, workers=home.processes)
+    return materialized(
+        artifact, rows=artifact.summary["stems"], table=artifact.path / table.TABLE_NAME
+    )
+
+
+@dg.asset(
+    group_name="corpus",
+    kinds={"python", "huggingface", "parquet"},
+    owners=["team:music-ml"],
+    partitions_def=corpora,
+    deps=[corpus_tracks],
+    code_version=str(labels.FORMAT_VERSION),
+)
+def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
+    """The condition of every label text of the corpus, by the label encoder of the settings."""
+    from ml.models.label_encoders import build_label_encoder
+
+    settings = home.settings()
+    encoder = build_label_encoder(settings.label_encoder.name)
+    artifact = labels.build_label_embeddings(context.partition_key, settings.layout, encoder)
+    return materialized(
+        artifact, rows=artifact.summary["texts"], table=artifact.path / labels.TABLE_NAME
+    )
+
+
+@dg.asset(
+    group_name="shards",
+    kinds={"python", "webdataset"},
+    owners=["team:music-ml"],
+    partitions_def=corpora,
+    deps=[corpus_tracks, label_embeddings],
+    code_version=str(index.FORMAT_VERSION),
+)
+def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
+    """Training audio: WebDataset shards of segments with their stems, silence left out."""
+    from ml.shards.writer import ShardConfig, build_shards
+
+    settings = home.settings()
+    config = ShardConfig(segment_s=settings.shards.segment_s, payload=settings.shards.payload)
+    artifact = build_shards(context.partition_key, home.layout, config, workers=home.processes)
+    return materialized(artifact, rows=artifact.summary["segments"])

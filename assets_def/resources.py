@@ -1,0 +1,62 @@
+"""The Dagster face of a home: where things lie, what is set, where runs are tracked.
+
+Classes only; ``pipelines`` makes the instances.
+https://docs.dagster.io/guides/build/external-resources
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from ml.artifacts import DataLayout
+from ml.settings import Settings, load_settings
+
+
+class StemsHome(dg.ConfigurableResource):
+    """One ``STEMS_HOME``: its settings, its layout, its MLflow store."""
+
+    home: str = Field(description="the folder that holds all artifacts and config.yaml")
+    overrides: dict[str, Any] = Field(
+        default={}, description="settings that win over config.yaml and the environment"
+    )
+    workers: int = Field(default=0, ge=0, description="processes for audio work; 0: one a core")
+
+    def settings(self, **training: Any) -> Settings:
+        """The settings as they are now.
+
+        Args:
+            training: settings of the section ``training`` that win over all others (launchpad).
+
+        Raises:
+            ml.settings.SettingsError: an unknown key or a wrong value.
+        """
+        overrides = dict(self.overrides)
+        if training:
+            overrides["training"] = {**overrides.get("training", {}), **training}
+        return load_settings(Path(self.home), overrides)
+
+    @property
+    def layout(self) -> DataLayout:
+        """Where everything lies."""
+        return self.settings().layout
+
+    @property
+    def processes(self) -> int:
+        """How many processes audio work may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def tracker(self) -> Callable[[Path, str], Any]:
+        """What makes a run's MLflow tracker from its folder and its name."""
+        from ml.training.tracking import MlflowTracker
+
+        settings = self.settings()
+        return lambda folder, name: MlflowTracker(
+            run_folder=folder,
+            uri=settings.tracking_uri,
+            experiment=settings.tracking.experiment,
+            run_name=name,
+        )

@@ -1,0 +1,121 @@
+"""What ``make demo`` runs: demo songs, the whole asset graph, the scores, and what to do next.
+
+``python -m pipelines.demo --help``. Everything is as in ``dagster dev``: the same jobs, the same
+home. What is up to date is reused. Imports are inside functions: processes that render songs
+import this module too.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml.settings import Settings
+    from pipelines.execute import Step
+
+CORPORA = ("demo", "demo-plain", "demo-swapped")
+"""Training and held-out songs; the latter without production character; with swapped ones."""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m pipelines.demo``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.demo",
+        description="Build the demo corpus and everything that follows from it.",
+    )
+    parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
+    parser.add_argument("--songs", type=int, help="training songs (default: demo.train_songs)")
+    parser.add_argument("--heldout", type=int, help="held-out songs (default: demo.heldout_songs)")
+    parser.add_argument("--steps", type=int, help="training steps a phase (default: of the size)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; 0 done, 1 something failed, 2 wrong use."""
+    from ml.artifacts import LockedError
+    from ml.cli.main import set_up_logging
+    from ml.settings import load_settings
+    from pipelines.home import install_home
+
+    set_up_logging()
+    parser = get_parser()
+    args = parser.parse_args(arguments)
+    try:
+        overrides = chosen_settings(args)
+        install_home(load_settings(args.home, overrides), is_demo=True)
+        return run_demo(args.home, overrides, workers=args.workers)
+    except LockedError as error:
+        print(f"make demo: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")
+
+
+def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) -> int:
+    """Build the demo in a home that has its configuration; returns the exit code."""
+    from assets_def.resources import StemsHome
+    from ml.settings import load_settings
+    from pipelines.execute import failures_text
+    from pipelines.steps import execute_in_home
+    from pipelines.summary import conclusion, example_query, scored_corpora, step_times
+
+    settings = load_settings(home, overrides)
+    resource = StemsHome(home=str(settings.home), overrides=overrides, workers=workers)
+    songs_s = build_songs(settings, resource.processes)
+    outcomes = execute_in_home(resource, demo_steps(settings))
+    if any(outcome.is_stopped for outcome in outcomes):
+        raise KeyboardInterrupt
+    timed = [("demo songs", songs_s), *step_times(outcomes)]
+    query = example_query(settings, CORPORA[0])
+    print(conclusion(settings, scored_corpora(outcomes), timed, query=query))
+    if failures := failures_text(outcomes):
+        print(f"\nNot all went well:\n{failures}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings that the command line changes."""
+    songs = {"train_songs": args.songs, "heldout_songs": args.heldout}
+    demo = {key: value for key, value in songs.items() if value is not None}
+    overrides: dict[str, Any] = {"demo": demo} if demo else {}
+    if args.steps is not None:
+        overrides["training"] = {"overrides": {"steps": args.steps}}
+    return overrides
+
+
+def build_songs(settings: "Settings", workers: int) -> float:
+    """Build the three demo corpora; returns how long it took, in s."""
+    from ml.corpora.demo.build import build_demo_corpora
+    from ml.corpora.demo.songs import DemoConfig
+
+    started_s = time.monotonic()
+    config = DemoConfig(**settings.demo.model_dump())
+    build_demo_corpora(settings.layout.corpora, config, workers=workers)
+    return time.monotonic() - started_s
+
+
+def demo_steps(settings: "Settings") -> list["Step"]:
+    """The whole graph: shards for what is trained on, everything else for the demo corpora."""
+    from pipelines.steps import TRAIN, evaluate_step, prepare_step, report_step, train_step
+
+    trained_on = settings.training.corpora
+    return [
+        *(
+            prepare_step(name, has_shards=name in trained_on)
+            for name in dict.fromkeys((*CORPORA, *trained_on))
+        ),
+        train_step(trained_on),
+        *(evaluate_step(name, needs=[f"prepare_corpus {name}", TRAIN]) for name in CORPORA),
+        report_step(needs=[TRAIN]),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Runs steps (some assets of one job, for one corpus) one after the other in this process.
+
+What is made and where it is recorded is the same as in Dagster's UI: the jobs of the definitions,
+the home's persistent instance. A step that fails does not hide the others: those that do not need
+it still run.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import dagster as dg
+import psutil
+
+from pipelines.progress import failure_text, is_interruption
+
+_log = logging.getLogger("stems.progress")
+_PROCESS_TAG = "stems/process"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One Dagster run."""
+
+    job: str
+    """Name of the job."""
+    assets: tuple[str, ...]
+    """Which of its assets."""
+    partition: str | None = None
+    """The corpus; None for assets that are not partitioned."""
+    needs: tuple[str, ...] = ()
+    """Names of earlier steps without which this one makes no sense."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it, and ``needs`` of other steps."""
+        return self.job if self.partition is None else f"{self.job} {self.partition}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a step ended."""
+
+    step: Step
+    status: Literal["done", "failed", "left out"]
+    problem: str = ""
+    """Why it was not done: one sentence."""
+    is_stopped: bool = False
+    """Whether someone interrupted it: nothing more is begun."""
+    run_id: str = ""
+    """Dagster's run; empty when there was none."""
+    elapsed_s: float = 0.0
+    data_versions: dict[str, str] = field(default_factory=dict)
+    """Asset → version."""
+    reused: dict[str, bool] = field(default_factory=dict)
+    """Asset → whether it was up to date."""
+
+
+def execute_steps(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, steps: Sequence[Step]
+) -> list[Outcome]:
+    """Run the steps in order.
+
+    Args:
+        definitions: of ``pipelines.build.build_definitions``.
+        instance: where runs are recorded.
+        steps: what to run; a step's ``needs`` come before it.
+
+    Returns:
+        One outcome a step.
+    """
+    close_dead_runs(instance)
+    total = sum(len(step.assets) for step in steps)
+    outcomes: dict[str, Outcome] = {}
+    first = 1
+    for step in steps:
+        if problem := _reason_to_leave_out(step, outcomes):
+            outcomes[step.name] = Outcome(step=step, status="left out", problem=problem)
+            _log.warning("%s is left out: %s", step.name, problem)
+        else:
+            outcomes[step.name] = _execute(definitions, instance, step, first, total)
+        first += len(step.assets)
+    return list(outcomes.values())
+
+
+def _reason_to_leave_out(step: Step, outcomes: Mapping[str, Outcome]) -> str:
+    if any(outcome.is_stopped for outcome in outcomes.values()):
+        return "you stopped it"
+    lacking = [name for name in step.needs if outcomes[name].status != "done"]
+    return f"it needs {', '.join(lacking)}" if lacking else ""
+
+
+def failures_text(outcomes: Sequence[Outcome]) -> str:
+    """One line for each step that was not done; empty when all were."""
+    lines = []
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            run = f" (Dagster run {outcome.run_id})" if outcome.run_id else ""
+            lines.append(f"{outcome.step.name} failed{run}: {outcome.problem}")
+        elif outcome.status == "left out":
+            lines.append(f"{outcome.step.name} was left out: {outcome.problem}")
+    return "\n".join(lines)
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> int:
+    """Mark runs as failed whose process was killed, and free the pools they hold.
+
+    Returns:
+        How many there were.
+    """
+    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    dead = [run for run in instance.get_runs(running) if _is_dead(run.tags.get(_PROCESS_TAG))]
+    for run in dead:
+        instance.report_run_failed(run, "its process was killed; run the same command again")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return len(dead)
+
+
+def _execute(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, first: int, total: int
+) -> Outcome:
+    started_s = time.monotonic()
+    shown = {"assets": list(step.assets), "partition": step.partition or ""}
+    config = {"loggers": {"progress": {"config": {**shown, "first": first, "total": total}}}}
+    result = definitions.resolve_job_def(step.job).execute_in_process(
+        instance=instance,
+        run_config=config,
+        partition_key=step.partition,
+        asset_selection=[dg.AssetKey(name) for name in step.assets],
+        tags={_PROCESS_TAG: _this_process()},
+        raise_on_error=False,
+    )
+    elapsed_s = time.monotonic() - started_s
+    if result.success:
+        versions, reused = _materializations(result)
+        return Outcome(
+            step=step,
+            status="done",
+            run_id=result.run_id,
+            elapsed_s=elapsed_s,
+            data_versions=versions,
+            reused=reused,
+        )
+    failed = [event for event in result.all_events if event.is_step_failure]
+    return Outcome(
+        step=step,
+        status="failed",
+        problem=f"{failed[0].step_key}: {failure_text(failed[0])}" if failed else "it was stopped",
+        is_stopped=not failed or is_interruption(failed[0]),
+        run_id=result.run_id,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _materializations(
+    result: dg.ExecuteInProcessResult,
+) -> tuple[dict[str, str], dict[str, bool]]:
+    versions, reused = {}, {}
+    for event in result.get_asset_materialization_events():
+        made = event.step_materialization_data.materialization
+        name = made.asset_key.to_user_string()
+        versions[name] = (made.tags or {})["dagster/data_version"]
+        reused[name] = bool(made.metadata["reused"].value)
+    return versions, reused
+
+
+def _this_process() -> str:
+    return f"{os.getpid()} {psutil.Process().create_time():.0f} {socket.gethostname()}"
+
+
+def _is_dead(process: str | None) -> bool:
+    """Whether a run of this module was made by a process of this host that is gone."""
+    if process is None:
+        return False
+    pid, created, host = process.split(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" != created
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,92 @@
+"""What a home needs before Dagster runs in it: configuration files and registered corpora.
+
+``python -m pipelines.home`` prepares ``STEMS_HOME`` (``make dev`` does so).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from ml.settings import Settings
+
+TEMPLATES = Path(__file__).parent
+_FLAC = "  payload: flac"
+_PCM16 = "  payload: pcm16"
+
+
+def install_home(settings: "Settings", *, is_demo: bool = False) -> list[Path]:
+    """Put ``config.yaml`` and ``dagster/dagster.yaml`` where they are missing.
+
+    Args:
+        settings: of the home.
+        is_demo: store training audio uncompressed: twice the size, faster to read.
+
+    Returns:
+        The files that were written.
+    """
+    from ml.artifacts import write_aside
+
+    layout = settings.layout
+    config = (TEMPLATES / "config.yaml").read_text(encoding="utf-8")
+    if is_demo:
+        config = config.replace(_FLAC, _PCM16)
+    texts = {
+        layout.config_path: config,
+        layout.dagster_home / "dagster.yaml": (TEMPLATES / "dagster.yaml").read_text("utf-8"),
+    }
+    missing = {path: text for path, text in texts.items() if not path.exists()}
+    for path, text in missing.items():
+        with write_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return list(missing)
+
+
+def open_instance(settings: "Settings") -> "dg.DagsterInstance":
+    """The home's Dagster instance, with the corpora of the settings as partitions.
+
+    For runs in this process: output goes to the terminal as it is (Dagster would redirect it to
+    files and follow them, which no progress bar survives); events are recorded as always.
+    """
+    import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
+
+    no_capture = {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+    folder = str(settings.layout.dagster_home)
+    reference = InstanceRef.from_dir(folder, overrides={"compute_logs": no_capture})
+    instance = dg.DagsterInstance.from_ref(reference)
+    if missing := missing_corpora(settings, instance):
+        instance.add_dynamic_partitions("corpus", missing)
+    return instance
+
+
+def missing_corpora(settings: "Settings", instance: "dg.DagsterInstance") -> list[str]:
+    """Corpora of the settings that are no partition yet, in the order of the settings."""
+    registered = set(instance.get_dynamic_partitions("corpus"))
+    return [name for name in settings.corpora if name not in registered]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare a home; returns the exit code."""
+    from ml.settings import SettingsError, load_settings
+
+    parser = argparse.ArgumentParser(prog="python -m pipelines.home", description=__doc__)
+    parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
+    args = parser.parse_args(arguments)
+    try:
+        install_home(load_settings(args.home))
+        with open_instance(load_settings(args.home)):
+            return 0
+    except SettingsError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

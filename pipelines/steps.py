@@ -1,0 +1,47 @@
+"""The steps that the demo and single corpora are made of, and running them in a home."""
+
+from collections.abc import Iterable, Sequence
+
+from assets_def.resources import StemsHome
+from pipelines.build import build_definitions
+from pipelines.execute import Outcome, Step, execute_steps
+from pipelines.home import open_instance
+
+TRAIN = "train_model"
+"""Name of the training step."""
+
+
+def prepare_step(name: str, *, has_shards: bool) -> Step:
+    """Scan a corpus and encode its labels; make shards of it if it is trained on."""
+    shards = ("stem_shards",) if has_shards else ()
+    assets = ("corpus_tracks", "label_embeddings", *shards)
+    return Step(job="prepare_corpus", assets=assets, partition=name)
+
+
+def train_step(trained_on: Iterable[str]) -> Step:
+    """Both phases, on corpora that are prepared before."""
+    needs = tuple(f"prepare_corpus {name}" for name in trained_on)
+    return Step(job=TRAIN, assets=("contrastive_encoder", "stem_jepa"), needs=needs)
+
+
+def evaluate_step(name: str, *, needs: Iterable[str] = (), has_scores: bool = True) -> Step:
+    """Embed a corpus that was prepared, and score retrieval on it."""
+    job = "evaluate_retrieval" if has_scores else "embed_corpus"
+    assets = ("stem_embeddings", *(("retrieval_scores",) if has_scores else ()))
+    return Step(job=job, assets=assets, partition=name, needs=tuple(needs))
+
+
+def report_step(*, needs: Iterable[str] = ()) -> Step:
+    """Point queries at the champion, and write the report."""
+    return Step(job="write_report", assets=("champion", "report"), needs=tuple(needs))
+
+
+def execute_in_home(home: StemsHome, steps: Sequence[Step]) -> list[Outcome]:
+    """Run steps in the Dagster instance of a home, which must have been installed.
+
+    Raises:
+        ml.settings.SettingsError: settings are wrong.
+    """
+    definitions = build_definitions(home=home)
+    with open_instance(home.settings()) as instance:
+        return execute_steps(definitions, instance, steps)

@@ -1,0 +1,33 @@
+import base64
+
+from assets_def.score_table import score_markdown, score_metadata
+
+
+def row(model: str, metric: str, value: float | None, low: float | None = None):
+    high = None if low is None else 40.0
+    shown = {"value": value, "low": low, "high": high, "chance": 3.4}
+    return {"model": model, "metric": metric, **shown}
+
+
+ROWS = [
+    row("film", "recall@1", 12.34),
+    row("film", "recall@10", 35.0, 30.0),
+    row("spectrum", "recall@10", 20.0, 10.0),
+]
+
+
+def test_table_has_a_line_for_each_model_and_for_chance():
+    assert score_markdown(ROWS).splitlines() == [
+        "| model | recall@1 | recall@10 |",
+        "|---|---|---|",
+        "| film | 12.3 | 35.0 (30.0–40.0) |",
+        "| spectrum | – | 20.0 (10.0–40.0) |",
+        "| *chance* | 3.4 | 3.4 |",
+    ]
+
+
+def test_plot_is_a_picture_in_the_page():
+    shown = score_metadata(ROWS)
+    assert shown["film/recall@10"] == 35.0
+    encoded = shown["plot"].value.partition("base64,")[2].rstrip(")")
+    assert base64.b64decode(encoded).startswith(b"\x89PNG")

@@ -1,0 +1,161 @@
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets_def.assets.retrieval import REPORT_FORMAT
+from assets_def.assets.training import CHECKPOINT_FORMAT, TrainConfig
+from assets_def.resources import StemsHome
+from ml.settings import SettingsError
+from pipelines.build import build_definitions
+from pipelines.jobs import all_jobs
+
+GRAPH = {
+    "corpus_tracks": ("corpus", set()),
+    "label_embeddings": ("corpus", {"corpus_tracks"}),
+    "stem_shards": ("shards", {"corpus_tracks", "label_embeddings"}),
+    "contrastive_encoder": ("training", {"stem_shards"}),
+    "stem_jepa": ("training", {"stem_shards", "contrastive_encoder"}),
+    "stem_embeddings": (
+        "embeddings",
+        {"corpus_tracks", "label_embeddings", "contrastive_encoder", "stem_jepa"},
+    ),
+    "champion": ("embeddings", {"stem_jepa", "stem_embeddings"}),
+    "retrieval_scores": ("evaluation", {"stem_embeddings"}),
+    "report": ("evaluation", {"contrastive_encoder", "stem_jepa", "retrieval_scores"}),
+}
+BY_CORPUS = {
+    "corpus_tracks",
+    "label_embeddings",
+    "stem_shards",
+    "stem_embeddings",
+    "retrieval_scores",
+}
+JOBS = {
+    "prepare_corpus": {"corpus_tracks", "label_embeddings", "stem_shards"},
+    "train_model": {"contrastive_encoder", "stem_jepa"},
+    "embed_corpus": {"stem_embeddings"},
+    "evaluate_retrieval": {"stem_embeddings", "retrieval_scores"},
+    "write_report": {"champion", "report"},
+}
+CHECKS = {
+    ("stem_shards", "no_silent_targets", True),
+    ("stem_shards", "no_track_in_two_splits", True),
+    ("contrastive_encoder", "loss_is_finite", True),
+    ("stem_jepa", "loss_is_finite", True),
+    ("stem_embeddings", "embeddings_are_not_collapsed", True),
+    ("retrieval_scores", "retrieval_is_above_chance", False),
+}
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> dg.Definitions:
+    return build_definitions(home=StemsHome(home=str(tmp_path)))
+
+
+def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def test_graph_is_the_drawing_of_the_design(definitions: dg.Definitions):
+    found = {
+        name: (spec.group_name, {dep.asset_key.to_user_string() for dep in spec.deps})
+        for name, spec in specs(definitions).items()
+    }
+    assert found == GRAPH  # an external asset (a misspelt dependency) would be one too many
+    graph = definitions.resolve_asset_graph()
+    assert not [node.key for node in graph.asset_nodes if node.is_external]
+
+
+def test_partitions_are_corpora(definitions: dg.Definitions):
+    partitioned = {
+        name for name, spec in specs(definitions).items() if spec.partitions_def is not None
+    }
+    assert partitioned == BY_CORPUS
+
+
+def test_assets_say_what_they_are(definitions: dg.Definitions):
+    for name, spec in specs(definitions).items():
+        assert spec.description, name
+        assert spec.kinds, name
+        assert spec.owners, name
+        assert spec.code_version, name
+
+
+def test_code_versions_are_the_formats():
+    from ml.models.stem_jepa import FORMAT_VERSION as CHECKPOINTS
+    from ml.reports.report import FORMAT_VERSION as REPORTS
+
+    assert str(CHECKPOINTS) == CHECKPOINT_FORMAT
+    assert str(REPORTS) == REPORT_FORMAT
+
+
+def test_jobs(definitions: dg.Definitions):
+    graph = definitions.resolve_asset_graph()
+    found = {}
+    for job in all_jobs:
+        assert job.description
+        found[job.name] = {key.to_user_string() for key in job.selection.resolve(graph)}
+        assert definitions.resolve_job_def(job.name).name == job.name
+    assert found == JOBS
+
+
+def test_schedules_and_sensors(definitions: dg.Definitions):
+    (schedule,) = definitions.schedules or []
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    (sensor,) = definitions.sensors or []
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_checks(definitions: dg.Definitions):
+    found = {
+        (spec.asset_key.to_user_string(), spec.name, spec.blocking)
+        for checks in definitions.asset_checks or []
+        for spec in checks.check_specs
+    }
+    assert found == CHECKS
+
+
+def test_training_depends_on_the_corpora_it_is_told(tmp_path: Path):
+    overrides = {"training": {"corpora": ["demo-plain"]}}
+    built = build_definitions(home=StemsHome(home=str(tmp_path), overrides=overrides))
+    (dep,) = (d for d in specs(built)["stem_jepa"].deps if d.asset_key.path == ["stem_shards"])
+    assert dep.partition_mapping == dg.SpecificPartitionsPartitionMapping(("demo-plain",))
+
+
+@pytest.mark.parametrize(("named", "said"), [(["elsewhere"], "'elsewhere'"), ([], "is empty")])
+def test_unknown_training_corpus_is_refused(tmp_path: Path, named: list[str], said: str):
+    home = StemsHome(home=str(tmp_path), overrides={"training": {"corpora": named}})
+    with pytest.raises(SettingsError, match=said):
+        build_definitions(home=home)
+
+
+def test_launchpad_shows_a_handful_of_fields():
+    assert set(TrainConfig.model_fields) == {"size", "seed", "steps", "overrides"}
+    assert all(field.description for field in TrainConfig.model_fields.values())
+
+
+def test_launchpad_wins_over_settings(tmp_path: Path):
+    overrides = {"training": {"seed": 3, "overrides": {"steps": 10, "batch_size": 4}}}
+    home = StemsHome(home=str(tmp_path), overrides=overrides)
+    assert TrainConfig().settings(home).model_dump() == home.settings().model_dump()
+    training = TrainConfig(size="small", steps=5).settings(home).training
+    assert (training.size, training.seed) == ("small", 3)
+    assert training.overrides == {"steps": 5, "batch_size": 4}
+    with pytest.raises(SettingsError, match="enormous"):
+        TrainConfig(size="enormous").settings(home)
+
+
+def test_sensor_registers_corpora_once(tmp_path: Path, definitions: dg.Definitions):
+    sensor = definitions.resolve_sensor_def("corpora_of_settings")
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(
+            instance=instance, resources={"home": StemsHome(home=str(tmp_path))}
+        )
+        data = sensor.evaluate_tick(context)
+        assert not data.run_requests
+        (request,) = data.dynamic_partitions_requests or []
+        assert request.partition_keys == ["demo", "demo-plain", "demo-swapped"]
+        instance.add_dynamic_partitions("corpus", list(request.partition_keys))
+        assert not sensor.evaluate_tick(context).dynamic_partitions_requests

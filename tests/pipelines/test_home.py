@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import yaml
+
+from ml.cli.config_file import add_corpus
+from ml.settings import Settings, load_settings
+from pipelines.home import TEMPLATES, install_home, open_instance
+
+
+def defaults(home: Path) -> dict:
+    values = Settings(home=home).model_dump(mode="json", exclude={"home"})
+    for corpus in values["corpora"].values():
+        assert corpus.pop("options") == {}
+    return values
+
+
+def test_template_says_the_defaults(tmp_path: Path, monkeypatch):
+    for name in ("STEMS_TRAINING__SEED", "STEMS_TRACKING__URI"):
+        monkeypatch.delenv(name, raising=False)
+    written = yaml.safe_load((TEMPLATES / "config.yaml").read_text())
+    assert written == defaults(tmp_path)
+
+
+def test_installed_template_changes_nothing(tmp_path: Path):
+    before = load_settings(tmp_path)
+    written = install_home(before)
+    assert {path.name for path in written} == {"config.yaml", "dagster.yaml"}
+    assert load_settings(tmp_path).model_dump() == before.model_dump()
+
+
+def test_nothing_of_the_user_is_overwritten(tmp_path: Path):
+    settings = load_settings(tmp_path)
+    (tmp_path / "config.yaml").write_text("training: {seed: 7}\n")
+    assert {path.name for path in install_home(settings)} == {"dagster.yaml"}
+    assert load_settings(tmp_path).training.seed == 7
+
+
+def test_demo_stores_audio_that_is_fast_to_read(tmp_path: Path):
+    install_home(load_settings(tmp_path), is_demo=True)
+    assert load_settings(tmp_path).shards.payload == "pcm16"
+
+
+def test_corpus_can_be_added_to_the_template(tmp_path: Path):
+    install_home(load_settings(tmp_path))
+    add_corpus(load_settings(tmp_path), "mine", kind="folder", root=tmp_path / "x", options={})
+    assert list(load_settings(tmp_path).corpora) == ["demo", "demo-plain", "demo-swapped", "mine"]
+
+
+def test_instance_knows_the_corpora_and_sends_no_telemetry(tmp_path: Path):
+    settings = load_settings(tmp_path)
+    install_home(settings)
+    for _ in range(2):
+        with open_instance(settings) as instance:
+            assert instance.get_dynamic_partitions("corpus") == list(settings.corpora)
+            assert not instance.telemetry_enabled
+            assert instance.root_directory == str(settings.layout.dagster_home)

@@ -1,0 +1,87 @@
+"""The chain at tiny size on a 6-song corpus: songs to report, then once more without work.
+
+One test of about 30 s, not marked slow: nothing else shows that the steps fit together.
+"""
+
+import shlex
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets_def.resources import StemsHome
+from ml.cli.main import main as stems
+from ml.retrieval.champion import read_champion
+from ml.retrieval.score_files import read_scores
+from pipelines import demo
+from pipelines.home import open_instance
+from pipelines.steps import execute_in_home
+
+CONFIG = """
+training:
+  overrides: {batch_size: 4, model.encoder.layers: 1}
+evaluation:
+  bootstrap_resamples: 100
+"""
+CHOSEN = ["--songs", "4", "--heldout", "2", "--steps", "2", "--workers", "1"]
+MODELS = {"film-nce", "film", "contrastive", "untrained", "spectrum"}
+
+
+def test_demo_from_songs_to_report_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    assert demo.main(["--home", str(tmp_path), *CHOSEN]) == 0
+    said = capsys.readouterr().out
+    overrides = demo.chosen_settings(demo.get_parser().parse_args(CHOSEN))
+    home = StemsHome(home=str(tmp_path), overrides=overrides, workers=1)
+    check_scores(home)
+    check_report(home, said)
+    check_shown_query(said, capsys)
+    check_second_run(home)
+
+
+def check_scores(home: StemsHome):
+    """Every model is scored on every corpus; the first preset answers queries."""
+    scores = read_scores(home.layout, evaluation="retrieval")
+    assert {(row["corpus"], row["model"]) for row in scores} == {
+        (corpus, model) for corpus in demo.CORPORA for model in MODELS
+    }
+    assert read_champion(home.layout).checkpoint.startswith("runs/film-nce-tiny-")
+
+
+def check_report(home: StemsHome, said: str):
+    """The page is where the demo says, and names what was trained."""
+    path = home.layout.reports / "index.html"
+    assert str(path) in said
+    page = path.read_text()
+    assert all(model in page for model in MODELS)
+
+
+def check_shown_query(said: str, capsys: pytest.CaptureFixture[str]):
+    """The query that is ready to paste works."""
+    (line,) = (line for line in said.splitlines() if " query " in line)
+    program, *arguments = shlex.split(line)
+    assert Path(program).name == "stems"
+    assert stems([*arguments, "-k", "3"]) == 0
+    answer = capsys.readouterr().out.splitlines()
+    assert len(answer) == 4  # heading and three stems
+
+
+def check_second_run(home: StemsHome):
+    """Everything is up to date, and every version is the one recorded the first time."""
+    outcomes = execute_in_home(home, demo.demo_steps(home.settings()))
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert all(reused for outcome in outcomes for reused in outcome.reused.values())
+    with open_instance(home.settings()) as instance:
+        for outcome in outcomes:
+            for name, version in outcome.data_versions.items():
+                assert recorded_versions(instance, name, outcome.step.partition) == [version] * 2
+
+
+def recorded_versions(instance: dg.DagsterInstance, asset: str, partition: str | None) -> list[str]:
+    """Data versions of all materializations of an asset, for one corpus if it is partitioned."""
+    chosen = dg.AssetRecordsFilter(
+        asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None
+    )
+    records = instance.fetch_materializations(chosen, limit=10).records
+    made = [record.asset_materialization for record in records]
+    return [(one.tags or {})["dagster/data_version"] for one in made if one]
