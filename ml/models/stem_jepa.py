@@ -44,11 +44,19 @@ class StemJepaConfig:
     """Length of a training chunk, in seconds; longer audio is embedded chunk by chunk."""
     target_norm: Literal["standardise", "centre"] = "standardise"
     """How target patches are normalised before the cosine. ``standardise``: LayerNorm without
-    affine (predecessor). ``centre``: minus their running mean. Differs: LayerNorm then cosine
-    does not remove the large component that all audio shares, centring does."""
+    affine (predecessor). ``centre``: minus the running mean at their place. Differs: LayerNorm then
+    cosine does not remove the large component that all audio shares, nor the one that all patches
+    of a place share (90 % and 4 % of the power of a trained encoder); centring removes both."""
     is_centred: bool = False
     """Phase 1: subtract each side's mean over the batch before the cosine. Differs: uncentred
     embeddings of all audio point the same way and the loss stays at chance for long."""
+
+    @property
+    def patch_grid(self) -> tuple[int, int, int]:
+        """Shape of a chunk's patches: (freq_patch, time_patch, dim)."""
+        frames = round(self.chunk_s * self.log_mel.rate_hz) // self.log_mel.hop_samples
+        encoder = self.encoder
+        return encoder.mel_bins // encoder.patch, -(-frames // encoder.patch), encoder.dim
 
     @property
     def phase(self) -> Literal["contrastive", "jepa"]:
@@ -59,8 +67,9 @@ class StemJepaConfig:
 class StemJepa(nn.Module):
     """Encoder, and in phase 2 target encoder and predictor, with the running means they need.
 
-    Buffers: ``context_mean``, ``target_mean`` (dim,): running means over training batches of the
-    pooled embeddings of each side; ``spectrum_mean`` (2 · mel_bin,): see ``spectrum_vectors``.
+    Buffers, running means over training batches: ``context_mean`` (dim,), pooled embeddings of
+    mixes; ``target_mean`` (freq_patch, time_patch, dim), patches of stems by their place;
+    ``spectrum_mean`` (2 · mel_bin,), see ``spectrum_vectors``.
     """
 
     context_mean: Tensor
@@ -78,8 +87,8 @@ class StemJepa(nn.Module):
         self.target_encoder = None if config.predictor is None else copy.deepcopy(self.encoder)
         if self.target_encoder is not None:
             self.target_encoder.requires_grad_(False)
-        for name in ("context_mean", "target_mean"):
-            self.register_buffer(name, torch.zeros(config.encoder.dim))
+        self.register_buffer("context_mean", torch.zeros(config.encoder.dim))
+        self.register_buffer("target_mean", torch.zeros(config.patch_grid))
         self.register_buffer("mean_updates", torch.zeros(()))
         self.register_buffer("spectrum_mean", torch.zeros(2 * config.log_mel.mel_bins))
 
@@ -136,28 +145,54 @@ class StemJepa(nn.Module):
     # Training.
 
     def target_patches(self, mel: Tensor) -> Tensor:
-        """Target patches of phase 2, before normalisation: (batch, patch, dim), no gradient."""
+        """Target patches of phase 2 before normalisation, without gradient.
+
+        Args:
+            mel: (batch, mel_bin, frame).
+
+        Returns:
+            (batch, freq_patch, time_patch, dim).
+        """
         assert self.target_encoder is not None
         with torch.no_grad():
-            return self.target_encoder(mel).flatten(1, 2)
+            return self.target_encoder(mel)
 
     def normalise_target(self, patches: Tensor) -> Tensor:
-        """N of the loss and of the gallery, before the L2 norm: (batch, patch, dim) float32."""
+        """N of the loss and of the gallery, before the L2 norm.
+
+        Args:
+            patches: (batch, freq_patch, time_patch, dim).
+
+        Returns:
+            (batch, patch, dim) float32.
+        """
         patches = patches.float()
-        if self.config.target_norm == "centre":
-            return patches - self.target_mean
-        return F.layer_norm(patches, patches.shape[-1:])
+        if self.config.target_norm == "standardise":
+            return F.layer_norm(patches, patches.shape[-1:]).flatten(1, 2)
+        return (patches - self._target_mean(patches.shape[2])).flatten(1, 2)
+
+    def _target_mean(self, time_patches: int) -> Tensor:
+        """``target_mean`` truncated, or continued by its mean over time, to a length."""
+        mean = self.target_mean[:, :time_patches]
+        if (missing := time_patches - mean.shape[1]) > 0:
+            beyond = self.target_mean.mean(1, keepdim=True).expand(-1, missing, -1)
+            mean = torch.cat([mean, beyond], dim=1)
+        return mean
 
     @torch.no_grad()
     def update_means(self, *, target: Tensor, context: Tensor | None = None) -> None:
-        """Move the running means towards the means of a batch; all rows (…, dim), detached.
+        """Move the running means towards the means of a batch.
 
         The first updates average all batches seen so far, later ones forget with momentum 0.99.
+
+        Args:
+            target: (batch, freq_patch, time_patch, dim), patches of stems.
+            context: (batch, dim), pooled embeddings of mixes; None: their mean stays.
         """
         momentum = torch.clamp(self.mean_updates / (self.mean_updates + 1), max=_MEAN_MOMENTUM)
-        for buffer, rows in ((self.context_mean, context), (self.target_mean, target)):
-            if rows is not None:
-                buffer.lerp_(rows.float().flatten(0, -2).mean(0), 1 - momentum)
+        self.target_mean.lerp_(target.float().mean(0), 1 - momentum)
+        if context is not None:
+            self.context_mean.lerp_(context.float().mean(0), 1 - momentum)
         self.mean_updates += 1
 
     # Embedding.
@@ -174,7 +209,7 @@ class StemJepa(nn.Module):
             pooled embedding minus ``target_mean``.
         """
         if self.target_encoder is None:
-            return self._pooled(mel) - self.target_mean
+            return self._pooled(mel) - self.target_mean.mean((0, 1))
         patches = self.normalise_target(self.target_patches(mel))
         return F.normalize(patches, dim=-1).mean(1)
 

@@ -29,7 +29,7 @@ from ml.artifacts import (
     read_manifest,
 )
 from ml.corpora.corpus import CorpusError
-from ml.device import Precision
+from ml.device import Precision, keep_freed_memory
 from ml.models.stem_jepa import MIN_ACTIVE_S
 from ml.progress import progress
 from ml.retrieval.conditions import CONDITIONINGS, Conditions, conditions_of
@@ -60,7 +60,7 @@ def embed_corpus(
     splits: Sequence[str] | None = None,
     device: str = "cpu",
     batch_chunks: int = 64,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16",
 ) -> list[Artifact]:
     """Embeddings of a corpus by each model; what is up to date is not computed again.
 
@@ -90,6 +90,7 @@ def embed_corpus(
         expected = ", ".join(CONDITIONINGS)
         raise ValueError(f"conditioning is {conditioning!r}; expected one of: {expected}")
     _check_encoders(name, models, layout, label_vectors)
+    keep_freed_memory()
     source = open_source(name, layout, splits, precision=precision)
     made = {m.model_id: _made_before(source, m, layout) for m in models}
     stale = {m.model_id: m for m in models if conditioning not in made[m.model_id]}

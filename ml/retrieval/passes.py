@@ -49,7 +49,7 @@ class EmbeddingPass:
         *,
         device: torch.device,
         batch_chunks: int = 64,
-        precision: Precision = "fp32",
+        precision: Precision = "bf16",
     ):
         for model in models:
             if isinstance(model, nn.Module):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from ml.artifacts import ArtifactError
 from ml.shards.index import WAV_HEADER_BYTES, IndexedSegment, IndexedStem, ShardIndex
@@ -44,6 +43,8 @@ class ShardMembers:
             found = os.preadv(self._handle(shard, segment.key), [inside.data], offset)
             self._check_size(shard, segment.key, offset, found, inside.nbytes)
             return
+        import soundfile  # a box that trains from PCM16 does without
+
         data = self.read(shard, segment.key, stem.offset, stem.size)
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:

@@ -32,10 +32,11 @@ class ContrastivePhase(nn.Module):
 
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of a batch; one encoder for both sides, gradients through both."""
-        patches = self.model.encoder(torch.cat([batch.context, batch.target])).flatten(1, 2)
-        context, target = patches.float().mean(1).chunk(2)  # each (batch, dim)
+        # (2 batch, freq_patch, time_patch, dim)
+        patches = self.model.encoder(torch.cat([batch.context, batch.target])).float()
+        context, target = patches.mean((1, 2)).chunk(2)  # each (batch, dim)
         if self.training:
-            self._seen = context.detach(), target.detach()
+            self._seen = context.detach(), patches.detach().chunk(2)[1]
         if self.model.config.is_centred:
             context, target = centre(context), centre(target)
         loss = nt_xent(context, target, self.temperature, tracks=batch.tracks)

@@ -46,6 +46,8 @@ from ml.training.tracking import (
 )
 
 _log = logging.getLogger(__name__)
+ALGORITHM_VERSION = 1
+"""Part of a run's identity; raised when the same configuration gives other weights."""
 UNTRAINED = "untrained"
 CONTRASTIVE = "contrastive"
 
@@ -96,6 +98,7 @@ def train_preset(
     )
     phase_1 = _phase_1(layout) if config.needs_phase_1 else None
     identity = {
+        "algorithm": ALGORITHM_VERSION,
         "config": config,
         "shards": pairs.fingerprints,
         "phase_1": None if phase_1 is None else _manifest(phase_1)["model_id"],

@@ -48,7 +48,7 @@ def measure_statistics(model: StemJepa, batches: Iterable[PairBatch]) -> None:
     spectra = []
     for mix, target in sides:
         mels = log_mel(mix), log_mel(target)
-        context, targets = (model.encoder(mel).flatten(1, 2) for mel in mels)
-        model.update_means(context=context, target=targets)
+        context, target_patches = (model.encoder(mel) for mel in mels)
+        model.update_means(context=context.mean((1, 2)), target=target_patches)
         spectra.append(spectrum_vectors(mels[1]))
     model.spectrum_mean.copy_(torch.cat(spectra).mean(0))
