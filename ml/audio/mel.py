@@ -139,3 +139,15 @@ class LogMel(nn.Module):
         for buffer in (self.floor, self.mean, self.deviation):
             digest.update(buffer.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def spectrum_vectors(mel: Tensor) -> Tensor:
+    """The spectrum embedding: what needs no learning.
+
+    Args:
+        mel: (batch, mel_bin, frame), standardised.
+
+    Returns:
+        (batch, 2 · mel_bin): mean, then deviation over frames, per bin.
+    """
+    return torch.cat([mel.mean(-1), mel.std(-1, correction=0)], dim=-1)

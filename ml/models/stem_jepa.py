@@ -7,7 +7,6 @@ model of phase 1, with one it is the JEPA of phase 2.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ml.artifacts import ArtifactError, dataclass_from, read_json, read_manifest
-from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
+from ml.artifacts import ArtifactError, read_json, read_manifest
+from ml.audio.activity import ActivityConfig, active_intervals
+from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.audio.mel import LogMel, LogMelConfig
 from ml.corpora.taxonomy import FOUR_CLASSES, four_class
 from ml.models.predictor import PredictorConfig, build_predictor
 from ml.models.vit import ViTConfig, ViTEncoder
+from ml.plain import dataclass_from
 
 FORMAT_VERSION = 1
-MIN_ACTIVE_S = 0.25
-"""A chunk takes part in an embedding when at least this much of it sounds."""
 _MEAN_MOMENTUM = 0.99
 
 
@@ -69,7 +68,7 @@ class StemJepa(nn.Module):
 
     Buffers, running means over training batches: ``context_mean`` (dim,), pooled embeddings of
     mixes; ``target_mean`` (freq_patch, time_patch, dim), patches of stems by their place;
-    ``spectrum_mean`` (2 · mel_bin,), see ``spectrum_vectors``.
+    ``spectrum_mean`` (2 · mel_bin,), see ``ml.audio.mel``.
     """
 
     context_mean: Tensor
@@ -292,39 +291,14 @@ class StemJepa(nn.Module):
             raise ValueError(f"waveform has shape {samples.shape}, expected (samples,)")
         intervals = active_intervals(samples, self.rate_hz, ActivityConfig())
         size = round(self.chunk_s * self.rate_hz)
-        chunks = [
-            samples[start : start + size]
-            for start in chunk_starts(len(samples), size)
-            if active_seconds(intervals, start / self.rate_hz, (start + size) / self.rate_hz)
-            >= MIN_ACTIVE_S
-        ]
-        if not chunks:
+        starts = active_starts(intervals, len(samples), size, self.rate_hz)
+        if not starts:
             raise ValueError(
                 f"the waveform ({len(samples) / self.rate_hz:.2f} s) is silent or too short; "
                 f"expected at least {MIN_ACTIVE_S} s of sound at {self.rate_hz} Hz"
             )
-        return [torch.from_numpy(chunk).to(self.target_mean.device) for chunk in chunks]
-
-
-def chunk_starts(samples: int, chunk_samples: int) -> Sequence[int]:
-    """Where consecutive chunks of a waveform start; the last one is aligned to the end.
-
-    A waveform shorter than a chunk is one (short) chunk.
-    """
-    last = max(0, samples - chunk_samples)
-    return [*range(0, last, chunk_samples), last]
-
-
-def spectrum_vectors(mel: Tensor) -> Tensor:
-    """The spectrum embedding: what needs no learning.
-
-    Args:
-        mel: (batch, mel_bin, frame), standardised.
-
-    Returns:
-        (batch, 2 · mel_bin): mean, then deviation over frames, per bin.
-    """
-    return torch.cat([mel.mean(-1), mel.std(-1, correction=0)], dim=-1)
+        chunks = [torch.from_numpy(samples[start : start + size]) for start in starts]
+        return [chunk.to(self.target_mean.device) for chunk in chunks]
 
 
 def load_model(path: str | Path, device: str = "cpu") -> StemJepa:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ml.models.stem_jepa import StemJepa, load_model, spectrum_vectors
+from ml.audio.mel import spectrum_vectors
+from ml.models.stem_jepa import StemJepa, load_model
 
 if TYPE_CHECKING:
     from ml.artifacts import DataLayout

@@ -24,13 +24,13 @@ from ml.artifacts import (
     DataLayout,
     find_current,
     finish,
-    jsonable,
     lock,
     read_manifest,
 )
+from ml.audio.chunks import MIN_ACTIVE_S
 from ml.corpora.corpus import CorpusError
 from ml.device import Precision, keep_freed_memory
-from ml.models.stem_jepa import MIN_ACTIVE_S
+from ml.plain import jsonable
 from ml.progress import progress
 from ml.retrieval.conditions import CONDITIONINGS, Conditions, conditions_of
 from ml.retrieval.embedding_files import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ml.artifacts import DataLayout, read_manifest
+from ml.audio.chunks import MIN_ACTIVE_S
 from ml.corpora.corpus import CorpusError, Track
-from ml.models.stem_jepa import MIN_ACTIVE_S
 from ml.retrieval.embedding_files import StemRow
 from ml.retrieval.mixes import ACTIVITY
 

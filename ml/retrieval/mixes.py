@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
+from ml.audio.activity import ActivityConfig, active_intervals
 from ml.audio.files import read_stem
 from ml.corpora.corpus import Track
-from ml.models.stem_jepa import MIN_ACTIVE_S, chunk_starts
 
 ACTIVITY = ActivityConfig()
 _TRACKS_AHEAD = 2
@@ -76,25 +75,6 @@ def read_track(track: Track, rate_hz: int) -> TrackAudio:
 def read_tracks(tracks: Iterable[Track], rate_hz: int) -> Iterator[TrackAudio]:
     """Decode tracks in order, the next ones in a thread while the caller works on one."""
     yield from _ahead(lambda track: read_track(track, rate_hz), tracks)
-
-
-def active_starts(
-    intervals: Sequence[tuple[float, float]], samples: int, chunk_samples: int, rate_hz: int
-) -> list[int]:
-    """First samples of the consecutive chunks that sound for at least ``MIN_ACTIVE_S``.
-
-    Args:
-        intervals: when the waveform sounds, in seconds.
-        samples: length of the waveform.
-        chunk_samples: length of a chunk; a shorter waveform is one short chunk.
-        rate_hz: sample rate.
-    """
-    return [
-        start
-        for start in chunk_starts(samples, chunk_samples)
-        if active_seconds(intervals, start / rate_hz, (start + chunk_samples) / rate_hz)
-        >= MIN_ACTIVE_S
-    ]
 
 
 def _ahead(function: Callable[[Track], TrackAudio], items: Iterable[Track]) -> Iterator[TrackAudio]:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ml.audio.chunks import active_starts
 from ml.device import Precision, autocast
 from ml.retrieval.conditions import Conditions
 from ml.retrieval.embedding_model import EmbeddingModel
-from ml.retrieval.mixes import TrackAudio, active_starts
+from ml.retrieval.mixes import TrackAudio
 
 
 @dataclass(kw_only=True)

@@ -13,14 +13,14 @@ import torch
 
 from ml.artifacts import ArtifactError
 from ml.audio.activity import active_intervals
+from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.corpora.corpus import MUSIC
 from ml.corpora.taxonomy import FOUR_CLASSES, four_class
 from ml.models.label_encoders import LabelEncoder, build_label_encoder
-from ml.models.stem_jepa import MIN_ACTIVE_S
 from ml.retrieval.embedding_model import EmbeddingModel, check_label_encoder
 from ml.retrieval.metrics import unit_rows
 from ml.retrieval.mix_input import Mix, read_mix
-from ml.retrieval.mixes import ACTIVITY, active_starts
+from ml.retrieval.mixes import ACTIVITY
 from ml.retrieval.search import StemTables
 
 MIN_MIX_S = 1.0

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ml.artifacts import ArtifactError, jsonable, read_json, read_manifest, write_aside
+from ml.artifacts import ArtifactError, read_json, read_manifest, write_aside
+from ml.plain import jsonable
 
 FORMAT_VERSION = 1
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from ml.artifacts import jsonable
 from ml.audio.activity import active_intervals, active_seconds
 from ml.audio.files import read_stem
 from ml.corpora.corpus import MUSIC, Stem
 from ml.corpora.taxonomy import FOUR_CLASSES, four_class
+from ml.plain import jsonable
 from ml.shards.chunks import TOLERANCE_S, gives_pair
 from ml.shards.index import FULL_SCALE, Payload
 from ml.shards.plan import PlannedTrack, ShardConfig

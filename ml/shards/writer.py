@@ -26,10 +26,10 @@ from ml.artifacts import (
     DataLayout,
     find_current,
     finish,
-    jsonable,
     lock,
     read_manifest,
 )
+from ml.plain import jsonable
 from ml.progress import progress
 from ml.shards.index import (
     FORMAT_VERSION,

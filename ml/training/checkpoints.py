@@ -18,11 +18,11 @@ from torch import nn
 from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
-    jsonable,
     write_folder_aside,
     write_json,
 )
 from ml.models.stem_jepa import FORMAT_VERSION, StemJepa
+from ml.plain import jsonable
 from ml.training.config import TrainingConfig
 
 STATE_NAME = "training_state.pt"

@@ -23,7 +23,6 @@ from ml.artifacts import (
     ArtifactError,
     DataLayout,
     fingerprint,
-    jsonable,
     lock,
     read_json,
     read_manifest,
@@ -31,6 +30,7 @@ from ml.artifacts import (
 )
 from ml.device import keep_freed_memory
 from ml.models.stem_jepa import FORMAT_VERSION, StemJepa
+from ml.plain import jsonable
 from ml.progress import ProgressBar
 from ml.shards.reader import EmptySplitError, ShardPairs
 from ml.training.checkpoints import load_training_state, load_weights, save_checkpoint
@@ -42,6 +42,7 @@ from ml.training.tracking import (
     MetricsRecord,
     NoTracker,
     RunTracker,
+    flat,
     read_record,
 )
 
@@ -288,14 +289,3 @@ def _valid_batches(folders: list[Path], config: TrainingConfig, loop: LoopConfig
         _log.info("no validation: %s", error)
         return []
     return list(itertools.islice(pairs.batches(), loop.valid_batches))
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration as dotted names, for a tracker's parameters."""
-    result: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result

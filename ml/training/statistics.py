@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import torch
 
-from ml.models.stem_jepa import StemJepa, spectrum_vectors
+from ml.audio.mel import spectrum_vectors
+from ml.models.stem_jepa import StemJepa
 from ml.shards.pairs import PairBatch
 from ml.training.batches import waveforms
 

@@ -199,3 +199,14 @@ def read_record(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested configuration as dotted names, for a tracker's parameters."""
+    result: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

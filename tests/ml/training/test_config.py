@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ml.artifacts import dataclass_from, jsonable
+from ml.plain import dataclass_from, jsonable
 from ml.training.config import PRESETS, TrainingConfig, training_config
 
 

@@ -1,0 +1,54 @@
+"""Configurations as plain JSON types, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+D = TypeVar("D")
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses, paths, tuples and sets as plain JSON types, mappings with sorted keys."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(value[k]) for k in sorted(value, key=str)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(jsonable(v) for v in value)
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    return value
+
+
+def dataclass_from(kind: type[D], values: Mapping[str, Any]) -> D:
+    """A (nested) dataclass from what ``jsonable`` made of it.
+
+    Raises:
+        ValueError: an unknown field; names it and the known ones.
+    """
+    assert is_dataclass(kind)
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(
+            f"{kind.__name__} has no field {', '.join(map(repr, unknown))}; "
+            f"expected some of: {', '.join(sorted(known))}"
+        )
+    hints = get_type_hints(kind)
+    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        inner = [option for option in get_args(hint) if option is not type(None)]
+        return value if value is None or len(inner) > 1 else _typed(inner[0], value)
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return dataclass_from(hint, value)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    return float(value) if hint is float and isinstance(value, int) else value
