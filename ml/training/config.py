@@ -223,8 +223,8 @@ def tiny(preset: str, condition_dim: int) -> TrainingConfig:
         ),
         pairs=PairConfig(chunk_s=4.0),
         optimizer=OptimizerConfig(
-            learning_rate=3e-4 if is_phase_1 else 1e-3,
-            warmup_steps=50 if is_phase_1 else 30,
+            learning_rate=3e-4 if is_phase_1 else 1.5e-3,
+            warmup_steps=50 if is_phase_1 else 40,
             is_decaying_all=False,
             encoder_rate=0.3,
         ),
@@ -232,7 +232,7 @@ def tiny(preset: str, condition_dim: int) -> TrainingConfig:
             preset, ObjectiveConfig(temperature=0.2, ema_start=0.9995, ema_end=0.9995)
         ),
         batch_size=64,
-        steps=700 if is_phase_1 else 300,
+        steps=600 if is_phase_1 else 400,
     )
 
 
