@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -163,12 +164,8 @@ def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None 
         raise SettingsError(
             f"settings are wrong ({config_path}, STEMS_… variables or options): {problems}"
         ) from None
-    except Exception as error:
-        import yaml
-
-        if isinstance(error, yaml.YAMLError):
-            raise SettingsError(f"{config_path} is not YAML: {error}") from None
-        raise
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{config_path} is not YAML: {error}; mend it") from None
 
 
 def _settings_class(config_path: Path) -> type[Settings]:

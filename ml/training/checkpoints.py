@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ml.artifacts import (
     MANIFEST_NAME,
@@ -88,7 +87,31 @@ def load_training_state(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], prefix: str) -> None:
-    """Copy the weights below ``prefix`` into ``module``, strictly."""
-    part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    module.load_state_dict(part)
+@torch.no_grad()
+def start_from_phase_1(model: StemJepa, phase_1: Path) -> None:
+    """Give a phase-2 model the encoder, frontend and running means of a phase-1 checkpoint.
+
+    The target encoder starts as a copy of the encoder (Riou et al., section II-B).
+
+    Raises:
+        ArtifactError: the checkpoint has another shape.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(phase_1 / "model.safetensors")
+    assert model.target_encoder is not None
+    try:
+        for part in (model.encoder, model.target_encoder):
+            part.load_state_dict(_below(weights, "encoder."))
+        model.log_mel.load_state_dict(_below(weights, "log_mel."))
+        for name in ("context_mean", "target_mean", "mean_updates", "spectrum_mean"):
+            getattr(model, name).copy_(weights[name])
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{phase_1} has another shape than this configuration: {error}; train phase 1 at the "
+            "same size first: stems train --preset contrastive"
+        ) from None
+
+
+def _below(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from ml.audio.mel import LogMelConfig
 from ml.device import Precision
+from ml.models.config import StemJepaConfig
 from ml.models.predictor import Conditioning, PredictorConfig
-from ml.models.stem_jepa import StemJepaConfig
 from ml.models.vit import ViTConfig
 from ml.shards.pairs import PairConfig
 

@@ -12,6 +12,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from ml.device import keep_freed_memory
 from ml.models.stem_jepa import FORMAT_VERSION, StemJepa
 from ml.plain import jsonable
 from ml.progress import ProgressBar
+from ml.shards.pairs import PairBatch
 from ml.shards.reader import EmptySplitError, ShardPairs
-from ml.training.checkpoints import load_training_state, load_weights, save_checkpoint
+from ml.training.checkpoints import load_training_state, save_checkpoint, start_from_phase_1
 from ml.training.config import PRESETS, LoopConfig, Size, TrainingConfig, training_config
 from ml.training.loop import TrainState, build_state, train
 from ml.training.statistics import BATCHES, measure_statistics
@@ -104,15 +106,23 @@ def train_preset(
         "shards": pairs.fingerprints,
         "phase_1": None if phase_1 is None else _manifest(phase_1)["model_id"],
     }
-    run = layout.runs / f"{preset}-{size}-{fingerprint(identity)[:12]}"
-    with lock(run / ".lock"):
-        is_reused = (run / "model" / MANIFEST_NAME).is_file()
+    folder = layout.runs / f"{preset}-{size}-{fingerprint(identity)[:12]}"
+    with lock(folder / ".lock"):
+        is_reused = (folder / "model" / MANIFEST_NAME).is_file()
         if not is_reused:
-            _check_resumable(run, identity)
-            _train(run, config, pairs, folders, phase_1, loop, device or torch.device("cpu"),
-                   tracker(run, run.name), dict(tags or {}))  # fmt: skip
-    _point_models(layout, preset, run)
-    return _trained(run, is_reused=is_reused)
+            _check_resumable(folder, identity)
+            run = _Run(
+                folder=folder,
+                config=config,
+                shards=folders,
+                pairs=pairs,
+                phase_1=phase_1,
+                loop=loop,
+                device=device or torch.device("cpu"),
+            )
+            _train(run, tracker(folder, folder.name), dict(tags or {}))
+    _point_models(layout, preset, folder)
+    return _trained(folder, is_reused=is_reused)
 
 
 def read_models(layout: DataLayout) -> dict[str, Path]:
@@ -127,101 +137,104 @@ def read_models(layout: DataLayout) -> dict[str, Path]:
     return {name: layout.home / index[name] for name in (UNTRAINED, *PRESETS) if name in index}
 
 
-def _train(
-    run: Path,
-    config: TrainingConfig,
-    pairs: ShardPairs,
-    folders: list[Path],
-    phase_1: Path | None,
-    loop: LoopConfig,
-    device: torch.device,
-    tracker: RunTracker,
-    tags: dict[str, str],
-) -> None:
-    state = _initial_state(config, pairs, phase_1, device)
-    origin = _origin(config, pairs, phase_1, run)
-    if phase_1 is None and not (run / "initial" / MANIFEST_NAME).is_file():
-        save_checkpoint(run / "initial", state.model, config, origin=origin | {"name": UNTRAINED})
-    if (latest := _latest_checkpoint(run)) is not None:
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What one run is made of."""
+
+    folder: Path
+    config: TrainingConfig
+    shards: list[Path]
+    pairs: ShardPairs
+    phase_1: Path | None
+    loop: LoopConfig
+    device: torch.device
+
+
+def _train(run: _Run, tracker: RunTracker, tags: dict[str, str]) -> None:
+    state = _initial_state(run)
+    origin = _origin(run)
+    if run.phase_1 is None and not (run.folder / "initial" / MANIFEST_NAME).is_file():
+        untrained = origin | {"name": UNTRAINED}
+        save_checkpoint(run.folder / "initial", state.model, run.config, origin=untrained)
+    if (latest := _latest_checkpoint(run.folder)) is not None:
         state.load_state_dict(load_training_state(latest))
-        _log.info("%s: resumed at step %d of %d", run.name, state.step, config.steps)
-    record = MetricsRecord(run, from_step=state.step)
-    run_tags = {"phase": state.model.phase, "training_id": run.name, **tags}
-    if phase_1 is not None:
-        run_tags["phase1_run_id"] = _manifest(phase_1).get("mlflow_run_id") or ""
-    tracker.start(flat(jsonable(config)), run_tags)
-    with ProgressBar(total=config.steps, done=state.step, label=f"training {run.name}") as bar:
+        _log.info("%s: resumed at step %d", run.folder.name, state.step)
+    record = MetricsRecord(run.folder, from_step=state.step)
+    tags = {"phase": state.model.phase, "training_id": run.folder.name, **tags}
+    if run.phase_1 is not None:
+        tags["phase1_run_id"] = _manifest(run.phase_1).get("mlflow_run_id") or ""
+    tracker.start(flat(jsonable(run.config)), tags)
+    try:
+        _train_with_progress(run, state, origin, tracker, record)
+    except BaseException as error:
+        # Also for Ctrl-C: a tracker left running would send again what a resumed run sends.
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    origin["mlflow_run_id"] = tracker.finish()
+    save_checkpoint(run.folder / "model", state.model, run.config, origin=origin)
+    shutil.rmtree(run.folder / "checkpoints")
+
+
+def _train_with_progress(
+    run: _Run,
+    state: TrainState,
+    origin: dict[str, Any],
+    tracker: RunTracker,
+    record: MetricsRecord,
+) -> None:
+    label = f"training {run.folder.name}"
+    with ProgressBar(total=run.config.steps, done=state.step, label=label) as bar:
 
         def log(step: int, metrics: dict[str, float]) -> None:
             record.append(step, metrics)
             tracker.ship()
             bar.update_to(step, metrics)
 
-        valid = _valid_batches(folders, config, loop)
-        batches = pairs.batches(start=state.step)
-        train(state, batches, loop=loop, device=device, log=log, valid=valid,
-              save=lambda s: _save(run, s, origin, loop))  # fmt: skip
-    run_id = tracker.finish(artifacts=None)
-    save_checkpoint(run / "model", state.model, config, origin=origin | {"mlflow_run_id": run_id})
-    shutil.rmtree(run / "checkpoints")
+        train(
+            state,
+            run.pairs.batches(start=state.step),
+            loop=run.loop,
+            device=run.device,
+            log=log,
+            valid=_valid_batches(run),
+            save=lambda s: _save(run, s, origin),
+        )
 
 
-def _initial_state(
-    config: TrainingConfig, pairs: ShardPairs, phase_1: Path | None, device: torch.device
-) -> TrainState:
-    torch.manual_seed(config.seed)
-    model = StemJepa(config.model).to(device)
-    if phase_1 is None:
-        measure_statistics(model, itertools.islice(pairs.batches(), BATCHES))
+def _initial_state(run: _Run) -> TrainState:
+    torch.manual_seed(run.config.seed)
+    model = StemJepa(run.config.model).to(run.device)
+    if run.phase_1 is None:
+        measure_statistics(model, itertools.islice(run.pairs.batches(), BATCHES))
     else:
-        _start_from(model, phase_1)
-    return build_state(config, model)
+        start_from_phase_1(model, run.phase_1)
+    return build_state(run.config, model)
 
 
-def _start_from(model: StemJepa, phase_1: Path) -> None:
-    """Encoder, target encoder, frontend and running means of a phase-1 checkpoint."""
-    from safetensors.torch import load_file
-
-    weights = load_file(phase_1 / "model.safetensors")
-    assert model.target_encoder is not None
-    try:
-        load_weights(model.encoder, weights, "encoder.")
-        load_weights(model.target_encoder, weights, "encoder.")
-        load_weights(model.log_mel, weights, "log_mel.")
-    except RuntimeError as error:
-        raise ArtifactError(
-            f"{phase_1} has another shape than this configuration: {error}; train phase 1 at the "
-            "same size first: stems train --preset contrastive"
-        ) from None
-    for name in ("context_mean", "target_mean", "mean_updates", "spectrum_mean"):
-        getattr(model, name).copy_(weights[name])
-
-
-def _origin(
-    config: TrainingConfig, pairs: ShardPairs, phase_1: Path | None, run: Path
-) -> dict[str, Any]:
-    earlier = {} if phase_1 is None else _manifest(phase_1)
+def _origin(run: _Run) -> dict[str, Any]:
+    pairs = run.pairs
+    earlier = {} if run.phase_1 is None else _manifest(run.phase_1)
     tracks = {(t["corpus"], t["track_id"]): t for t in earlier.get("training_tracks", [])}
     tracks |= {(t["corpus"], t["track_id"]): t for t in pairs.training_tracks}
     labels = set(earlier.get("training_labels", [])) | set(pairs.training_labels)
     return {
-        "name": config.preset,
-        "size": config.size,
-        "seed": config.seed,
+        "name": run.config.preset,
+        "size": run.config.size,
+        "seed": run.config.seed,
         "label_encoder": pairs.label_encoder,
         "training_tracks": [tracks[key] for key in sorted(tracks)],
         "training_labels": sorted(labels),
         "phase_1_model_id": earlier.get("model_id"),
-        "run": run.name,
+        "run": run.folder.name,
         "shards": pairs.fingerprints,
     }
 
 
-def _save(run: Path, state: TrainState, origin: dict[str, Any], loop: LoopConfig) -> None:
-    folder = run / "checkpoints"
+def _save(run: _Run, state: TrainState, origin: dict[str, Any]) -> None:
+    folder = run.folder / "checkpoints"
     path = folder / f"step-{state.step:07d}"
     save_checkpoint(path, state.model, state.config, origin=origin, state=state.state_dict())
-    for old in sorted(folder.glob("step-*"))[: -loop.keep_last]:
+    for old in sorted(folder.glob("step-*"))[: -run.loop.keep_last]:
         shutil.rmtree(old)
 
 
@@ -281,11 +294,11 @@ def _open_pairs(
     )
 
 
-def _valid_batches(folders: list[Path], config: TrainingConfig, loop: LoopConfig) -> list[Any]:
-    """The same few batches of the valid split at each validation; none where it is too small."""
+def _valid_batches(run: _Run) -> list[PairBatch]:
+    """The same few batches of the valid split at each validation; none where it is empty."""
     try:
-        pairs = _open_pairs(folders, config, "valid", loop)
+        pairs = _open_pairs(run.shards, run.config, "valid", run.loop)
     except EmptySplitError as error:
         _log.info("no validation: %s", error)
         return []
-    return list(itertools.islice(pairs.batches(), loop.valid_batches))
+    return list(itertools.islice(pairs.batches(), run.loop.valid_batches))

@@ -11,32 +11,40 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ml.artifacts import read_json, write_json
 
 RECORD_NAME = "metrics.jsonl"
 SHIPPED_NAME = "mlflow.json"
 _SHIP_EVERY_S = 5.0
+_SHIPPING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 _log = logging.getLogger(__name__)
+
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class RunTracker(Protocol):
     """What a run tells the outside world."""
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """The run begins or goes on; ``params`` is its whole configuration, flat."""
+        """The run begins or goes on.
+
+        ``params`` is its whole configuration, flat; tag ``training_id`` names it.
+        """
         ...
 
     def ship(self) -> None:
         """Lines were added to the record; must return at once."""
         ...
 
-    def finish(self, artifacts: Path | None) -> str | None:
-        """The run ended; returns the tracking run's id. ``artifacts``: a folder to keep."""
+    def finish(self, status: RunStatus = "FINISHED") -> str | None:
+        """The run ended, well or not; returns the tracking run's id if there is one."""
         ...
 
 
@@ -49,7 +57,7 @@ class NoTracker:
     def ship(self) -> None:
         """Do nothing."""
 
-    def finish(self, artifacts: Path | None) -> str | None:  # noqa: ARG002
+    def finish(self, status: RunStatus = "FINISHED") -> str | None:  # noqa: ARG002
         """Do nothing."""
         return None
 
@@ -78,9 +86,9 @@ class MlflowTracker:
         """Wake the shipping thread."""
         self._wake.set()
 
-    def finish(self, artifacts: Path | None) -> str | None:
-        """Ship what is left, keep ``artifacts`` and close the run; waits up to 60 s."""
-        self._artifacts = artifacts
+    def finish(self, status: RunStatus = "FINISHED") -> str | None:
+        """Ship what is left and close the run; waits up to 60 s."""
+        self._status: RunStatus = status
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout=60)
@@ -91,16 +99,15 @@ class MlflowTracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            client, run_id = self._open(params, tags)
-            while not self._stop.is_set():
-                self._wake.wait(timeout=_SHIP_EVERY_S)
-                self._wake.clear()
+            with _SHIPPING[self.run_folder]:  # an earlier thread may still wait for a slow server
+                client, run_id = self._open(params, tags)
+                while not self._stop.is_set():
+                    self._wake.wait(timeout=_SHIP_EVERY_S)
+                    self._wake.clear()
+                    self._ship_lines(client, run_id)
+                    time.sleep(0.2)
                 self._ship_lines(client, run_id)
-                time.sleep(0.2)
-            self._ship_lines(client, run_id)
-            if self._artifacts is not None:
-                client.log_artifacts(run_id, str(self._artifacts), "checkpoint")
-            client.set_terminated(run_id)
+                client.set_terminated(run_id, status=self._status)
         except (MlflowException, OSError) as error:
             record = self.run_folder / RECORD_NAME
             _log.warning("MLflow at %s: %s; the record is in %s", self.uri, error, record)
@@ -113,7 +120,14 @@ class MlflowTracker:
             client.update_run(run_id, status="RUNNING")
             return client, run_id
         experiment_id = find_or_make_experiment(client, self.experiment)
-        run = client.create_run(experiment_id, tags=tags, run_name=self.run_name)
+        # A process killed right after creating the run has left one that nobody remembers.
+        mine = f"tags.training_id = '{tags['training_id']}'"
+        found = client.search_runs([experiment_id], filter_string=mine, max_results=1)
+        run = (
+            found[0]
+            if found
+            else client.create_run(experiment_id, tags=tags, run_name=self.run_name)
+        )
         run_id = run.info.run_id
         write_json(shipped, {"run_id": run_id, "lines": 0, "through_step": 0})
         for name, value in params.items():

@@ -1,4 +1,4 @@
-"""Real multitracks (m4a, ogg, mp3, 24-bit wav; 24 to 48 kHz; sparse stems), where there are some."""
+"""Real multitracks, where there are some: m4a, ogg, mp3, 24-bit wav; 24 to 48 kHz; sparse."""
 
 import json
 import os
@@ -20,7 +20,9 @@ pytestmark = [
 @pytest.mark.slow
 def test_the_manifest_lists_9_tracks_and_59_stems_without_problems(tmp_path, capsys):
     csv = Path(REFERENCE) / "corpora" / "corpus.csv"
-    assert stems(["--home", str(tmp_path), "corpus", "inspect", "manifest", str(csv), "--json"]) == 0
+    assert (
+        stems(["--home", str(tmp_path), "corpus", "inspect", "manifest", str(csv), "--json"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     rows = found["stems"]
     assert len(rows) == 59

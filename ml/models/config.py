@@ -1,0 +1,44 @@
+"""What is needed to build the model; saved with every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ml.audio.mel import LogMelConfig
+from ml.models.predictor import PredictorConfig
+from ml.models.vit import ViTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemJepaConfig:
+    """Frontend, encoder, predictor, and how targets are normalised."""
+
+    log_mel: LogMelConfig = field(default_factory=LogMelConfig)
+    """The frontend."""
+    encoder: ViTConfig = field(default_factory=ViTConfig)
+    """Size of encoder and target encoder."""
+    predictor: PredictorConfig | None = None
+    """None: phase 1, no predictor and no target encoder."""
+    chunk_s: float = 8.0
+    """Length of a training chunk, in seconds; longer audio is embedded chunk by chunk."""
+    target_norm: Literal["standardise", "centre"] = "standardise"
+    """How target patches are normalised before the cosine. ``standardise``: LayerNorm without
+    affine (predecessor). ``centre``: minus the running mean at their place. Differs: LayerNorm then
+    cosine does not remove the large component that all audio shares, nor the one that all patches
+    of a place share (90 % and 4 % of the power of a trained encoder); centring removes both."""
+    is_centred: bool = False
+    """Phase 1: subtract each side's mean over the batch before the cosine. Differs: uncentred
+    embeddings of all audio point the same way and the loss stays at chance for long."""
+
+    @property
+    def patch_grid(self) -> tuple[int, int, int]:
+        """Shape of a chunk's patches: (freq_patch, time_patch, dim)."""
+        frames = round(self.chunk_s * self.log_mel.rate_hz) // self.log_mel.hop_samples
+        encoder = self.encoder
+        return encoder.mel_bins // encoder.patch, -(-frames // encoder.patch), encoder.dim
+
+    @property
+    def phase(self) -> Literal["contrastive", "jepa"]:
+        """Which of the paper's two phases this model belongs to."""
+        return "contrastive" if self.predictor is None else "jepa"

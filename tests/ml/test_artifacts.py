@@ -1,0 +1,94 @@
+"""Artifacts: nothing half-written, versions, locks that die with their holder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml.artifacts import (
+    ArtifactError,
+    LockedError,
+    find_current,
+    fingerprint,
+    finish,
+    lock,
+    read_manifest,
+    write_aside,
+    write_folder_aside,
+    write_json,
+)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), write_aside(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(RuntimeError), write_folder_aside(folder) as aside:
+        (aside / "weights").write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    for content in ("one", "two"):
+        with write_folder_aside(folder) as aside:
+            (aside / "weights").write_text(content)
+        assert (folder / "weights").read_text() == content
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_fingerprint_ignores_order_and_sees_values():
+    assert fingerprint({"a": 1, "b": Path("x")}) == fingerprint({"b": "x", "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint({"a": (1, 2)}) == fingerprint({"a": [1, 2]})
+
+
+def test_an_artifact_is_current_for_its_identity_and_format_only(tmp_path):
+    made = finish(tmp_path, {"seed": 1}, format_version=2, summary={"n": 3})
+    found = find_current(tmp_path, {"seed": 1}, format_version=2)
+    assert found is not None
+    assert (found.reused, found.fingerprint, found.summary) == (True, made.fingerprint, {"n": 3})
+    assert find_current(tmp_path, {"seed": 2}, format_version=2) is None
+    assert find_current(tmp_path, {"seed": 1}, format_version=3) is None
+    assert find_current(tmp_path / "none", {}, format_version=1) is None
+
+
+def test_a_newer_format_is_refused_with_what_to_do(tmp_path):
+    finish(tmp_path, {}, format_version=9, summary={})
+    with pytest.raises(ArtifactError, match=r"format version 9.*up to 2.*stems make"):
+        read_manifest(tmp_path, format_version=2, made_by="stems make")
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match=f"{tmp_path / 'manifest.json'} is not JSON"):
+        read_manifest(tmp_path, format_version=1, made_by="it")
+
+
+def test_no_nan_gets_into_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
+    path = tmp_path / "run" / ".lock"
+    program = (
+        "import sys, time; from pathlib import Path; from ml.artifacts import lock\n"
+        f"with lock(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(LockedError, match=f"process {holder.pid} on "), lock(path):
+        pass
+    holder.kill()  # SIGKILL: no chance to clean up
+    holder.wait()
+    with lock(path):
+        pass

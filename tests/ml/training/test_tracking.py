@@ -1,0 +1,98 @@
+"""Tracking with a real MLflow: the record is complete there, and no step twice after a resume."""
+
+import pytest
+
+from ml.artifacts import DataLayout, read_json
+from ml.training.config import LoopConfig
+from ml.training.runs import train_preset
+from ml.training.tracking import MetricsRecord, MlflowTracker, mlflow_client, read_record
+
+SMALL = {
+    "batch_size": 4,
+    "model.encoder.dim": 32,
+    "model.encoder.layers": 1,
+    "model.encoder.heads": 2,
+    "model.chunk_s": 2.0,
+    "pairs.chunk_s": 2.0,
+    "steps": 6,
+}
+
+
+def tracker_of(uri):
+    return lambda folder, name: MlflowTracker(
+        run_folder=folder, uri=uri, experiment="stems", run_name=name
+    )
+
+
+def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, monkeypatch):
+    layout, uri = DataLayout(home=home), f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+
+    def run():
+        return train_preset(
+            "contrastive",
+            layout=layout,
+            corpora=["demo"],
+            overrides=SMALL,
+            seed=3,
+            loop=LoopConfig(log_every=1, checkpoint_every=2),
+            tracker=tracker_of(uri),
+            tags={"dagster_run_id": "abc"},
+        )
+
+    import ml.training.loop as loop_module
+
+    real_step = loop_module.train_step
+
+    def dying_step(state, *args):
+        if state.step == 3:
+            raise ConnectionResetError
+        return real_step(state, *args)
+
+    monkeypatch.setattr(loop_module, "train_step", dying_step)
+    with pytest.raises(ConnectionResetError):
+        run()
+    monkeypatch.setattr(loop_module, "train_step", real_step)
+    artifact = run()
+
+    client = mlflow_client(uri)
+    experiment = client.get_experiment_by_name("stems")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert len(found) == 1
+    info = found[0]
+    assert info.info.run_id == read_json(artifact.path / "manifest.json")["mlflow_run_id"]
+    assert info.info.status == "FINISHED"
+    assert info.data.tags["phase"] == "contrastive"
+    assert info.data.tags["dagster_run_id"] == "abc"
+    assert info.data.params["optimizer.learning_rate"] == "0.0003"
+    history = client.get_metric_history(info.info.run_id, "contrastive/loss")
+    recorded = [
+        line
+        for line in read_record(artifact.path.parent / "metrics.jsonl")
+        if "contrastive/loss" in line["metrics"]
+    ]
+    assert [m.step for m in history] == [line["step"] for line in recorded] == [1, 2, 3, 4, 5, 6]
+    assert [m.value for m in history] == [line["metrics"]["contrastive/loss"] for line in recorded]
+
+
+def test_a_server_that_is_down_does_not_stop_training(home):
+    artifact = train_preset(
+        "contrastive",
+        layout=DataLayout(home=home),
+        corpora=["demo"],
+        overrides=SMALL,
+        seed=4,
+        tracker=tracker_of("http://127.0.0.1:9"),
+    )
+    assert read_json(artifact.path / "manifest.json")["mlflow_run_id"] is None
+
+
+def test_a_half_written_line_is_left_out(tmp_path):
+    record = MetricsRecord(tmp_path, from_step=0)
+    record.append(1, {"loss": 1.0})
+    record.append(2, {"loss": 2.0})
+    with record.path.open("a") as file:
+        file.write('{"step": 3, "ti')
+    assert [line["step"] for line in read_record(record.path)] == [1, 2]
+    again = MetricsRecord(tmp_path, from_step=1)
+    assert [line["step"] for line in read_record(again.path)] == [1]
