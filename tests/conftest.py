@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,18 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _build_home(aside)
             aside.rename(home)
     return home
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """Overrides of a phase 1 with the shape of the one in ``shared_home``, six steps long."""
+    return CONTRASTIVE | {"steps": 6}
+
+
+@pytest.fixture
+def small_jepa() -> dict[str, Any]:
+    """Overrides of a phase 2 that fits the phase 1 in ``shared_home``, six steps long."""
+    return SMALL | {"steps": 6, "optimizer.learning_rate": 1e-3}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ml.artifacts import ArtifactError, DataLayout, LockedError, lock, read_json
+from ml.artifacts import ArtifactError, DataLayout, LockedError, lock
 from ml.models.stem_jepa import load_model
 from ml.shards.reader import ShardPairs
 from ml.training.config import LoopConfig, training_config
@@ -23,20 +23,6 @@ from ml.training.runs import read_models, train_preset
 from ml.training.statistics import measure_statistics
 
 CPU = torch.device("cpu")
-SMALL = {
-    "batch_size": 4,
-    "model.encoder.dim": 32,
-    "model.encoder.layers": 1,
-    "model.encoder.heads": 2,
-    "model.chunk_s": 2.0,
-    "pairs.chunk_s": 2.0,
-    "steps": 6,
-}
-JEPA = SMALL | {
-    "model.predictor.dim": 32,
-    "model.predictor.hidden": 32,
-    "optimizer.learning_rate": 1e-3,
-}
 
 
 def weights(folder: Path):
@@ -55,9 +41,11 @@ class _KilledError(Exception):
 
 
 @pytest.mark.parametrize("preset", ["contrastive", "film-nce"])
-def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(home, preset, monkeypatch):
+def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(
+    home, preset, monkeypatch, small, small_jepa
+):
     layout = DataLayout(home=home)
-    overrides = SMALL if preset == "contrastive" else _matching_jepa(layout)
+    overrides = small if preset == "contrastive" else small_jepa
     loop = LoopConfig(checkpoint_every=2, log_every=1)
 
     def run(seed_offset=0):
@@ -96,9 +84,9 @@ def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(home, preset,
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home):
+def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home, small):
     layout = DataLayout(home=home)
-    overrides = SMALL | {"steps": 30}
+    overrides = small | {"steps": 30}
     program = (
         "from pathlib import Path\n"
         "from ml.artifacts import DataLayout\n"
@@ -127,12 +115,12 @@ def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home):
     assert layout.models_index.is_file()
 
 
-def test_a_finished_run_is_reused_and_another_seed_is_another_run(home):
+def test_a_finished_run_is_reused_and_another_seed_is_another_run(home, small):
     layout = DataLayout(home=home)
 
     def run(seed):
         return train_preset(
-            "contrastive", layout=layout, corpora=["demo"], overrides=SMALL, seed=seed
+            "contrastive", layout=layout, corpora=["demo"], overrides=small, seed=seed
         )
 
     first, again, other = run(7), run(7), run(8)
@@ -141,10 +129,10 @@ def test_a_finished_run_is_reused_and_another_seed_is_another_run(home):
     assert read_models(layout)["contrastive"] == other.path
 
 
-def test_a_run_that_another_process_trains_is_refused(home):
+def test_a_run_that_another_process_trains_is_refused(home, small):
     def run():
         return train_preset(
-            "contrastive", layout=DataLayout(home=home), corpora=["demo"], overrides=SMALL, seed=9
+            "contrastive", layout=DataLayout(home=home), corpora=["demo"], overrides=small, seed=9
         )
 
     folder = run().path.parent
@@ -169,9 +157,9 @@ def test_a_checkpoint_remembers_what_it_was_trained_on(shared_home):
     assert model.label_encoder["name"] == "minilm"
 
 
-def test_phase_2_starts_from_phase_1(home):
+def test_phase_2_starts_from_phase_1(home, small_jepa):
     layout = DataLayout(home=home)
-    overrides = _matching_jepa(layout) | {"optimizer.learning_rate": 1e-9, "steps": 1}
+    overrides = small_jepa | {"optimizer.learning_rate": 1e-9, "steps": 1}
     artifact = train_preset("film", layout=layout, corpora=["demo"], overrides=overrides)
     started, phase_1 = weights(artifact.path), weights(read_models(layout)["contrastive"])
     for name in phase_1:
@@ -179,25 +167,25 @@ def test_phase_2_starts_from_phase_1(home):
             torch.testing.assert_close(started[name], phase_1[name], atol=1e-6, rtol=1e-4)
 
 
-def test_phase_2_without_phase_1_says_what_to_do(home):
+def test_phase_2_without_phase_1_says_what_to_do(home, small_jepa):
     layout = DataLayout(home=home)
     layout.models_index.unlink()
     with pytest.raises(ArtifactError, match="stems train --preset contrastive"):
-        train_preset("film", layout=layout, corpora=["demo"], overrides=JEPA)
+        train_preset("film", layout=layout, corpora=["demo"], overrides=small_jepa)
 
 
-def test_phase_2_of_another_shape_than_phase_1_is_refused(home):
+def test_phase_2_of_another_shape_than_phase_1_is_refused(home, small_jepa):
     layout = DataLayout(home=home)
-    overrides = JEPA | {"model.encoder.dim": 64, "model.predictor.dim": 64}
+    overrides = small_jepa | {"model.encoder.dim": 64, "model.predictor.dim": 64}
     with pytest.raises(ArtifactError, match="at the same size"):
         train_preset("film", layout=layout, corpora=["demo"], overrides=overrides)
 
 
 @pytest.mark.parametrize("preset", ["contrastive", "film", "film-nce"])
-def test_the_model_overfits_one_batch(shared_home, preset):
+def test_the_model_overfits_one_batch(shared_home, preset, small, small_jepa):
     config = training_config(
         preset,
-        overrides=(SMALL if preset == "contrastive" else JEPA)
+        overrides=(small if preset == "contrastive" else small_jepa)
         | {"steps": 150, "optimizer.warmup_steps": 5, "precision": "fp32"}
         | {"optimizer.learning_rate": 3e-3, "optimizer.encoder_rate": 1.0},
     )
@@ -214,8 +202,8 @@ def test_the_model_overfits_one_batch(shared_home, preset):
     assert losses[-1] < 0.4 * losses[0]
 
 
-def test_a_non_finite_loss_stops_before_it_reaches_the_weights(shared_home):
-    config = training_config("contrastive", overrides=SMALL)
+def test_a_non_finite_loss_stops_before_it_reaches_the_weights(shared_home, small):
+    config = training_config("contrastive", overrides=small)
     state, batch = _state_and_batch(shared_home, config)
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     broken = replace(batch, target_gain=batch.target_gain * float("nan"))
@@ -242,14 +230,6 @@ def _state_and_batch(home, config):
     model = StemJepa(config.model)
     measure_statistics(model, [batch])
     return build_state(config, model), batch
-
-
-def _matching_jepa(layout):
-    """Overrides whose encoder is that of the shared phase 1."""
-    config = read_json(read_models(layout)["contrastive"] / "config.json")
-    encoder = config["model"]["encoder"]
-    assert (encoder["dim"], encoder["layers"]) == (32, 1)
-    return JEPA
 
 
 def _remove(folder: Path):

@@ -7,16 +7,6 @@ from ml.training.config import LoopConfig
 from ml.training.runs import train_preset
 from ml.training.tracking import MetricsRecord, MlflowTracker, mlflow_client, read_record
 
-SMALL = {
-    "batch_size": 4,
-    "model.encoder.dim": 32,
-    "model.encoder.layers": 1,
-    "model.encoder.heads": 2,
-    "model.chunk_s": 2.0,
-    "pairs.chunk_s": 2.0,
-    "steps": 6,
-}
-
 
 def tracker_of(uri):
     return lambda folder, name: MlflowTracker(
@@ -24,7 +14,7 @@ def tracker_of(uri):
     )
 
 
-def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, monkeypatch):
+def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, monkeypatch):
     layout, uri = DataLayout(home=home), f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
 
     def run():
@@ -32,7 +22,7 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, monkeypat
             "contrastive",
             layout=layout,
             corpora=["demo"],
-            overrides=SMALL,
+            overrides=small,
             seed=3,
             loop=LoopConfig(log_every=1, checkpoint_every=2),
             tracker=tracker_of(uri),
@@ -75,12 +65,12 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, monkeypat
     assert [m.value for m in history] == [line["metrics"]["contrastive/loss"] for line in recorded]
 
 
-def test_a_server_that_is_down_does_not_stop_training(home):
+def test_a_server_that_is_down_does_not_stop_training(home, small):
     artifact = train_preset(
         "contrastive",
         layout=DataLayout(home=home),
         corpora=["demo"],
-        overrides=SMALL,
+        overrides=small,
         seed=4,
         tracker=tracker_of("http://127.0.0.1:9"),
     )
