@@ -22,15 +22,15 @@ CORPORA = ("demo", "demo-plain", "demo-swapped")
 
 def get_parser() -> argparse.ArgumentParser:
     """The parser of ``python -m pipelines.demo``."""
+    from pipelines.home import run_options
+
     parser = argparse.ArgumentParser(
+        parents=[run_options()],
         prog="python -m pipelines.demo",
         description="Build the demo corpus and everything that follows from it.",
     )
-    parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
     parser.add_argument("--songs", type=int, help="training songs (default: demo.train_songs)")
     parser.add_argument("--heldout", type=int, help="held-out songs (default: demo.heldout_songs)")
-    parser.add_argument("--steps", type=int, help="training steps a phase (default: of the size)")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     return parser
 
 

@@ -19,6 +19,15 @@ _FLAC = "  payload: flac"
 _PCM16 = "  payload: pcm16"
 
 
+def run_options() -> argparse.ArgumentParser:
+    """Options of everything that runs in a home, for ``parents`` of a parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
+    parser.add_argument("--steps", type=int, help="training steps a phase (default: of the size)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    return parser
+
+
 def install_home(settings: "Settings", *, is_demo: bool = False) -> list[Path]:
     """Put ``config.yaml`` and ``dagster/dagster.yaml`` where they are missing.
 

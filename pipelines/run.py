@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def get_parser() -> argparse.ArgumentParser:
     """The parser of ``python -m pipelines.run``."""
+    from pipelines.home import run_options
+
     parser = argparse.ArgumentParser(
+        parents=[run_options()],
         prog="python -m pipelines.run",
         description="Embed and evaluate a corpus; shard it and train on it when asked.",
     )
@@ -29,9 +32,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train", action="store_true", help="train on it too, with training.corpora"
     )
-    parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
-    parser.add_argument("--steps", type=int, help="training steps a phase (default: of the size)")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     return parser
 
 

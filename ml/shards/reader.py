@@ -1,7 +1,7 @@
 """Shards to batches of pairs, the same whatever the number of worker processes.
 
 Batch i is a pure function of (shards, ``PairConfig``, seed, i): a run resumes by its number. Only
-the byte ranges of the chosen stems are read. Needs numpy, torch and soundfile alone.
+the byte ranges of the chosen stems are read. Needs numpy and torch alone, and soundfile for FLAC.
 """
 
 from __future__ import annotations
