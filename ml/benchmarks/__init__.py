@@ -1,0 +1,1 @@
+"""What things cost, measured (``make bench``): one module an area, figures as ratios to a peer."""
