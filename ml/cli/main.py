@@ -27,6 +27,7 @@ VERBS = (
     "table",
     "report",
     "config",
+    "import-stem-jepa",
 )
 FAILED, WRONG_USE = 1, 2
 
@@ -44,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="show debugging messages")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
-        importlib.import_module(f"ml.cli.{name}").add_parser(verbs)
+        importlib.import_module(f"ml.cli.{name.replace('-', '_')}").add_parser(verbs)
     return parser
 
 

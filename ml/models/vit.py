@@ -31,6 +31,9 @@ class ViTConfig:
     """Side of a square patch, in mel bins and frames."""
     mel_bins: int = 80
     """Height of the log-mel; a multiple of ``patch``."""
+    stored_positions: int | None = None
+    """None: sine-cosine positions, of any length. A number: positions for so many time patches
+    come with the weights (an imported checkpoint), and longer audio is refused."""
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.dim % 4:
@@ -55,6 +58,10 @@ class ViTEncoder(nn.Module):
         self.patch_embed = nn.Conv2d(1, config.dim, config.patch, stride=config.patch)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, eps=1e-5)
+        if config.stored_positions is not None:
+            freq_patches = config.mel_bins // config.patch
+            positions = sincos_positions(freq_patches, config.stored_positions, config.dim)
+            self.register_buffer("pos_embed", positions.clone())  # (patch, dim)
         self._initialise()
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -70,11 +77,23 @@ class ViTEncoder(nn.Module):
         grid = self.patch_embed(mel[:, None])  # (batch, dim, freq_patch, time_patch)
         freq_patches, time_patches = grid.shape[-2:]
         hidden = grid.flatten(2).transpose(1, 2)  # (batch, patch, dim)
-        positions = sincos_positions(freq_patches, time_patches, self.config.dim)
-        hidden = hidden + positions.to(hidden)
+        hidden = hidden + self._positions(freq_patches, time_patches).to(hidden)
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(hidden).unflatten(1, (freq_patches, time_patches))
+
+    def _positions(self, freq_patches: int, time_patches: int) -> Tensor:
+        """(freq_patch · time_patch, dim), frequency-major."""
+        stored = self.config.stored_positions
+        if stored is None:
+            return sincos_positions(freq_patches, time_patches, self.config.dim)
+        if time_patches > stored:
+            raise ValueError(
+                f"the log-mel has {time_patches} time patches, and this checkpoint brought "
+                f"positions for {stored}; encode longer audio chunk by chunk"
+            )
+        grid = self.get_buffer("pos_embed").unflatten(0, (freq_patches, stored))
+        return grid[:, :time_patches].flatten(0, 1)
 
     def _initialise(self) -> None:
         """Truncated normal 0.02 for linear maps, zero biases (as MAE and the predecessor)."""

@@ -20,6 +20,7 @@ from ml.artifacts import (
     write_folder_aside,
     write_json,
 )
+from ml.models.predecessor import ImportedConfig
 from ml.models.stem_jepa import FORMAT_VERSION, StemJepa
 from ml.plain import jsonable
 from ml.training.config import TrainingConfig
@@ -30,7 +31,7 @@ STATE_NAME = "training_state.pt"
 def save_checkpoint(
     path: Path,
     model: StemJepa,
-    config: TrainingConfig,
+    config: TrainingConfig | ImportedConfig,
     *,
     origin: dict[str, Any],
     state: dict[str, Any] | None = None,
@@ -40,7 +41,7 @@ def save_checkpoint(
     Args:
         path: the folder; replaced when it exists.
         model: whose weights are saved.
-        config: what it is trained with.
+        config: what it is trained with, or where it was imported from.
         origin: what it has seen: ``name``, ``training_tracks``, ``training_labels``,
             ``label_encoder``, …, copied into the manifest.
         state: what exact resume needs; None for a checkpoint that is only used.

@@ -1,0 +1,91 @@
+"""Read tensors out of other people's checkpoint files without running what is inside them.
+
+A PyTorch checkpoint is a pickle, and a pickle may call any function. Here only what builds tensors
+and plain containers is called; every other class is replaced by an empty stand-in.
+"""
+
+from __future__ import annotations
+
+import pickle
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ml.artifacts import ArtifactError
+
+_TENSOR_BUILDERS = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch", "Size"),
+    ("torch", "device"),
+}
+_DTYPES = {name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
+_STORAGES = {name for name in dir(torch) if name.endswith("Storage")}
+
+
+class StandIn:
+    """What an object of a class that is not called becomes: it holds nothing and does nothing."""
+
+    def __init__(self, *_arguments: Any, **_named: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+    def __call__(self, *_arguments: Any, **_named: Any) -> StandIn:
+        """Pickles call what they name; a stand-in answers with another."""
+        return StandIn()
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        pass
+
+    def append(self, _value: Any) -> None:
+        """Pickled lists of unknown classes fill themselves by this."""
+
+    def extend(self, _values: Any) -> None:
+        """As ``append``, several at once."""
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        is_storage = module in ("torch", "torch.storage") and name in _STORAGES
+        is_dtype = module == "torch" and name in _DTYPES
+        if (module, name) in _TENSOR_BUILDERS or is_storage or is_dtype:
+            return super().find_class(module, name)
+        return StandIn
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file; tensors on the CPU, unknown objects as ``StandIn``.
+
+    Args:
+        path: a file that ``torch.save`` wrote.
+
+    Raises:
+        ArtifactError: no such file, or it is not such a file, or it does not hold a dict.
+    """
+    reader = types.ModuleType("tensor_pickle")
+    reader.__dict__.update(Unpickler=_TensorUnpickler, load=_load)
+    try:
+        # torch takes the restricted reader only when its own is switched off.
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist; give the checkpoint file") from None
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as a PyTorch checkpoint: {error}; expected a file that "
+            "torch.save wrote"
+        ) from None
+    if not isinstance(content, dict):
+        raise ArtifactError(
+            f"{path} holds a {type(content).__name__}; expected a dict of tensors, or one with "
+            "'state_dict'"
+        )
+    return content
+
+
+def _load(file: Any, **options: Any) -> Any:
+    return _TensorUnpickler(file, **options).load()
