@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ml.audio.mel import LogMel
 from ml.shards.pairs import PairBatch
+from ml.training.distributed import rank, world
 
 FULL_SCALE = 32768.0
 
@@ -40,7 +41,7 @@ def waveforms(
         batch: int16 chunks and gains.
         device: where the result goes; mixing happens there.
         gain_db: each side is scaled by an independent uniform gain of ± this.
-        seed: of the random gains.
+        seed: of the random gains, drawn for the global batch.
 
     Returns:
         context, target: (batch, samples) float32; sums are not clipped.
@@ -52,8 +53,8 @@ def waveforms(
     target = target * (batch.target_gain.to(device) / FULL_SCALE)[:, None]
     if gain_db:
         generator = torch.Generator().manual_seed(seed)
-        drawn = (torch.rand(2, len(mix), 1, generator=generator) * 2 - 1) * gain_db
-        factors = (10 ** (drawn / 20)).to(device)
+        drawn = torch.rand(2, world() * len(mix), 1, generator=generator)[:, rank() :: world()]
+        factors = (10 ** ((drawn * 2 - 1) * gain_db / 20)).to(device)
         mix, target = mix * factors[0], target * factors[1]
     return mix, target
 

@@ -26,6 +26,7 @@ _CONDITIONING: dict[str, Conditioning] = {
     "pretrained": "concat",
 }
 NEEDS_PHASE_1 = ("pretrained", "film", "film-nce")
+_MISSING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,26 @@ class TrainingConfig:
             raise ValueError(
                 f"batch_size={self.batch_size}, steps={self.steps}: expected at least 2 and 1"
             )
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        """What is set in two places must be the same in both."""
+        model, pairs = self.model, self.pairs
+        if model.chunk_s != pairs.chunk_s:
+            raise ValueError(
+                f"model.chunk_s={model.chunk_s:g}, pairs.chunk_s={pairs.chunk_s:g}: expected equal "
+                "lengths; set both"
+            )
+        if model.predictor is not None and model.predictor.dim != model.encoder.dim:
+            raise ValueError(
+                f"model.encoder.dim={model.encoder.dim}, model.predictor.dim="
+                f"{model.predictor.dim}: expected equal widths; set both"
+            )
+        if model.log_mel.mel_bins != model.encoder.mel_bins:
+            raise ValueError(
+                f"model.log_mel.mel_bins={model.log_mel.mel_bins}, model.encoder.mel_bins="
+                f"{model.encoder.mel_bins}: expected equal heights; set both"
+            )
 
     @property
     def needs_phase_1(self) -> bool:
@@ -119,6 +140,11 @@ class LoopConfig:
     """Steps between two checkpoints; also after the last step."""
     keep_last: int = 2
     """Checkpoints kept while training."""
+    keep_best: bool = True
+    """Keep the model of the best validation too, by normalised rank: ``best`` in the run."""
+    is_compiled: bool | None = None
+    """``torch.compile`` of the networks; None: on a GPU only (on a CPU compiling takes a minute).
+    Rounding may differ."""
     workers: int = 0
     """Processes that decode batches; 0: in the training process."""
 
@@ -149,9 +175,7 @@ def training_config(
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
     config = replace(sizes[size](preset, condition_dim), seed=seed)
-    for name, value in (overrides or {}).items():
-        config = _replaced(config, name, name.split("."), value)
-    return config
+    return _replaced(config, {tuple(k.split(".")): v for k, v in (overrides or {}).items()})
 
 
 def paper(preset: str, condition_dim: int) -> TrainingConfig:
@@ -267,18 +291,30 @@ def _objective(preset: str, objective: ObjectiveConfig) -> ObjectiveConfig:
     return replace(objective, nce_weight=0.5 if preset == "film-nce" else 0.0)
 
 
-def _replaced(config: Any, full: str, parts: list[str], value: Any) -> Any:
+def _replaced(config: Any, values: Mapping[tuple[str, ...], Any], *above: str) -> Any:
+    """``config`` with values by path; all at once, as values in two places must agree."""
     known = {f.name for f in fields(config)}
-    if parts[0] not in known:
-        raise ValueError(
-            f"{type(config).__name__} has no field {parts[0]!r} (in {full!r}); "
-            f"expected one of: {', '.join(sorted(known))}"
-        )
-    old = getattr(config, parts[0])
-    if len(parts) > 1 and is_dataclass(old):
-        value = _replaced(old, full, parts[1:], value)
-    elif len(parts) > 1 or (is_dataclass(old) and not is_dataclass(value)):
+    changed: dict[str, Any] = {}
+    for name in dict.fromkeys(path[0] for path in values):
+        full = ".".join((*above, name))
+        if name not in known:
+            raise ValueError(
+                f"{type(config).__name__} has no field {name!r} (in {full!r}); "
+                f"expected one of: {', '.join(sorted(known))}"
+            )
+        old = getattr(config, name)
+        below = {path[1:]: value for path, value in values.items() if path[0] == name}
+        whole = below.pop((), None) if () in below else _MISSING
+        if below and (not is_dataclass(old) or whole is not _MISSING):
+            inner = ".".join((full, *next(iter(below))))
+            raise ValueError(f"{inner!r} does not name a single value")
+        changed[name] = _replaced(old, below, *above, name) if below else _single(full, old, whole)
+    return replace(config, **changed)
+
+
+def _single(full: str, old: Any, value: Any) -> Any:
+    if isinstance(old, float) and isinstance(value, int):
+        return float(value)
+    if is_dataclass(old) and not is_dataclass(value):
         raise ValueError(f"{full!r} does not name a single value")
-    elif isinstance(old, float) and isinstance(value, (int, float)):
-        value = float(value)
-    return replace(config, **{parts[0]: value})
+    return value

@@ -11,6 +11,8 @@ from ml.models.losses import nt_xent
 from ml.models.stem_jepa import StemJepa
 from ml.training.batches import MelBatch
 from ml.training.config import TrainingConfig
+from ml.training.distributed import gather_rows, global_mean
+from ml.training.watch import embedding_health, in_batch_recall
 
 
 class ContrastivePhase(nn.Module):
@@ -31,25 +33,32 @@ class ContrastivePhase(nn.Module):
         )
 
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of a batch; one encoder for both sides, gradients through both."""
+        """Loss and metrics of a batch; one encoder for both sides, gradients through both.
+
+        Each rank brings its rows; the loss is that of the global batch on every rank.
+        """
         # (2 batch, freq_patch, time_patch, dim)
         patches = self.model.encoder(torch.cat([batch.context, batch.target])).float()
         context, target = patches.mean((1, 2)).chunk(2)  # each (batch, dim)
         if self.training:
             self._seen = context.detach(), patches.detach().chunk(2)[1]
+        context, target = gather_rows(context), gather_rows(target)
         if self.model.config.is_centred:
             context, target = centre(context), centre(target)
-        loss = nt_xent(context, target, self.temperature, tracks=batch.tracks)
+        loss = nt_xent(context, target, self.temperature, tracks=gather_rows(batch.tracks))
+        health = {} if self.training else embedding_health(context, target)
         return loss, {
             "contrastive/loss": loss.detach(),
             "contrastive/temperature": self.temperature.detach(),
             "contrastive/right": in_batch_recall(context, target),
+            **{f"contrastive/{name}": value for name, value in health.items()},
         }
 
     def after_step(self, step: int) -> None:  # noqa: ARG002 - the phases share this signature
         """Bring the running means up to date."""
         assert self._seen is not None
-        self.model.update_means(context=self._seen[0], target=self._seen[1])
+        context, target = (global_mean(rows.float().mean(0))[None] for rows in self._seen)
+        self.model.update_means(context=context, target=target)
 
     def learned_parts(self) -> dict[str, tuple[nn.Module | nn.Parameter, float]]:
         """What is learned, with the factor on its learning rate."""
@@ -63,11 +72,3 @@ def centre(rows: Tensor) -> Tensor:
     stays at chance for hundreds of steps.
     """
     return rows - rows.mean(0, keepdim=True)
-
-
-@torch.no_grad()
-def in_batch_recall(query: Tensor, target: Tensor) -> Tensor:
-    """Share of queries whose nearest target of the batch is their own, in [0, 1]."""
-    scores = nn.functional.normalize(query, dim=-1) @ nn.functional.normalize(target, dim=-1).T
-    own = torch.arange(len(scores), device=scores.device)
-    return (scores.argmax(1) == own).float().mean()

@@ -9,9 +9,10 @@ from ml.models.losses import conditioned_nce, jepa_loss
 from ml.models.stem_jepa import StemJepa
 from ml.training.batches import MelBatch
 from ml.training.config import TrainingConfig
-from ml.training.contrastive import in_batch_recall
+from ml.training.distributed import gather_rows, global_mean
 from ml.training.ema import ExponentialMovingAverage
 from ml.training.schedules import linear
+from ml.training.watch import embedding_health, in_batch_recall
 
 
 class JepaPhase(nn.Module):
@@ -40,10 +41,17 @@ class JepaPhase(nn.Module):
         metrics = {"jepa/patch_loss": loss.detach(), "jepa/right": in_batch_recall(query, pooled)}
         if objective.nce_weight:
             nce = conditioned_nce(
-                query, pooled, objective.nce_temperature, batch.tracks, batch.label_groups
+                gather_rows(query),
+                gather_rows(pooled),
+                objective.nce_temperature,
+                gather_rows(batch.tracks),
+                gather_rows(batch.label_groups),
             )
             loss = loss + objective.nce_weight * nce
             metrics["jepa/nce_loss"] = nce.detach()
+        if not self.training:
+            health = embedding_health(gather_rows(query), gather_rows(pooled))
+            metrics |= {f"jepa/{name}": value for name, value in health.items()}
         return loss, {"jepa/loss": loss.detach(), **metrics}
 
     @torch.no_grad()
@@ -53,7 +61,7 @@ class JepaPhase(nn.Module):
         rate = linear(step, steps=steps, start=objective.ema_start, end=objective.ema_end)
         self.ema.update(self.model.encoder, rate)
         assert self._seen is not None
-        self.model.update_means(target=self._seen)
+        self.model.update_means(target=global_mean(self._seen.float().mean(0))[None])
 
     def learned_parts(self) -> dict[str, tuple[nn.Module | nn.Parameter, float]]:
         """What is learned, with the factor on its learning rate."""

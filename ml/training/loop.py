@@ -20,8 +20,10 @@ from ml.shards.pairs import PairBatch
 from ml.training.batches import MelBatch, mel_batch
 from ml.training.config import LoopConfig, TrainingConfig
 from ml.training.contrastive import ContrastivePhase
+from ml.training.distributed import agreed, global_mean, world
 from ml.training.jepa import JepaPhase
 from ml.training.schedules import warmup_cosine
+from ml.training.watch import warn_of_collapse
 
 Phase = ContrastivePhase | JepaPhase
 
@@ -40,10 +42,12 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     """Steps done."""
+    best: float = math.inf
+    """Lowest normalised rank of a validation so far."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's own weights."""
-        state = {"step": self.step, "optimizer": self.optimizer.state_dict()}
+        state = {"step": self.step, "best": self.best, "optimizer": self.optimizer.state_dict()}
         if isinstance(self.phase, ContrastivePhase):
             return state | {"log_temperature": self.phase.log_temperature.detach()}
         return state | {"ema": self.phase.ema.state_dict()}
@@ -53,7 +57,7 @@ class TrainState:
         """Continue from ``state_dict`` plus the weights under ``model``."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self.best = state["step"], state["best"]
         if isinstance(self.phase, ContrastivePhase):
             self.phase.log_temperature.copy_(state["log_temperature"])
         else:
@@ -95,6 +99,7 @@ def train(
     device: torch.device,
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[TrainState], None],
+    save_best: Callable[[TrainState], None] | None = None,
     valid: list[PairBatch] | None = None,
 ) -> None:
     """Train from ``state.step`` to ``config.steps``; ``state`` is changed in place.
@@ -107,6 +112,7 @@ def train(
         log: gets the step (steps done) and metrics by name.
         save: writes a checkpoint of the state; called every ``checkpoint_every`` steps, after the
             last one, and when the process is asked to stop.
+        save_best: writes the best state so far, by the normalised rank of validations.
         valid: batches to validate on.
 
     Raises:
@@ -116,26 +122,33 @@ def train(
     config = state.config
     started, waited = time.perf_counter(), 0.0
     logged_step = state.step
+    forward = distributed_phase(state, loop, device)
     with stop_requests() as is_stop_requested:
         while state.step < config.steps:
             before = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - before
             # ----------------------------------------------------------------------------------
-            metrics = train_step(state, batch, device)
+            metrics = train_step(state, batch, device, forward)
             # ----------------------------------------------------------------------------------
             is_last = state.step == config.steps
+            is_stopping = agreed(is_stop_requested())
             if state.step % loop.log_every == 0 or is_last:
                 elapsed = time.perf_counter() - started
                 steps = state.step - logged_step
-                values = {name: float(value) for name, value in metrics.items()}
+                values = {name: float(global_mean(value)) for name, value in metrics.items()}
                 log(state.step, values | _speed(steps, elapsed, waited, config))
                 started, waited, logged_step = time.perf_counter(), 0.0, state.step
             if valid and (state.step % loop.validate_every == 0 or is_last):
-                log(state.step, validate(state, valid, device))
-            if state.step % loop.checkpoint_every == 0 or is_last or is_stop_requested():
+                log(state.step, found := validate(state, valid, device))
+                warn_of_collapse(found, state.step)
+                rank = found[f"{state.model.phase}/valid_normalized_rank"]
+                if save_best is not None and rank < state.best:
+                    state.best = rank
+                    save_best(state)
+            if state.step % loop.checkpoint_every == 0 or is_last or is_stopping:
                 save(state)
-            if is_stop_requested() and not is_last:
+            if is_stopping and not is_last:
                 raise KeyboardInterrupt(f"stopped at step {state.step}, a checkpoint is saved")
 
 
@@ -158,18 +171,40 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(kind, handler)
 
 
-def train_step(state: TrainState, batch: PairBatch, device: torch.device) -> dict[str, Any]:
-    """One step: forward, backward, update, then the phase's running state."""
+def distributed_phase(state: TrainState, loop: LoopConfig, device: torch.device) -> nn.Module:
+    """The phase, its networks compiled and its gradients averaged over ranks where asked."""
+    model = state.model
+    is_compiled = device.type == "cuda" if loop.is_compiled is None else loop.is_compiled
+    if is_compiled:
+        for part in (model.encoder, model.target_encoder, model.predictor):
+            if part is not None:
+                part.compile()
+    if world() == 1:
+        return state.phase
+    return nn.parallel.DistributedDataParallel(
+        state.phase,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,  # running means are equal on all ranks already
+    )
+
+
+def train_step(
+    state: TrainState, batch: PairBatch, device: torch.device, forward: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """One step: forward, backward, update, then the phase's running state.
+
+    ``forward`` is the phase as ``distributed_phase`` gives it; default: the phase itself.
+    """
     config, step = state.config, state.step
     rate = set_rates(state.optimizer, config, step)
     state.phase.train()
     with torch.no_grad():
         mels = _mels(state, batch, device, gain_db=config.objective.gain_db)
     with autocast(device, config.precision):
-        loss, metrics = state.phase(mels)
-    if not math.isfinite(loss.item()):
+        loss, metrics = (forward or state.phase)(mels)
+    if not math.isfinite(mean_loss := global_mean(loss).item()):
         raise NonFiniteLossError(
-            f"the loss is {loss.item()} at step {step}; the batch's samples are "
+            f"the loss is {mean_loss} at step {step}; the batch's samples are "
             f"{', '.join(batch.keys[:8])}, …; lower optimizer.learning_rate or look at them"
         )
     state.optimizer.zero_grad(set_to_none=True)
@@ -180,7 +215,10 @@ def train_step(state: TrainState, batch: PairBatch, device: torch.device) -> dic
     state.phase.after_step(step)
     state.step = step + 1
     prefix = state.model.phase
-    return metrics | {f"{prefix}/gradient_norm": norm, f"{prefix}/learning_rate": rate}
+    return metrics | {
+        f"{prefix}/gradient_norm": norm,
+        f"{prefix}/learning_rate": torch.tensor(rate, dtype=torch.float64, device=device),
+    }
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:

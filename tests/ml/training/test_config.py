@@ -57,9 +57,8 @@ def test_presets_differ_in_what_their_row_says():
 
 
 def test_overrides_reach_any_field():
-    config = training_config(
-        "film", overrides={"optimizer.learning_rate": 1, "model.encoder.dim": 64, "steps": 5}
-    )
+    overrides = {"optimizer.learning_rate": 1, "model.encoder.dim": 64, "steps": 5}
+    config = training_config("film", overrides=overrides | {"model.predictor.dim": 64})
     assert (config.optimizer.learning_rate, config.model.encoder.dim, config.steps) == (1.0, 64, 5)
 
 
@@ -76,6 +75,20 @@ def test_overrides_reach_any_field():
 def test_a_wrong_override_is_named(name, value, message):
     with pytest.raises(ValueError, match=message):
         training_config("film", overrides={name: value})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.chunk_s": 2.0}, "model.chunk_s=2, pairs.chunk_s=4"),
+        ({"pairs.chunk_s": 8.0}, "model.chunk_s=4, pairs.chunk_s=8"),
+        ({"model.encoder.dim": 64}, "model.encoder.dim=64, model.predictor.dim=128"),
+        ({"model.log_mel.mel_bins": 64}, "mel_bins=64, model.encoder.mel_bins=80"),
+    ],
+)
+def test_what_is_set_in_two_places_must_agree(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        training_config("film", overrides=overrides)
 
 
 def test_unknown_names_list_the_known_ones():

@@ -1,0 +1,65 @@
+"""Is a run healthy? Retrieval inside a batch, and whether embeddings collapse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+COSINE_LIMIT = 0.98
+"""Mean pairwise cosine of targets above which embeddings have collapsed to one direction."""
+RANK_LIMIT = 2.0
+"""Effective rank of targets below which they lie on a line."""
+
+
+@torch.no_grad()
+def in_batch_recall(query: Tensor, target: Tensor) -> Tensor:
+    """Share of queries whose nearest target of the batch is their own, in [0, 1]."""
+    scores = F.normalize(query, dim=-1) @ F.normalize(target, dim=-1).T
+    own = torch.arange(len(scores), device=scores.device)
+    return (scores.argmax(1) == own).float().mean()
+
+
+@torch.no_grad()
+def embedding_health(query: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """What a validation says of pooled embeddings, row i of one belonging to row i of the other.
+
+    Args:
+        query: (batch, dim), of mixes or predicted.
+        target: (batch, dim), of stems.
+
+    Returns:
+        ``normalized_rank``: mean over queries of the own target's rank among the batch's, in
+        percent (50 at chance). ``cosine``: mean over pairs of targets, 1 when all point one way.
+        ``effective_rank``: exp of the entropy of the targets' normalised singular values (Roy and
+        Vetterli 2007), from 1 to min(batch, dim).
+    """
+    queries, targets = F.normalize(query.float(), dim=-1), F.normalize(target.float(), dim=-1)
+    scores = queries @ targets.T
+    ranks = (scores >= scores.diagonal()[:, None]).sum(1)  # ties count against the query
+    batch = len(targets)
+    among = targets @ targets.T
+    shares = torch.linalg.svdvals(targets)
+    shares = shares / shares.sum()
+    return {
+        "normalized_rank": 100 * ranks.float().mean() / batch,
+        "cosine": (among.sum() - among.trace()) / max(1, batch * (batch - 1)),
+        "effective_rank": torch.special.entr(shares).sum().exp(),
+    }
+
+
+def warn_of_collapse(metrics: Mapping[str, float], step: int) -> None:
+    """Log a warning when a validation's metrics say that embeddings carry next to nothing."""
+    found = {name.rsplit("valid_", 1)[-1]: value for name, value in metrics.items()}
+    cosine, rank = found.get("cosine", 0.0), found.get("effective_rank", RANK_LIMIT)
+    if cosine > COSINE_LIMIT or rank < RANK_LIMIT:
+        _log.warning(
+            "step %d: embeddings collapse (mean pairwise cosine %.3f, effective rank %.1f; "
+            "expected below %g and above %g); lower optimizer.learning_rate, or centre: "
+            "model.is_centred=true, model.target_norm=centre",
+            *(step, cosine, rank, COSINE_LIMIT, RANK_LIMIT),
+        )

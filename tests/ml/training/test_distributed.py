@@ -1,0 +1,78 @@
+"""Two processes on half a batch each: the loss and gradients of one process on all of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml.training.distributed import agreed, from_rank_0, gather_rows, global_mean
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from ml.models.stem_jepa import StemJepa
+from ml.training.batches import MelBatch
+from ml.training.config import LoopConfig, training_config
+from ml.training.distributed import agreed, process_group, rank, world
+from ml.training.loop import build_state, distributed_phase
+
+preset, out = sys.argv[1], Path(sys.argv[2])
+torch.set_num_threads(1)
+with process_group(torch.device("cpu")) as device:
+    config = training_config(preset, condition_dim=8, overrides={
+        "model.encoder.dim": 16, "model.encoder.layers": 1, "model.encoder.heads": 2,
+        "model.chunk_s": 1.0, "pairs.chunk_s": 1.0, "precision": "fp32", "batch_size": 8,
+        **({} if preset == "contrastive" else
+           {"model.predictor.dim": 16, "model.predictor.hidden": 16})})
+    torch.manual_seed(0)
+    state = build_state(config, StemJepa(config.model))
+    generator = torch.Generator().manual_seed(1)
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+    whole = dict(context=draw(8, 80, 100), target=draw(8, 80, 100), condition=draw(8, 8),
+        classes=torch.arange(8) % 4, tracks=torch.tensor([0, 1, 2, 3, 4, 5, 0, 6]),
+        label_groups=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]))
+    batch = MelBatch(**{name: rows[rank()::world()] for name, rows in whole.items()})
+    phase = distributed_phase(state, LoopConfig(), device)
+    loss, _ = phase(batch)
+    loss.backward()
+    gathered = loss.detach().clone()
+    if world() > 1:
+        torch.distributed.all_reduce(gathered)
+    state.phase.after_step(0)
+    assert agreed(rank() == world() - 1)
+    assert not agreed(False)
+    if rank() == 0:
+        grads = {n: p.grad for n, p in state.phase.named_parameters() if p.grad is not None}
+        torch.save({"loss": gathered / world(), "grads": grads,
+                    "means": [state.model.target_mean, state.model.context_mean]}, out)
+"""
+
+
+@pytest.mark.parametrize("preset", ["contrastive", "film-nce"])
+def test_two_ranks_have_the_loss_and_gradients_of_one(tmp_path: Path, preset):
+    script = tmp_path / "ranks.py"
+    script.write_text(SCRIPT)
+    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([sys.executable, script, preset, one], check=True)
+    subprocess.run([*torchrun, str(script), preset, str(two)], check=True)
+    single, double = torch.load(one), torch.load(two)
+    torch.testing.assert_close(double["loss"], single["loss"], atol=1e-5, rtol=1e-5)
+    assert double["grads"].keys() == single["grads"].keys()
+    assert len(single["grads"]) > 5
+    for name, gradient in single["grads"].items():
+        torch.testing.assert_close(double["grads"][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    for mine, theirs in zip(single["means"], double["means"], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_single_process_gets_back_what_it_gave():
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert gather_rows(rows) is rows
+    assert torch.equal(global_mean(rows), rows)
+    assert from_rank_0({"a": 1}) == {"a": 1}
+    assert agreed(True)
