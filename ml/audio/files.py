@@ -140,11 +140,12 @@ def _decode(path: Path, stream: int | None) -> tuple[np.ndarray, int]:
     _require_file(path)
     if _for_libsndfile(path, stream):
         try:
-            waveform, rate_hz = soundfile.read(str(path), dtype="float32")
+            with soundfile.SoundFile(str(path)) as file:
+                # 16-bit samples stay integers until they are mixed: five times less to write.
+                kind = "int16" if file.subtype == "PCM_16" else "float32"
+                return _mono(file.read(dtype=kind)), file.samplerate
         except soundfile.LibsndfileError:
             pass  # a wrong suffix or a codec that only FFmpeg knows
-        else:
-            return _mono(waveform), rate_hz
     from ml.audio.containers import ContainerError, read_container
 
     try:
@@ -158,13 +159,16 @@ def _for_libsndfile(path: Path, stream: int | None) -> bool:
 
 
 def _mono(waveform: np.ndarray) -> np.ndarray:
-    """(samples,) or (samples, channel) → (samples,) float32."""
-    if waveform.ndim == 1:
+    """(samples,) or (samples, channel), float32 or int16 → (samples,) float32."""
+    full_scale = 32768 if waveform.dtype == np.int16 else 1
+    if waveform.ndim == 1 and full_scale == 1:
         return waveform
-    total = waveform[:, 0] + waveform[:, 1] if waveform.shape[1] > 1 else waveform[:, 0]
-    for channel in range(2, waveform.shape[1]):
-        total = total + waveform[:, channel]
-    return np.ascontiguousarray(total) / np.float32(waveform.shape[1])
+    columns = np.atleast_2d(waveform.T)  # (channel, samples)
+    total = columns[0].astype(np.float32)
+    for column in columns[1:]:
+        total += column
+    total /= np.float32(full_scale * len(columns))
+    return total
 
 
 def _require_file(path: Path) -> None:
