@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,11 @@ from pydantic_settings import (
 )
 
 from ml.artifacts import DataLayout
+from ml.corpora.corpus import Kind
+from ml.models.clap_files import ClapFiles, clap_files
+
+if TYPE_CHECKING:
+    from ml.shards.plan import ShardConfig
 
 HOME_VARIABLE = "STEMS_HOME"
 
@@ -38,22 +43,52 @@ class _Section(BaseModel):
 class CorpusSettings(_Section):
     """One corpus: where it lies and how it is laid out."""
 
-    kind: Literal["demo", "folder", "manifest"]
+    kind: Kind
     root: Path
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class LabelEncoderSettings(_Section):
-    """What turns an instrument in words into a condition."""
+    """What turns an instrument in words into a condition.
 
-    name: Literal["minilm"] = "minilm"
+    Paths are of CLAP; empty: what ``stems labels fetch`` puts under ``models/clap``.
+    """
+
+    name: Literal["minilm", "clap"] = "minilm"
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+
+
+class ActivitySettings(_Section):
+    """When a stem sounds, for what is stored: the fields of ``ml.audio.activity``."""
+
+    frame_s: float = Field(default=0.05, gt=0)
+    on_db: float = -50.0
+    off_db: float = -60.0
+    min_active_s: float = Field(default=0.1, ge=0)
+    min_silence_s: float = Field(default=0.3, ge=0)
 
 
 class ShardSettings(_Section):
-    """How training audio is stored."""
+    """How training audio is stored, and where training reads it (empty: where it is built)."""
 
     segment_s: float = Field(default=16.0, ge=4, le=120)
     payload: Literal["flac", "pcm16"] = "flac"
+    activity: ActivitySettings = ActivitySettings()
+    uri: str | None = Field(default=None, min_length=1)
+    cache_gb: float = Field(default=50.0, gt=0)
+
+    def config(self) -> ShardConfig:
+        """What a build of shards takes.
+
+        Raises:
+            ValueError: values that do not go together; names them.
+        """
+        from ml.audio.activity import ActivityConfig
+        from ml.shards.plan import ShardConfig
+
+        activity = ActivityConfig(**self.activity.model_dump())
+        return ShardConfig(segment_s=self.segment_s, payload=self.payload, activity=activity)
 
 
 class TrainingSettings(_Section):
@@ -69,7 +104,20 @@ class TrainingSettings(_Section):
 class EvaluationSettings(_Section):
     """How scores are computed."""
 
+    protocols: tuple[Literal["default", "predecessor"], ...] = Field(
+        default=("default",), min_length=1
+    )
     bootstrap_resamples: int = Field(default=1000, ge=100)
+    seed: int = Field(default=0, ge=0)
+
+
+class BeatSettings(_Section):
+    """What beat probes are trained and scored on."""
+
+    corpora: tuple[str, ...] = Field(default=("demo",), min_length=1)
+    heldout: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
     seed: int = Field(default=0, ge=0)
 
 
@@ -109,12 +157,22 @@ class Settings(BaseSettings):
     shards: ShardSettings = ShardSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    beats: BeatSettings = BeatSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @property
     def layout(self) -> DataLayout:
         """Where everything lies below this home."""
-        return DataLayout(home=self.home)
+        return DataLayout(
+            home=self.home, shards_uri=self.shards.uri, shard_cache_gb=self.shards.cache_gb
+        )
+
+    @property
+    def clap_files(self) -> ClapFiles:
+        """CLAP's files, which need not be there."""
+        named = (self.label_encoder.checkpoint, self.label_encoder.tokenizer)
+        checkpoint, tokenizer = (path and self.home / path.expanduser() for path in named)
+        return clap_files(self.layout.clap, checkpoint, tokenizer)
 
     @property
     def tracking_uri(self) -> str:

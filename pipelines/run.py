@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def get_parser() -> argparse.ArgumentParser:
     """The parser of ``python -m pipelines.run``."""
+    from ml.corpora.corpus import kinds_help
     from pipelines.home import run_options
 
     parser = argparse.ArgumentParser(
@@ -27,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
         description="Embed and evaluate a corpus; shard it and train on it when asked.",
     )
     parser.add_argument("name", metavar="NAME", help="its name from now on")
-    parser.add_argument("kind", metavar="KIND", help="demo, folder or manifest (a CSV)")
+    parser.add_argument("kind", metavar="KIND", help=kinds_help())
     parser.add_argument("root", metavar="ROOT", type=Path, help="its folder, or the CSV")
     parser.add_argument(
         "--train", action="store_true", help="train on it too, with training.corpora"
@@ -146,7 +147,7 @@ def has_unseen_tracks(home: "StemsHome", name: str) -> bool:
     """Whether some track that would be evaluated was not trained on by any current model."""
     from ml.artifacts import read_json
     from ml.retrieval.embedding_source import open_source, seen_tracks
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
 
     source = open_source(name, home.layout, None)
     unseen = {track.track_id for track in source.tracks}

@@ -18,7 +18,7 @@ class BeatCorpus:
     Args:
         root: where the recordings lie.
         set: one of ``ml.beats.recordings.SETS``.
-        annotations: the folder that holds the annotations of the sets.
+        annotations: the folder that holds the annotations of the sets; relative to ``root``.
 
     Raises:
         CorpusError: an unknown set, annotations that cannot be read, or no recording of any
@@ -27,7 +27,7 @@ class BeatCorpus:
 
     def __init__(self, root: Path, set: str, annotations: str | Path) -> None:
         self.root = Path(root)
-        self.beat_set = read_beat_annotations(annotations, set, audio_root=self.root)
+        self.beat_set = read_beat_annotations(self.root / annotations, set, audio_root=self.root)
         if not self.beat_set.tracks:
             raise CorpusError(
                 f"{self.root} holds no recording of the {len(self.beat_set.missing)} annotated "

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml.corpora.corpus import kinds_help
 from ml.settings import Settings
 
 if TYPE_CHECKING:
     from ml.corpora.corpus import Corpus
 
-_KINDS_HELP = "demo, folder (one folder a track, one file a stem) or manifest (a CSV)"
 _COLUMNS = (
     *("track", "stem", "labels", "s", "Hz", "ch"),
     *("peak dBFS", "rms dBFS", "active", "problem"),
@@ -44,7 +44,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     _add_options(inspect)
     add = _action(actions, "add", "add a corpus to config.yaml")
     add.add_argument("name", metavar="NAME", help="its name from now on")
-    add.add_argument("kind", metavar="KIND", help=_KINDS_HELP)
+    add.add_argument("kind", metavar="KIND", help=kinds_help())
     add.add_argument("root", metavar="ROOT", help="its folder, or the CSV")
     _add_options(add)
     build = _action(actions, "build", "scan a corpus into its corpus_tracks table")
@@ -82,15 +82,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=_option,
         dest="options",
         metavar="KEY=VALUE",
-        help="option of the reader, such as labels=none for a folder",
+        help="option of the reader, such as labels=none for a folder; true and false are values",
     )
 
 
-def _option(text: str) -> tuple[str, str]:
+def _option(text: str) -> tuple[str, str | bool]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
+    return key, {"true": True, "false": False}.get(value, value)
 
 
 def _inspect(args: argparse.Namespace, settings: Settings) -> int:
@@ -103,12 +103,12 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     measured = scan_stems(stems, workers=args.workers)
     scans = {stem.stem_id: scan for stem, scan in zip(stems, measured, strict=True)}
     rows = table_rows(chosen.name, tracks, scans)
-    summary = summarize(rows)
+    summary = summarize(rows) | _counts(rows)
     if args.json:
         print(json.dumps({"summary": summary, "stems": rows}, indent=1, allow_nan=False))
         return 0
     _print_table(_COLUMNS, [_cells(row) for row in rows])
-    print(_totals(summary))
+    print(f"{_totals(summary)}; {_counted(summary)}")
     return 0
 
 
@@ -126,13 +126,14 @@ def _choose(args: argparse.Namespace, settings: Settings) -> _Chosen:
 def _add(args: argparse.Namespace, settings: Settings) -> int:
     from ml.cli.config_file import add_corpus
     from ml.corpora.corpus import open_corpus
+    from ml.corpora.scan import listed_tracks
 
     options = dict(getattr(args, "options", ()))
     corpus = open_corpus(args.kind, args.root, **options)
-    tracks = sum(1 for _ in corpus.tracks())
+    tracks = _count(len(listed_tracks(corpus)), "track")
     root = Path(args.root).expanduser().resolve()
     path = add_corpus(settings, args.name, kind=args.kind, root=root, options=options)
-    print(f"{args.name} ({tracks} tracks) is in {path}; next: stems corpus build {args.name}")
+    print(f"{args.name} ({tracks}) is in {path}; next: stems corpus build {args.name}")
     return 0
 
 
@@ -199,6 +200,22 @@ def _totals(summary: Mapping[str, Any]) -> str:
         f"{summary['stem_hours']:.2f} h of stems ({summary['active_stem_hours']:.2f} h of them "
         f"sound), {_count(summary['problems'], 'problem')}"
         + (f"; tracks by split: {', '.join(splits)}" if splits else "")
+    )
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The two ways of counting stems that papers use."""
+    return {
+        "stems_by_file": sum(len(row["files"]) for row in rows),
+        "stems_by_type": len({(row["track_id"], *row["labels"]) for row in rows}),
+    }
+
+
+def _counted(summary: Mapping[str, Any]) -> str:
+    by_file, by_type = summary["stems_by_file"], summary["stems_by_type"]
+    way = "file" if summary["stems"] == by_file else "type"
+    return (
+        f"{_count(by_file, 'stem')} by file, {by_type} by (category, type), counted here by {way}"
     )
 
 

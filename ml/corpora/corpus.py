@@ -5,12 +5,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Split = Literal["train", "valid", "test"]
+
+Kind = Literal[
+    "beats", "demo", "folder", "manifest", "medleydb", "moisesdb", "musdb18", "slakh2100"
+]
+
+KINDS: dict[Kind, str] = {
+    "beats": "recordings with annotated beats",
+    "demo": "songs that stems demo made",
+    "folder": "one folder a track, one file a stem",
+    "manifest": "a CSV",
+    "medleydb": "MedleyDB, both versions",
+    "moisesdb": "MoisesDB",
+    "musdb18": "MUSDB18 and MUSDB18-HQ",
+    "slakh2100": "Slakh2100 and BabySlakh",
+}
+"""Layouts that can be read, in a few words each for the command line."""
 
 MUSIC = "music"
 """What a stem without a label is conditioned with (Riou et al., section II-E)."""
@@ -59,6 +77,8 @@ class Track:
     """As published by the corpus; None where it has none."""
     artist: str | None = None
     title: str | None = None
+    genre: str | None = None
+    """In the corpus's own words."""
 
 
 class Corpus(Protocol):
@@ -75,30 +95,81 @@ def open_corpus(kind: str, root: str | Path, **options: Any) -> Corpus:
     """Open a corpus by the kind of its layout.
 
     Args:
-        kind: one of ``READERS``.
+        kind: one of ``KINDS``.
         root: folder of the corpus, or the CSV for ``manifest``.
         options: what the reader of that kind takes.
 
     Raises:
-        CorpusError: an unknown kind, a root that does not exist, or one that does not look like
-            a corpus of this kind (the message says what was looked for).
+        CorpusError: an unknown kind or option, a root that does not exist, or one that does not
+            look like a corpus of this kind (the message says what was looked for, what is there,
+            and which kind or which folder would fit).
     """
     readers = _readers()
     if kind not in readers:
         known = ", ".join(sorted(readers))
         raise CorpusError(f"corpus kind {kind!r} is unknown; expected one of: {known}")
     root = Path(root).expanduser().resolve()
+    _require_known_options(kind, readers[kind], options)
     if not root.exists():
         raise CorpusError(f"{root} does not exist; give the root of the {kind} corpus")
     try:
         return readers[kind](root, **options)
-    except TypeError as error:
-        raise CorpusError(f"corpus kind {kind!r} at {root}: {error}") from None
+    except CorpusError as error:
+        raise CorpusError(f"{error}{_hint(kind, root)}") from None
+
+
+def kinds_help() -> str:
+    """All kinds with what they are, for the help of a command."""
+    return "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
 
 
 def _readers() -> dict[str, Callable[..., Corpus]]:
+    from ml.beats.corpus import BeatCorpus
     from ml.corpora.demo.reader import DemoCorpus
     from ml.corpora.folder import FolderCorpus
     from ml.corpora.manifest import ManifestCorpus
+    from ml.corpora.medleydb import MedleyDbCorpus
+    from ml.corpora.moisesdb import MoisesDbCorpus
+    from ml.corpora.musdb18 import Musdb18Corpus
+    from ml.corpora.slakh import SlakhCorpus
 
-    return {"demo": DemoCorpus, "folder": FolderCorpus, "manifest": ManifestCorpus}
+    return {
+        "beats": BeatCorpus,
+        "demo": DemoCorpus,
+        "folder": FolderCorpus,
+        "manifest": ManifestCorpus,
+        "medleydb": MedleyDbCorpus,
+        "moisesdb": MoisesDbCorpus,
+        "musdb18": Musdb18Corpus,
+        "slakh2100": SlakhCorpus,
+    }
+
+
+def _require_known_options(
+    kind: str, reader: Callable[..., Corpus], options: dict[str, Any]
+) -> None:
+    _, *accepted = inspect.signature(reader).parameters  # the first is the root
+    if unknown := [name for name in options if name not in accepted]:
+        raise CorpusError(
+            f"corpus kind {kind!r} has no option {', '.join(map(repr, unknown))}; it takes "
+            f"{', '.join(accepted) or 'none'}"
+        )
+
+
+def _hint(kind: str, root: Path) -> str:
+    """For a root that was refused: the kind that would fit it, or the folder near it that fits."""
+    from ml.corpora import medleydb, moisesdb, musdb18, slakh
+    from ml.corpora.listing import subfolders
+
+    fits = {reader.KIND: reader.holds_corpus for reader in (medleydb, moisesdb, musdb18, slakh)}
+    is_own = fits.get(kind, lambda _: False)
+    try:
+        if is_own(root):
+            return ""
+        for other, is_other in fits.items():
+            if is_other(root):
+                return f"; it looks like a corpus of kind {other}"
+        near = filter(is_own, (root.parent, *islice(subfolders(root), 100)))
+        return "".join(f"; {folder} does: give that as the root" for folder in islice(near, 1))
+    except CorpusError:  # a folder that may not be listed: there is nothing to add to the refusal
+        return ""

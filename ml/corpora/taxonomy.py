@@ -2,6 +2,7 @@
 
 Category and instrument texts follow the 11 stems and 44 track types of MoisesDB (Pereira et al.,
 ISMIR 2023), shortened to what a person would type: they are what the model is conditioned with.
+What other corpora call their instruments is put into these words in ``ml.corpora.names``.
 """
 
 from __future__ import annotations
@@ -15,32 +16,80 @@ FourClass = Literal["bass", "drums", "other", "vocals"]
 FOUR_CLASSES: tuple[FourClass, ...] = ("bass", "drums", "other", "vocals")
 """The stems of MUSDB18, in the order of the class table."""
 
+TRACK_TYPES: dict[str, dict[str, str]] = {
+    "bass": {
+        "bass guitar": "bass guitar",
+        "bass synthesizer (moog etc)": "synth bass",
+        "contrabass/double bass (bass of instrings)": "double bass",
+        "tuba (bass of brass)": "tuba",
+        "bassoon (bass of woodwind)": "bassoon",
+    },
+    "bowed strings": {
+        "violin (solo)": "violin",
+        "viola (solo)": "viola",
+        "cello (solo)": "cello",
+        "string section": "string section",
+        "violin section": "violin section",
+        "viola section": "viola section",
+        "cello section": "cello section",
+        "other strings": "bowed strings",
+    },
+    "drums": {
+        "snare drum": "snare drum",
+        "toms": "toms",
+        "kick drum": "kick drum",
+        "cymbals": "cymbals",
+        "overheads": "overheads",
+        "full acoustic drumkit": "drum kit",
+        "drum machine": "drum machine",
+    },
+    "guitar": {
+        "clean electric guitar": "clean electric guitar",
+        "distorted electric guitar": "distorted electric guitar",
+        "lap steel guitar or slide guitar": "slide guitar",
+        "acoustic guitar": "acoustic guitar",
+    },
+    "other": {
+        "fx/processed sound, scratches, gun shots, explosions etc": "sound effects",
+        "click track": "click track",
+    },
+    "other keys": {
+        "organ, electric organ": "organ",
+        "synth pad": "synth pad",
+        "synth lead": "synth lead",
+        "other sounds (hapischord, melotron etc)": "harpsichord",
+    },
+    "other plucked": {
+        "banjo, mandolin, ukulele, harp etc": "banjo, mandolin, ukulele or harp",
+    },
+    "percussion": {
+        "a-tonal percussion (claps, shakers, congas, cowbell etc)": "percussion",
+        "pitched percussion (mallets, glockenspiel, ...)": "pitched percussion",
+    },
+    "piano": {
+        "grand piano": "grand piano",
+        "electric piano (rhodes, wurlitzer, piano sound alike)": "electric piano",
+    },
+    "vocals": {
+        "lead male singer": "lead male singer",
+        "lead female singer": "lead female singer",
+        "human choir": "choir",
+        "background vocals": "background vocals",
+        "other (vocoder, beatboxing etc)": "vocoder or beatboxing",
+    },
+    "wind": {
+        "brass (trumpet, trombone, french horn, brass etc)": "brass",
+        "flutes (piccolo, bamboo flute, panpipes, flutes etc)": "flute",
+        "reeds (saxophone, clarinets, oboe, english horn, bagpipe)": "reeds",
+        "other wind": "wind instrument",
+    },
+}
+"""MoisesDB's categories, and for each ``trackType`` (spelled as in its files) the text for it.
+
+The 44 types are those of its published reader; Riou et al. speak of 38 instruments."""
+
 CATEGORIES: dict[str, tuple[str, ...]] = {
-    "bass": ("bass guitar", "synth bass", "double bass", "tuba", "bassoon"),
-    "bowed strings": (
-        *("violin", "viola", "cello", "string section"),
-        *("violin section", "viola section", "cello section", "bowed strings"),
-    ),
-    "drums": (
-        *("snare drum", "toms", "kick drum", "cymbals"),
-        *("overheads", "drum kit", "drum machine"),
-    ),
-    "guitar": (
-        "clean electric guitar",
-        "distorted electric guitar",
-        "slide guitar",
-        "acoustic guitar",
-    ),
-    "other": ("sound effects", "click track"),
-    "other keys": ("organ", "synth pad", "synth lead", "harpsichord"),
-    "other plucked": ("banjo, mandolin, ukulele or harp",),
-    "percussion": ("percussion", "pitched percussion"),
-    "piano": ("grand piano", "electric piano"),
-    "vocals": (
-        *("lead male singer", "lead female singer", "choir"),
-        *("background vocals", "vocoder or beatboxing"),
-    ),
-    "wind": ("brass", "flute", "reeds", "wind instrument"),
+    category: tuple(types.values()) for category, types in TRACK_TYPES.items()
 }
 """MoisesDB's categories (coarse) and the texts of their instruments (fine)."""
 

@@ -29,3 +29,18 @@ def write_corpus(tmp_path: Path) -> Write:
         return root / "corpus.csv"
 
     return write
+
+
+@pytest.fixture
+def write_noise() -> Write:
+    """Write noise as audio, folders and all; ``write_noise(path, duration_s=0.5)`` → the path."""
+
+    def write(path: Path, duration_s: float = 0.5, rate_hz: int = 16000, channels: int = 1) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (round(duration_s * rate_hz), channels)
+        seed = list(path.as_posix().encode())
+        noise = np.random.default_rng(seed).uniform(-0.3, 0.3, shape)
+        soundfile.write(path, noise, rate_hz, subtype="PCM_16")
+        return path
+
+    return write

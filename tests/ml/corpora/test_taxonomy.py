@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from ml.corpora.taxonomy import CATEGORIES, FOUR_CLASSES, category_of, four_class
+from ml.corpora.taxonomy import (
+    CATEGORIES,
+    FOUR_CLASSES,
+    TRACK_TYPES,
+    category_of,
+    four_class,
+)
 
 
 def test_moisesdbs_eleven_categories_and_44_instruments() -> None:
     assert len(CATEGORIES) == 11
     texts = [text for texts in CATEGORIES.values() for text in texts]
     assert len(texts) == len(set(texts)) == 44
+    assert len({name for types in TRACK_TYPES.values() for name in types}) == 44
     assert category_of("synth bass") == category_of("bass") == "bass"
     assert category_of("theremin") is None
 
