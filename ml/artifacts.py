@@ -40,6 +40,11 @@ class DataLayout:
 
     home: Path
     """The folder that holds all artifacts; made on first write."""
+    shards_uri: str | None = None
+    """Where training reads shards, a folder a corpus: a path from ``home`` or a URL; None: where
+    they are built."""
+    shard_cache_gb: float = 50.0
+    """Bound of ``shard_cache``."""
 
     @property
     def config_path(self) -> Path:
@@ -81,6 +86,11 @@ class DataLayout:
         """HTML reports."""
         return self.home / "reports"
 
+    @property
+    def clap(self) -> Path:
+        """CLAP's checkpoint and vocabulary (``stems labels fetch``)."""
+        return self.home / "models" / "clap"
+
     def tracks(self, corpus: str) -> Path:
         """Folder of the ``corpus_tracks`` table of a corpus."""
         return self.home / "tracks" / corpus
@@ -93,9 +103,35 @@ class DataLayout:
         """Folder of the ``stem_shards`` of a corpus."""
         return self.home / "shards" / corpus
 
+    def training_shards(self, corpus: str) -> Path | str:
+        """Path or URL that training reads the ``stem_shards`` of a corpus from."""
+        if self.shards_uri is None:
+            return self.shards(corpus)
+        if "://" in self.shards_uri:
+            return f"{self.shards_uri.rstrip('/')}/{corpus}"
+        return self.home / self.shards_uri / corpus
+
+    @property
+    def shard_cache(self) -> Path:
+        """Where shards from a URL are kept while they are read."""
+        return self.home / "cache" / "shards"
+
     def embeddings(self, model_id: str, corpus: str) -> Path:
         """Folder of the embeddings of a corpus by one model."""
         return self.home / "embeddings" / model_id / corpus
+
+    @property
+    def beats(self) -> Path:
+        """What beat tracking makes: features of tracks, and probes."""
+        return self.home / "beats"
+
+    def beat_features(self, model_id: str, corpus: str) -> Path:
+        """Folder of the ``beat_features`` of a corpus by one model."""
+        return self.beats / "features" / model_id / corpus
+
+    def beat_probes(self, model: str) -> Path:
+        """Folder of the beat probes on one model."""
+        return self.beats / "probes" / model
 
     def scores(self, evaluation: str, corpus: str) -> Path:
         """Folder of the scores of one evaluation (``retrieval``) on a corpus."""

@@ -1,12 +1,17 @@
 """What many tests need, built once for all workers: a small demo corpus, its shards, tiny runs."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+
+from ml.models.clap import ClapText
+from ml.models.clap_files import ClapFiles
 
 SMALL = {
     "steps": 4,
@@ -61,6 +66,68 @@ def small_jepa() -> dict[str, Any]:
 def home(shared_home: Path, tmp_path: Path) -> Path:
     """A copy of ``shared_home`` to write to."""
     return shutil.copytree(shared_home, tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def tiny_clap(tmp_path_factory: pytest.TempPathFactory) -> ClapFiles:
+    """A CLAP of LAION's format without an audio branch, one layer, random weights; read only."""
+    folder = tmp_path_factory.mktemp("clap")
+    config = _clap_text_config(_write_vocabulary(folder))
+    config.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = ClapText(config)
+    with torch.no_grad():  # default weights give nearly the same vector for all texts
+        model.text_branch.embeddings.word_embeddings.weight.normal_(std=1.0)
+    path = folder / "tiny.pt"
+    torch.save(_laion_checkpoint(model.state_dict()), path)
+    return ClapFiles(checkpoint=path, tokenizer=folder)
+
+
+def _clap_text_config(words: int) -> Any:
+    """One layer of RoBERTa, as wide as ``laion_clap`` expects it."""
+    from transformers import RobertaConfig
+
+    return RobertaConfig(
+        vocab_size=words,
+        hidden_size=768,
+        num_hidden_layers=1,
+        num_attention_heads=12,
+        intermediate_size=64,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+
+
+def _laion_checkpoint(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """These weights with what LAION's files hold beside them."""
+    state = {f"module.{name}": tensor for name, tensor in weights.items()}
+    state["module.text_branch.embeddings.position_ids"] = torch.arange(514)[None]
+    moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}
+    return {
+        "epoch": 15,
+        "name": "tiny",
+        "best_score": np.float64(0.9014),
+        "state_dict": state,
+        "optimizer": {"state": moments, "param_groups": [{"lr": 1e-4, "params": [0]}]},
+    }
+
+
+def _write_vocabulary(folder: Path) -> int:
+    """A byte-level vocabulary trained on instruments; returns its size."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    from ml.corpora.taxonomy import CATEGORIES
+
+    tokenizer = ByteLevelBPETokenizer()
+    texts = [text for texts in CATEGORIES.values() for text in texts]
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.train_from_iterator(texts, vocab_size=400, min_frequency=1, special_tokens=special)
+    tokenizer.save_model(str(folder))
+    return tokenizer.get_vocab_size()
 
 
 def _build_home(home: Path) -> None:

@@ -39,10 +39,8 @@ def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
 )
 def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """The condition of every label text of the corpus, by the label encoder of the settings."""
-    from ml.models.label_encoders import build_label_encoder
-
     settings = home.settings()
-    encoder = build_label_encoder(settings.label_encoder.name)
+    encoder = labels.label_encoder_of(settings)
     artifact = labels.build_label_embeddings(context.partition_key, settings.layout, encoder)
     return materialized(
         artifact, rows=artifact.summary["texts"], table=artifact.path / labels.TABLE_NAME
@@ -59,9 +57,8 @@ def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
 )
 def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Training audio: WebDataset shards of segments with their stems, silence left out."""
-    from ml.shards.writer import ShardConfig, build_shards
+    from ml.shards.writer import build_shards
 
-    settings = home.settings()
-    config = ShardConfig(segment_s=settings.shards.segment_s, payload=settings.shards.payload)
+    config = home.settings().shards.config()
     artifact = build_shards(context.partition_key, home.layout, config, workers=home.processes)
     return materialized(artifact, rows=artifact.summary["segments"])

@@ -29,8 +29,9 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     from ml.retrieval.baselines import is_baseline, load_models
     from ml.retrieval.embed import embed_corpus
 
-    name, layout = context.partition_key, home.layout
-    models = load_models(layout)
+    name, settings = context.partition_key, home.settings()
+    layout = settings.layout
+    models = load_models(layout, clap=settings.clap_files)
     vectors = read_label_vectors(layout, name)
     made = embed_corpus(name, models, layout, vectors, device=str(choose_device("auto")))
     artifacts = {model.name: artifact for model, artifact in zip(models, made, strict=True)}
@@ -63,7 +64,7 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
 def champion(home: StemsHome) -> dg.MaterializeResult:
     """Which model queries use: the first of ``training.presets``, once its stems are published."""
     from ml.retrieval.champion import champion_path, read_champion, write_champion
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
 
     settings = home.settings()
     layout, preset = settings.layout, settings.training.presets[0]
@@ -88,7 +89,7 @@ def _published(home: StemsHome, preset: str) -> tuple[str, dict[str, Any]]:
         ArtifactError: none were published.
     """
     from ml.artifacts import read_json
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
 
     layout = home.layout
     model_id = read_json(read_models(layout)[preset] / "manifest.json")["model_id"]

@@ -60,10 +60,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def embed(args: argparse.Namespace, settings: Settings, conditioning: str) -> list[EmbeddingModel]:
     """Embed ``args.corpus``, building what that needs; returns the models."""
     from ml.corpora.corpus import open_corpus
-    from ml.corpora.labels import build_label_embeddings, read_label_vectors
+    from ml.corpora.labels import build_label_embeddings, label_encoder_of, read_label_vectors
     from ml.corpora.table import build_corpus_tracks
     from ml.device import choose_device
-    from ml.models.label_encoders import build_label_encoder
     from ml.retrieval.baselines import load_models
     from ml.retrieval.embed import embed_corpus
 
@@ -71,10 +70,10 @@ def embed(args: argparse.Namespace, settings: Settings, conditioning: str) -> li
         raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
     name, layout = args.corpus, settings.layout
     found = settings.corpus(name)
-    models = load_models(layout, args.models)
+    models = load_models(layout, args.models, settings.clap_files)
     corpus = open_corpus(found.kind, found.root, **found.options)
     build_corpus_tracks(name, corpus, layout, workers=len(os.sched_getaffinity(0)))
-    build_label_embeddings(name, layout, build_label_encoder(settings.label_encoder.name))
+    build_label_embeddings(name, layout, label_encoder_of(settings))
     artifacts = embed_corpus(
         name,
         models,

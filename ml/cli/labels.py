@@ -1,16 +1,27 @@
-"""``stems labels``: compute the conditions of a corpus's labels."""
+"""``stems labels``: the conditions of a corpus's labels, and labels for what has none."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from ml.settings import Settings
 
+HOST_VARIABLE = "HF_ENDPOINT"
+"""The hub's own variable for another server with the same paths."""
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb with its action."""
+    """Add the verb with its actions."""
     parser = verbs.add_parser("labels", help="compute the conditions of a corpus's labels")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_build(actions)
+    _add_fetch(actions)
+    _add_suggest(actions)
+
+
+def _add_build(actions: argparse._SubParsersAction) -> None:
     build = actions.add_parser(
         "build",
         help="encode every label of a corpus",
@@ -18,18 +29,91 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "Labels that are on disk already are taken over.",
     )
     build.add_argument("name", metavar="NAME", help="name of the corpus")
-    build.set_defaults(run=run)
+    build.set_defaults(run=run_build)
 
 
-def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Do what was asked."""
-    from ml.corpora.labels import build_label_embeddings
-    from ml.models.label_encoders import build_label_encoder
+def _add_fetch(actions: argparse._SubParsersAction) -> None:
+    fetch = actions.add_parser(
+        "fetch",
+        help="download CLAP (2.4 GB), once",
+        description="Download LAION's music checkpoint of CLAP and RoBERTa's vocabulary to "
+        "models/clap in STEMS_HOME, and check their hashes. A download that broke off goes on "
+        "where it stopped. Then set label_encoder.name to clap to train with it.",
+    )
+    fetch.add_argument(
+        "--mirror",
+        metavar="URL",
+        help=f"server with the hub's paths (default: {HOST_VARIABLE}, else the hub)",
+    )
+    fetch.set_defaults(run=run_fetch)
+
+
+def _add_suggest(actions: argparse._SubParsersAction) -> None:
+    suggest = actions.add_parser(
+        "suggest",
+        help="propose labels for unlabelled stems, by ear of CLAP",
+        description="Write a CSV that lists every stem of a corpus; those without labels get "
+        "proposals from the taxonomy, nearest first. Copy what is right into the column labels, "
+        "then add the CSV with: stems corpus add NAME manifest CSV. The corpus stays as it is.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    suggest.add_argument("name", metavar="CORPUS", help="name of the corpus")
+    suggest.add_argument(
+        "--out", type=Path, metavar="CSV", help="default: labels/CORPUS-suggested.csv in STEMS_HOME"
+    )
+    suggest.add_argument("--top", type=int, default=3, metavar="N", help="proposals a stem")
+    suggest.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    suggest.set_defaults(run=run_suggest)
+
+
+def run_build(args: argparse.Namespace, settings: Settings) -> int:
+    """Encode the labels of a corpus."""
+    from ml.corpora.labels import build_label_embeddings, label_encoder_of
 
     settings.corpus(args.name)  # an unknown name is an error that lists the known ones
-    encoder = build_label_encoder(settings.label_encoder.name)
+    encoder = label_encoder_of(settings)
     artifact = build_label_embeddings(args.name, settings.layout, encoder)
     state = "is up to date" if artifact.reused else "is made"
     summary = artifact.summary
     print(f"{artifact.path} {state}: {summary['texts']} texts by {summary['encoder']}")
+    return 0
+
+
+def run_fetch(args: argparse.Namespace, settings: Settings) -> int:
+    """Download CLAP."""
+    from ml.models.clap_fetch import fetch_clap
+    from ml.models.clap_files import HUB
+
+    host = args.mirror or os.environ.get(HOST_VARIABLE) or HUB
+    if not host.startswith(("https://", "http://")):
+        raise ValueError(f"{host!r} is no address of a server; expected https://…")
+    artifact = fetch_clap(settings.layout.clap, host=host)
+    print(f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}:")
+    for name, sha256 in artifact.summary.items():
+        print(f"  {sha256}  {name}")
+    if settings.label_encoder.name != "clap":
+        path = settings.layout.config_path
+        print(f"to condition with it, write label_encoder: {{name: clap}} into {path}")
+    return 0
+
+
+def run_suggest(args: argparse.Namespace, settings: Settings) -> int:
+    """Propose labels."""
+    from ml.device import choose_device
+    from ml.retrieval.label_suggestions import suggest_labels
+
+    settings.corpus(args.name)
+    out = args.out or settings.layout.labels(f"{args.name}-suggested").with_suffix(".csv")
+    summary = suggest_labels(
+        args.name,
+        settings.layout,
+        settings.clap_files,
+        out,
+        top=args.top,
+        device=str(choose_device(args.device)),
+    )
+    print(
+        f"{out} is made: {summary['stems']} stems, {summary['unlabelled']} without labels, "
+        f"{summary['suggested']} with proposals ({summary['silent']} silent)"
+    )
     return 0

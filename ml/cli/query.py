@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    from ml.models.label_encoders import LabelEncoder
+    from ml.models.stem_jepa import StemJepa
     from ml.retrieval.query import Candidate
 
 
@@ -47,7 +50,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.store import database_uri
 
     model = load_model(find_checkpoint(settings.layout, args.model))
-    retriever = StemRetriever(model, database_uri(settings.layout, model.model_id))
+    encoder = _label_encoder(model, settings)
+    retriever = StemRetriever(model, database_uri(settings.layout, model.model_id), encoder)
     found = retriever.query(
         list(args.mix),
         args.instrument,
@@ -56,11 +60,36 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         exclude_tracks=args.exclude_tracks,
         per_track=args.per_track,
     )
+    if encoder is not None and args.instrument:
+        _explain(args.instrument, model, encoder, settings)
     if args.json:
         print(json.dumps([asdict(candidate) for candidate in found], indent=1))
     else:
         _print(found)
     return 0
+
+
+def _label_encoder(model: StemJepa, settings: Settings) -> LabelEncoder | None:
+    """The encoder that the model was trained with, from where the settings say it lies."""
+    from ml.corpora.labels import label_encoder_of
+
+    if model.condition_dim is None or not model.label_encoder:
+        return None
+    return label_encoder_of(settings, model.label_encoder["name"])
+
+
+def _explain(instrument: str, model: StemJepa, encoder: LabelEncoder, settings: Settings) -> None:
+    """Say on stderr which labels of the training an instrument, unknown to it, is close to."""
+    from ml.retrieval.presence import text_vectors
+    from ml.retrieval.query import nearest_labels
+
+    labels = model.manifest.get("training_labels") or []
+    if not labels or instrument in labels:
+        return
+    known = text_vectors(settings.layout, labels, encoder)
+    nearest = nearest_labels(encoder.encode([instrument])[0], known)
+    shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
+    print(f'"{instrument}" is not a training label; it acts like: {shown}', file=sys.stderr)
 
 
 def _where(corpus: str | None, where: str | None) -> str | None:

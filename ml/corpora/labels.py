@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,11 +25,32 @@ from ml.artifacts import (
 )
 from ml.corpora.corpus import MUSIC
 from ml.corpora.table import read_corpus_tracks
-from ml.models.label_encoders import LabelEncoder
+from ml.models.label_encoders import LabelEncoder, build_label_encoder
+
+if TYPE_CHECKING:
+    from ml.settings import Settings
 
 FORMAT_VERSION = 1
 
 TABLE_NAME = "labels.parquet"
+
+
+def label_encoder_of(settings: Settings, name: str | None = None) -> LabelEncoder:
+    """The label encoder of a home.
+
+    Args:
+        settings: of the home; they say where CLAP's files lie.
+        name: another encoder than that of the settings (the one a model was trained with).
+
+    Raises:
+        ArtifactError: CLAP's files are missing; says how to get them.
+        ValueError: an unknown name.
+    """
+    name = name or settings.label_encoder.name
+    if name != "clap":
+        return build_label_encoder(name)
+    files = settings.clap_files
+    return build_label_encoder(name, checkpoint=files.checkpoint, tokenizer=files.tokenizer)
 
 
 def build_label_embeddings(name: str, layout: DataLayout, encoder: LabelEncoder) -> Artifact:

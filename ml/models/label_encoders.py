@@ -1,8 +1,9 @@
 """Instruments in words → conditions: frozen text encoders, computed once per label.
 
-``minilm`` (all-MiniLM-L6-v2, 384 dim) ships inside a package and needs no network. Differs: Riou et
-al. (arXiv:2411.19806, section II-E) use CLAP's text branch (512 dim). Every artifact that holds
-conditions names the encoder they came from, so the two never mix.
+``clap`` (CLAP's text branch, 512 dim) is what Riou et al. use (arXiv:2411.19806v2, section II-E);
+its weights come once with ``stems labels fetch``. ``minilm`` (all-MiniLM-L6-v2, 384 dim) ships
+inside a package and needs no network. Every artifact that holds conditions names the encoder they
+came from, so the two never mix.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ def build_label_encoder(name: str, **options: Any) -> LabelEncoder:
     """A label encoder by name; weights are loaded when it first encodes.
 
     Args:
-        name: one of ``minilm``.
-        options: what that encoder takes (``minilm``: nothing).
+        name: ``clap`` or ``minilm``.
+        options: what that encoder takes (``clap``: ``checkpoint``, ``tokenizer``, see
+            ``ml.models.clap.ClapTextEncoder``; ``minilm``: nothing).
 
     Raises:
+        ArtifactError: a file of the encoder is missing; says how to get it.
         ValueError: an unknown name or option; names the choices.
     """
     if name not in _ENCODERS:
@@ -54,6 +57,31 @@ def build_label_encoder(name: str, **options: Any) -> LabelEncoder:
         return _ENCODERS[name](**options)
     except TypeError as error:
         raise ValueError(f"label encoder {name!r}: {error}") from None
+
+
+def encode_distinct(
+    texts: Sequence[str], dim: int, encode_one: Callable[[str], np.ndarray]
+) -> np.ndarray:
+    """Encode each distinct text once.
+
+    Args:
+        texts: instruments in words.
+        dim: width of a vector.
+        encode_one: a text → (dim,) float32, unit norm.
+
+    Returns:
+        (text, dim) float32, in the order given.
+
+    Raises:
+        ValueError: a text is empty; says which.
+    """
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise ValueError(f"text {place} of {len(texts)} is empty; expected an instrument")
+    if not texts:
+        return np.zeros((0, dim), dtype=np.float32)
+    vectors = {text: encode_one(text) for text in dict.fromkeys(texts)}
+    return np.stack([vectors[text] for text in texts])
 
 
 class MiniLmEncoder:
@@ -80,15 +108,12 @@ class MiniLmEncoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Texts → (text, 384) float32, unit norm; equal texts are encoded once."""
-        for place, text in enumerate(texts):
-            if not text.strip():
-                raise ValueError(f"text {place} of {len(texts)} is empty; expected an instrument")
-        if not texts:
-            return np.zeros((0, self.dim), dtype=np.float32)
+        return encode_distinct(texts, self.dim, self._encode)
+
+    def _encode(self, text: str) -> np.ndarray:
         if self._encode_one is None:
             self._encode_one = _load_minilm(_minilm_folder())
-        vectors = {text: self._encode_one(text) for text in dict.fromkeys(texts)}
-        return np.stack([vectors[text] for text in texts])
+        return self._encode_one(text)
 
 
 def _minilm_folder() -> Path:
@@ -118,4 +143,10 @@ def _load_minilm(folder: Path) -> Callable[[str], np.ndarray]:
     return encode_one
 
 
-_ENCODERS: dict[str, Callable[..., LabelEncoder]] = {"minilm": MiniLmEncoder}
+def _clap(**options: Any) -> LabelEncoder:
+    from ml.models.clap import ClapTextEncoder
+
+    return ClapTextEncoder(**options)
+
+
+_ENCODERS: dict[str, Callable[..., LabelEncoder]] = {"clap": _clap, "minilm": MiniLmEncoder}

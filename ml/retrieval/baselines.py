@@ -1,15 +1,18 @@
-"""What needs no learning: the spectrum of a stem, and which models an evaluation compares."""
+"""What needs no training here: a stem's spectrum; and which models an evaluation compares."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ml.audio.mel import spectrum_vectors
+from ml.models.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
+from ml.retrieval.clap_audio import CLAP_AUDIO, ClapAudioModel
 
 if TYPE_CHECKING:
     from ml.artifacts import DataLayout
@@ -66,29 +69,45 @@ class SpectrumModel(nn.Module):
 
 
 def is_baseline(model: EmbeddingModel) -> bool:
-    """Whether a model only shows what needs no learning; nobody queries it."""
-    return model.name in (SPECTRUM, UNTRAINED)
+    """Whether a model only shows what needs no training here; nobody queries it."""
+    return model.name in (SPECTRUM, UNTRAINED, CLAP_AUDIO)
 
 
-def load_models(layout: DataLayout, names: Sequence[str] | None = None) -> list[EmbeddingModel]:
-    """The models of this home, and ``spectrum`` made from the contrastive one.
+def load_models(
+    layout: DataLayout, names: Sequence[str] | None = None, clap: ClapFiles | None = None
+) -> list[EmbeddingModel]:
+    """The models of this home, ``spectrum`` made from the contrastive one, and ``clap-audio``.
 
     Args:
         layout: where ``runs/models.json`` lies.
         names: which, in this order; default: all.
+        clap: CLAP's files; without them there is no ``clap-audio``. Default: those that ``stems
+            labels fetch`` gets.
 
     Raises:
-        ArtifactError: nothing was trained yet, or a checkpoint is damaged.
+        ArtifactError: nothing was trained yet, a checkpoint is damaged, or CLAP is asked for and
+            missing.
         ValueError: no model has such a name.
     """
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
 
-    paths = read_models(layout)
-    known = [*paths, *([SPECTRUM] if CONTRASTIVE in paths else [])]
+    paths, clap = read_models(layout), clap or clap_files(layout.clap)
+    if names and CLAP_AUDIO in names:
+        clap.require()
+    known = [
+        *paths,
+        *([SPECTRUM] if CONTRASTIVE in paths else []),
+        *([] if clap.missing else [CLAP_AUDIO]),
+    ]
     unknown = [name for name in names or [] if name not in known]
     if unknown:
         raise ValueError(f"no model is called {unknown[0]!r}; expected one of: {', '.join(known)}")
-    return [
-        SpectrumModel(load_model(paths[CONTRASTIVE])) if name == SPECTRUM else load_model(path)
-        for name, path in ((n, paths.get(n, layout.runs)) for n in names or known)
-    ]
+    return [_load(name, paths, clap) for name in names or known]
+
+
+def _load(name: str, paths: Mapping[str, Path], clap: ClapFiles) -> EmbeddingModel:
+    if name == CLAP_AUDIO:
+        return ClapAudioModel(clap)
+    if name == SPECTRUM:
+        return SpectrumModel(load_model(paths[CONTRASTIVE]))
+    return load_model(paths[name])

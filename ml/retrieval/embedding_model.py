@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from ml.artifacts import ArtifactError
+from ml.retrieval.conditions import Conditions
 
 
 class Frontend(Protocol):
@@ -23,7 +25,7 @@ class Frontend(Protocol):
 
 
 class EmbeddingModel(Protocol):
-    """A trained model (``StemJepa``) or a baseline (``SpectrumModel``)."""
+    """A trained model (``StemJepa``) or a baseline (``SpectrumModel``, ``ClapAudioModel``)."""
 
     @property
     def name(self) -> str:
@@ -47,7 +49,7 @@ class EmbeddingModel(Protocol):
 
     @property
     def condition_dim(self) -> int | None:
-        """Width of a condition; None when it takes none."""
+        """Width of the corpus's conditions; None when it takes none of these."""
         ...
 
     @property
@@ -87,6 +89,22 @@ class EmbeddingModel(Protocol):
         ``condition`` is (batch, condition_dim), ``classes`` (batch,) into ``FOUR_CLASSES``.
         """
         ...
+
+
+@runtime_checkable
+class EncodesLabels(Protocol):
+    """A model with a label encoder of its own; the corpus's conditions are not for it."""
+
+    def encode_labels(self, texts: Sequence[str]) -> np.ndarray:
+        """Labels → (text, width) float32, what ``query_vectors`` takes as ``condition``."""
+        ...
+
+
+def condition_rows(model: EmbeddingModel, conditions: Conditions) -> np.ndarray | None:
+    """What a model's queries are conditioned with: (stem, width) float32; None: with nothing."""
+    if isinstance(model, EncodesLabels):
+        return model.encode_labels(conditions.texts)
+    return None if model.condition_dim is None else conditions.vectors
 
 
 def check_label_encoder(model: EmbeddingModel, encoder: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ml.audio.chunks import active_starts
 from ml.device import Precision, autocast
 from ml.retrieval.conditions import Conditions
-from ml.retrieval.embedding_model import EmbeddingModel
+from ml.retrieval.embedding_model import EmbeddingModel, condition_rows
 from ml.retrieval.mixes import TrackAudio
 
 
@@ -58,6 +58,10 @@ class EmbeddingPass:
         self._models = models
         self._frontends = {m.model_id: m.log_mel.fingerprint() for m in models}
         self._conditions = conditions
+        self._condition_rows = {
+            m.model_id: {name: condition_rows(m, c) for name, c in conditions.items()}
+            for m in models
+        }
         self._device = device
         self._precision: Precision = precision
         self._batch_chunks = batch_chunks
@@ -132,8 +136,8 @@ class EmbeddingPass:
         sums = self.vectors[model.model_id].query_sums
         vectors = None
         for name, conditions in self._conditions.items():
-            if vectors is None or model.phase == "jepa":
-                rows = conditions.vectors if model.condition_dim is not None else None
+            rows = self._condition_rows[model.model_id][name]
+            if vectors is None or rows is not None or model.phase == "jepa":
                 condition = None if rows is None else self._tensor(rows[stems])
                 classes = self._tensor(conditions.classes[stems])
                 vectors = _numpy(model.query_vectors(mel, condition, classes))

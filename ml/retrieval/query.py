@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +162,27 @@ class StemRetriever:
         encoder = build_label_encoder(self.model.label_encoder["name"])
         _check_encoder(self.model, encoder)
         return encoder
+
+
+def nearest_labels(
+    vector: np.ndarray, known: Mapping[str, np.ndarray], k: int = 3
+) -> list[tuple[str, float]]:
+    """The labels that a query's text is closest to: how the model will take it.
+
+    Args:
+        vector: (dim,) of the text, unit norm.
+        known: (dim,) per text that the model has met in training, by the same label encoder.
+        k: how many.
+
+    Returns:
+        (label, cosine), nearest first; equal ones in the order of the alphabet.
+    """
+    texts = sorted(known)
+    if not texts:
+        return []
+    cosines = np.array([known[text] @ vector for text in texts], dtype=np.float64)
+    best = np.argsort(-cosines, kind="stable")[:k]
+    return [(texts[i], float(cosines[i])) for i in best]
 
 
 def _tables(table: Any) -> StemTables:

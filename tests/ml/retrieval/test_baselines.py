@@ -8,7 +8,7 @@ import torch
 from ml.artifacts import ArtifactError, DataLayout
 from ml.models.stem_jepa import StemJepa
 from ml.retrieval.baselines import SpectrumModel, is_baseline, load_models
-from ml.training.config import training_config
+from ml.training.presets import training_config
 
 
 @pytest.fixture

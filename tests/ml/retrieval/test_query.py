@@ -12,7 +12,7 @@ import soundfile
 from ml.artifacts import ArtifactError, DataLayout
 from ml.retrieval.embed import embed_corpus
 from ml.retrieval.embedding_files import read_embeddings, vectors_of
-from ml.retrieval.query import StemRetriever
+from ml.retrieval.query import StemRetriever, nearest_labels
 from ml.retrieval.search import StemTables
 from ml.retrieval.store import STEM_TABLE, database_uri, publish_corpus
 
@@ -169,3 +169,11 @@ def test_bad_tables(uri: str, band_model: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match="names no model"):
         StemRetriever(band_model(), tmp_path / "foreign")
+
+
+def test_nearest_labels_are_those_of_highest_cosine() -> None:
+    known = {text: np.eye(3)[i] for i, text in enumerate(("violin", "cello", "drums"))}
+    vector = np.array([0.6, 0.8, 0.0])
+    assert nearest_labels(vector, known, 2) == [("cello", 0.8), ("violin", 0.6)]
+    assert nearest_labels(vector, {}) == []
+    assert nearest_labels(np.ones(3), known, 1) == [("cello", 1.0)]  # equal ones: by alphabet
