@@ -12,7 +12,7 @@ PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dura
 NOT_HERE := slow or service or browser or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all soak dev mlflow clean
+.PHONY: help environment demo test test-all soak bench dev mlflow clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -40,6 +40,9 @@ test-all: $(READY)  ## the tests that `make test` leaves out; those that cannot 
 
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
+
+bench: $(READY)  ## what things cost here, beside named peers (about 10 minutes; ffmpeg is one of them)
+	$(QUIET) $(BIN)/python -m ml.benchmarks
 
 dev: $(READY)  ## Dagster: assets, runs, checks, sensors
 	$(IN_HOME) $(BIN)/python -m pipelines.home

@@ -1,23 +1,26 @@
-"""``stems shards``: make the training shards of a corpus, check them."""
+"""``stems shards``: make the training shards of a corpus, check them, push them."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
+from ml.cli import shards_push
 from ml.settings import Settings
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb with its two actions."""
+    """Add the verb with its actions."""
     parser = verbs.add_parser("shards", help="make and check the training shards of a corpus")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser(
         "build",
         help="make the shards of a corpus",
         description="Cut a corpus into segments, leave silence out, write WebDataset shards. "
-        "Shards that are up to date stay; an interrupted build goes on where it stopped.",
+        "Shards that are up to date stay; an interrupted build goes on where it stopped; where "
+        "labels alone have changed, audio is copied, not encoded again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     build.add_argument("name", metavar="NAME", help="name of the corpus")
@@ -27,6 +30,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     build.add_argument(
         "--workers", type=_at_least_one, default=_cores(), metavar="N", help="processes"
     )
+    build.add_argument(
+        "--dry-run", action="store_true", help="print hours, disk and time; make nothing"
+    )
     build.set_defaults(run=run)
     inspect = actions.add_parser(
         "inspect",
@@ -34,27 +40,65 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Verify the checksum of every shard and print what is in them.",
     )
     inspect.add_argument("name", metavar="NAME", help="name of the corpus")
+    inspect.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw active shares, levels, stems per segment and seconds per label (.png, .svg or "
+        ".html)",
+    )
     inspect.set_defaults(run=run)
+    shards_push.add_action(actions)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Do what was asked; 1 when ``inspect`` finds a damaged shard."""
     settings.corpus(args.name)  # an unknown name is an error that lists the known ones
-    return _build(args, settings) if args.action == "build" else _inspect(args, settings)
+    if args.action == "inspect":
+        return _inspect(args, settings)
+    return _estimate(args, settings) if args.dry_run else _build(args, settings)
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.shards.writer import ShardConfig, build_shards
+    from ml.shards.writer import build_shards
 
-    config = ShardConfig(segment_s=settings.shards.segment_s, payload=settings.shards.payload)
     artifact = build_shards(
-        args.name, settings.layout, config, workers=args.workers, fresh=args.fresh
+        args.name,
+        settings.layout,
+        settings.shards.config(),
+        workers=args.workers,
+        fresh=args.fresh,
     )
     summary = artifact.summary
     print(
         f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}: "
         f"{summary['shards']} shards, {summary['tracks']} tracks, {summary['segments']} segments, "
         f"{summary['stem_hours']:.2f} h of stems"
+    )
+    return 0
+
+
+def _estimate(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.shards.estimate import estimate_build, size_text
+
+    found = estimate_build(
+        args.name,
+        settings.layout,
+        settings.shards.config(),
+        workers=args.workers,
+        fresh=args.fresh,
+    )
+    print(f"{args.name}: {found.tracks} tracks, {found.stem_s / 3600:.2f} h of stems")
+    print(
+        f"shards to make: {found.made} ({found.encode_s / 3600:.2f} h of stems), to copy with new "
+        f"labels: {found.copied}, to keep: {found.kept}, to be replaced: {found.replaced}"
+    )
+    rates = found.rates
+    origin = "as the last build did" if rates.is_measured else "assumed: none was measured here yet"
+    print(
+        f"disk: {size_text(found.new_bytes)} more, of {size_text(found.free_bytes)} free; "
+        f"time: {_time(found.duration_s)} with {args.workers} processes "
+        f"({rates.stem_s_per_s:,.0f} s of stems per second and process, {origin})"
     )
     return 0
 
@@ -80,7 +124,24 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
         print(f"make them again with: stems shards build {args.name} --fresh", file=sys.stderr)
         return 1
     print("every checksum is right")
+    if args.plot:
+        _plot(args, settings)
     return 0
+
+
+def _plot(args: argparse.Namespace, settings: Settings) -> None:
+    from ml.shards.plots import save_figure, stem_histograms, stored_stems
+
+    figure = stem_histograms(stored_stems(settings.layout, args.name), args.name)
+    save_figure(figure, args.plot, f"shards of {args.name}")
+    print(f"{args.plot} is drawn")
+
+
+def _time(duration_s: float) -> str:
+    if duration_s < 120:
+        return f"about {duration_s:.0f} s"
+    minutes = round(duration_s / 60)
+    return f"about {minutes // 60} h {minutes % 60:02d} min" if minutes >= 120 else f"{minutes} min"
 
 
 def _cores() -> int:

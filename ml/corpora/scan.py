@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
 from ml.audio.files import AudioError, probe, read_stem
 from ml.corpora.corpus import Corpus, CorpusError, Stem, Track
+from ml.processes import process_pool
 from ml.progress import progress
 
 RATE_HZ = 16000
@@ -74,7 +73,7 @@ def scan_stems(
 
     Args:
         stems: what to scan.
-        workers: processes; 1 stays in this one. They are spawned, not forked.
+        workers: processes; 1 stays in this one.
         activity: the silence rule.
     """
     config = activity or ActivityConfig()
@@ -83,8 +82,7 @@ def scan_stems(
     if workers <= 1:
         yield from progress(map(_scan, jobs), total=len(jobs), label="scanning stems")
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+    with process_pool(workers) as pool:
         found = pool.map(_scan, jobs, chunksize=4)
         yield from progress(found, total=len(jobs), label="scanning stems")
 

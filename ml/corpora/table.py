@@ -3,8 +3,9 @@
 ``tracks.parquet`` holds the columns of ``_schema``; ``files`` are relative to the corpus root in
 the manifest where they lie below it, and absolute after ``read_corpus_tracks``. The identity is the
 *content* (hashes, labels, splits, …), so a corpus that was moved or touched keeps its version.
-``scans.json`` remembers each stem's measurements with the sizes and times of its files: only
-changed stems are decoded again.
+Each stem's measurements are remembered with the sizes and times of its files, as they come in
+(``ml.corpora.scan_record``): only changed stems are decoded again, and a scan that was killed goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from ml.artifacts import (
     fingerprint,
     finish,
     lock,
-    read_json,
     read_manifest,
     write_aside,
-    write_json,
 )
 from ml.audio.activity import ActivityConfig
 from ml.corpora.corpus import Corpus, Stem, Track
 from ml.corpora.scan import StemScan, listed_tracks, scan_stems, track_problems
+from ml.corpora.scan_record import compact_scans, read_scans, record_scans
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 TABLE_NAME = "tracks.parquet"
-SCANS_NAME = "scans.json"
 
 
 def build_corpus_tracks(
@@ -66,7 +65,7 @@ def build_corpus_tracks(
     activity = activity or ActivityConfig()
     tracks = listed_tracks(corpus)
     stamps = {stem.stem_id: _stamp(stem, corpus.root, activity) for t in tracks for stem in t.stems}
-    scans = _remembered(folder, stamps, corpus.root)
+    scans = read_scans(folder, stamps, corpus.root)
     if len(scans) == len(stamps) and (
         found := _find(folder, _identity(name, corpus.root, tracks, scans, activity), corpus.root)
     ):
@@ -74,14 +73,14 @@ def build_corpus_tracks(
     with lock(folder / ".lock"):
         new = [stem for track in tracks for stem in track.stems if stem.stem_id not in scans]
         measured = scan_stems(new, workers=workers, activity=activity)
-        scans |= {stem.stem_id: scan for stem, scan in zip(new, measured, strict=True)}
+        ids = (stem.stem_id for stem in new)
+        scans |= record_scans(folder, zip(ids, measured, strict=True), stamps)
+        compact_scans(folder, scans, stamps)
         identity = _identity(name, corpus.root, tracks, scans, activity)
         found = _find(folder, identity, corpus.root)
         rows = table_rows(name, tracks, scans)
         if found is None:
-            _write_table(folder / TABLE_NAME, rows, corpus.root)
-        remembered = {key: {"stamp": stamps[key], **asdict(scans[key])} for key in stamps}
-        write_json(folder / SCANS_NAME, remembered)
+            write_table(folder / TABLE_NAME, rows, corpus.root)
         return found or finish(
             folder,
             identity,
@@ -209,7 +208,8 @@ def _schema() -> dict[str, Any]:
     }
 
 
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], root: Path) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], root: Path) -> None:
+    """Write ``table_rows`` as Parquet, files below ``root`` relative to it."""
     import polars as pl
 
     schema = _schema()
@@ -261,18 +261,3 @@ def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
         size_time = (state.st_size, state.st_mtime_ns) if state else None
         files.append((_relative(path, root), size_time))
     return fingerprint([FORMAT_VERSION, files, stem.stream, stem.start_s, asdict(activity)])
-
-
-def _remembered(folder: Path, stamps: Mapping[str, str], root: Path) -> dict[str, StemScan]:
-    """Measurements of stems whose stamp is unchanged; problems only if they name this root."""
-    try:
-        entries: dict[str, dict[str, Any]] = read_json(folder / SCANS_NAME)
-    except ArtifactError:
-        return {}
-    scans = {}
-    for stem_id, stamp in stamps.items():
-        entry = dict(entries.get(stem_id, {}))
-        is_current = entry.pop("stamp", None) == stamp
-        if is_current and (not entry["problem"] or f"{root}/" in entry["problem"]):
-            scans[stem_id] = StemScan(**entry)
-    return scans

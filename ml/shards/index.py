@@ -7,13 +7,14 @@ of the stems it chose and never scans a tar.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ml.artifacts import ArtifactError, read_json, read_manifest, write_aside
+from ml.artifacts import ArtifactError, fingerprint, read_json, read_manifest, write_aside
 from ml.plain import jsonable
 
 FORMAT_VERSION = 1
@@ -21,6 +22,17 @@ FORMAT_VERSION = 1
 Payload = Literal["flac", "pcm16"]
 
 INDEX_SUFFIX = ".index.json"
+
+REPLACED = "replaced"
+"""Folder, beside the shards, of the manifests that were current once."""
+
+UNFINISHED_NAME = "unfinished.json"
+"""Names the tasks of a build that has not come to its end."""
+
+_SEGMENTS = ',"segments":['
+"""Where the head of an index ends; inside a JSON string its quotes would be escaped."""
+
+_HEAD_BLOCK = 1 << 16
 
 WAV_HEADER_BYTES = 44
 """Bytes before the first sample of a ``pcm16`` member."""
@@ -106,6 +118,8 @@ class ShardIndex:
     """Place among the shards of the split."""
     task: str
     """Fingerprint of what the shard was made from."""
+    audio: str = ""
+    """The same without labels and their encoder: equal where the audio members are; "": unknown."""
     sha256: str
     """Of the tar."""
     bytes: int
@@ -126,6 +140,7 @@ def index_path(folder: Path, shard_name: str) -> Path:
 def write_index(folder: Path, index: ShardIndex) -> None:
     """Write a shard's index beside it (aside, then renamed)."""
     content = {"format_version": FORMAT_VERSION, **jsonable(index)}
+    content["segments"] = content.pop("segments")  # last, for ``read_index_head``
     with write_aside(index_path(folder, index.name)) as aside:
         aside.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
 
@@ -136,7 +151,40 @@ def read_index(path: Path) -> ShardIndex:
     Raises:
         ArtifactError: missing, not JSON, of another format, or not an index.
     """
-    content = read_json(path)
+    return _index(read_json(path), path)
+
+
+def read_index_head(path: Path) -> ShardIndex:
+    """A shard's index without its segments: what a build needs to know, at a fraction of the cost.
+
+    Raises:
+        ArtifactError: as ``read_index``.
+    """
+    head = ""
+    with contextlib.suppress(OSError, UnicodeDecodeError), path.open() as file:
+        while block := file.read(_HEAD_BLOCK):
+            head += block
+            if (end := head.find(_SEGMENTS)) >= 0:
+                head = head[:end] + ',"segments":[]}'
+                break
+    try:
+        index = _index(json.loads(head), path)
+    except ValueError:  # an older order of keys, or damaged; ArtifactError is one
+        index = read_index(path)
+    return replace(index, segments=())
+
+
+def split_fingerprint(shards: Sequence[Mapping[str, Any]], split: str) -> str:
+    """Content of a split: what a training run remembers of its shards.
+
+    Args:
+        shards: the ``shards`` of a manifest.
+        split: train, valid or test.
+    """
+    return fingerprint([entry for entry in shards if entry["split"] == split])
+
+
+def _index(content: Any, path: Path) -> ShardIndex:
     found = content.pop("format_version", None) if isinstance(content, dict) else None
     if found != FORMAT_VERSION:
         raise ArtifactError(

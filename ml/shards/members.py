@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from ml.artifacts import ArtifactError
-from ml.shards.index import WAV_HEADER_BYTES, IndexedSegment, IndexedStem, ShardIndex
+from ml.shards.damage import Damage, DamagedShardError
+from ml.shards.folders import Shard, ShardFolder
+from ml.shards.index import WAV_HEADER_BYTES, IndexedSegment, IndexedStem
 
 OPEN_SHARDS = 128
 """How many tars one process keeps open."""
+
+MEMBER_BLOCK = 1 << 14
+"""Bytes of a FLAC that are read at a time."""
 
 
 class ShardMembers:
@@ -24,34 +26,45 @@ class ShardMembers:
     Shards are given by their place in the list. Errors name shard, sample and what to do.
     """
 
-    def __init__(self, shards: Sequence[tuple[Path, ShardIndex]]) -> None:
+    bytes_read: int
+    """How much this process has asked of tars."""
+
+    def __init__(self, shards: Sequence[tuple[ShardFolder, Shard]]) -> None:
         self._shards = shards
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._forget()
 
     def read_chunk(
         self, shard: int, segment: IndexedSegment, stem: IndexedStem, start: int, chunk: np.ndarray
     ) -> None:
         """Fill ``chunk`` (samples,) int16 from sample ``start``; silence after the segment's end.
 
+        Of a FLAC only the frames of the chunk are read and decoded, and a few to find them.
+
         Raises:
-            ArtifactError: the shard is missing or damaged.
+            DamagedShardError: the shard is missing or damaged.
+            ArtifactError: it cannot be brought here.
         """
         inside = chunk[: max(0, segment.samples - start)]
         chunk[len(inside) :] = 0
+        handle = self._handle(shard, segment.key)
         if self._shards[shard][1].payload == "pcm16":
             offset = stem.offset + WAV_HEADER_BYTES + 2 * start
-            found = os.preadv(self._handle(shard, segment.key), [inside.data], offset)
+            found = os.preadv(handle, [inside.data], offset)
+            self.bytes_read += found
             self._check_size(shard, segment.key, offset, found, inside.nbytes)
             return
         import soundfile  # a box that trains from PCM16 does without
 
-        data = self.read(shard, segment.key, stem.offset, stem.size)
+        member = _Member(handle, stem.offset, stem.size)
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
+            with soundfile.SoundFile(cast(BinaryIO, member)) as file:
                 file.seek(start)
                 found = len(file.read(out=inside))
         except soundfile.LibsndfileError as error:
-            raise self._damaged(shard, segment.key, f"stem {stem.stem_id}: {error}") from None
+            problem = f"stem {stem.stem_id}: {error.error_string}"
+            raise self._damaged(shard, segment.key, problem) from None
+        finally:
+            self.bytes_read += member.bytes_read
         if found != len(inside):
             problem = f"stem {stem.stem_id}: {found} of {len(inside)} samples"
             raise self._damaged(shard, segment.key, problem)
@@ -60,48 +73,123 @@ class ShardMembers:
         """``size`` bytes of a shard from ``offset``; ``key`` is the sample, for the error.
 
         Raises:
-            ArtifactError: the tar is missing or not of the size that its index says.
+            DamagedShardError: the tar is missing or not of the size that its index says.
+            ArtifactError: it cannot be brought here.
         """
         data = os.pread(self._handle(shard, key), size, offset)
+        self.bytes_read += len(data)
         self._check_size(shard, key, offset, len(data), size)
         return data
 
     def _handle(self, shard: int, key: str) -> int:
         if shard not in self._open:
+            self._close_removed()
             self._open[shard] = self._open_shard(shard, key)
             if len(self._open) > OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(shard)
+        self._used.add(shard)
         return self._open[shard]
+
+    def _close_removed(self) -> None:
+        """Mark cached tars that were in use; close those that made room for others.
+
+        Their space on disk is free only when no process has them open.
+        """
+        for shard, handle in list(self._open.items()):
+            if self._shards[shard][0].cache is None:
+                continue
+            if os.fstat(handle).st_nlink == 0:
+                os.close(self._open.pop(shard))
+            elif shard in self._used:
+                os.utime(handle)
+        self._used.clear()
 
     def _check_size(self, shard: int, key: str, offset: int, found: int, expected: int) -> None:
         if found != expected:
             raise self._damaged(shard, key, f"{found} of {expected} bytes at {offset}")
 
     def _open_shard(self, shard: int, key: str) -> int:
-        path, index = self._shards[shard]
+        if shard in self._bad:
+            raise self._damaged(shard, key, self._bad[shard])
+        folder, described = self._shards[shard]
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = folder.open(described)
         except FileNotFoundError:
-            raise self._damaged(shard, key, "the file does not exist") from None
+            self._bad[shard] = "the file does not exist"
+            raise self._damaged(shard, key, self._bad[shard]) from None
+        except DamagedShardError as error:
+            self._bad[shard] = error.damage.problem  # not fetched again for each of its samples
+            raise self._damaged(shard, key, self._bad[shard]) from None
         found = os.fstat(handle).st_size
-        if found != index.bytes:
+        if found != described.bytes:
             os.close(handle)
-            raise self._damaged(shard, key, f"{found} bytes, expected {index.bytes}")
+            self._bad[shard] = f"{found} bytes, expected {described.bytes}"
+            raise self._damaged(shard, key, self._bad[shard])
         return handle
 
-    def _damaged(self, shard: int, key: str, found: str) -> ArtifactError:
-        path = self._shards[shard][0]
-        name = path.parent.name
-        return ArtifactError(
-            f"shard {path} is damaged at sample {key}: {found}; check it with: stems shards "
-            f"inspect {name}; make it again with: stems shards build {name} --fresh"
-        )
+    def _damaged(self, shard: int, key: str, found: str) -> DamagedShardError:
+        folder, described = self._shards[shard]
+        damage = Damage(shard=folder.where(described.name), sample=key, problem=found)
+        return DamagedShardError(damage, folder.name)
+
+    def _forget(self) -> None:
+        self.bytes_read = 0
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._used: set[int] = set()
+        self._bad: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files: they belong to one process."""
-        return {"_shards": self._shards, "_open": OrderedDict()}
+        return {"_shards": self._shards}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Nothing open yet."""
+        self._shards = state["_shards"]
+        self._forget()
 
     def __del__(self) -> None:
         for handle in self._open.values():
             os.close(handle)
+
+
+class _Member:
+    """A member of a tar as a file of its own, of which only what is asked for is read, and once.
+
+    The decoder bisects to find a place in a FLAC, more so the more its bit rate varies.
+    """
+
+    name = "member"
+
+    def __init__(self, handle: int, offset: int, size: int) -> None:
+        self._handle, self._offset, self._size = handle, offset, size
+        self._place = self.bytes_read = 0
+        self._blocks: dict[int, bytes] = {}
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = (0, self._place, self._size)[whence]
+        self._place = max(0, begin + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        wanted, done = memoryview(buffer), 0
+        while done < len(wanted):
+            number, begin = divmod(self._place, MEMBER_BLOCK)
+            piece = self._block(number)[begin : begin + len(wanted) - done]
+            if not piece:
+                break
+            wanted[done : done + len(piece)] = piece
+            done += len(piece)
+            self._place += len(piece)
+        return done
+
+    def _block(self, number: int) -> memoryview:
+        if number not in self._blocks:
+            begin = number * MEMBER_BLOCK
+            size = max(0, min(MEMBER_BLOCK, self._size - begin))
+            self._blocks[number] = os.pread(self._handle, size, self._offset + begin)
+            self.bytes_read += len(self._blocks[number])
+        return memoryview(self._blocks[number])

@@ -11,6 +11,7 @@ them that of ``reader``.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -20,9 +21,11 @@ import torch
 
 from ml.corpora.corpus import MUSIC
 from ml.shards.chunks import best_start, gives_pair, sounding_stems
+from ml.shards.damage import Damage
 from ml.shards.index import IndexedSegment, IndexedStem
 
 ActivityRule = Literal["intervals", "peak"]
+OnDamage = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,15 @@ class PairConfig:
     """How often a chunk is drawn before the best one of the segment is taken."""
     window_shards: int = 16
     """How many shards are mixed with each other at a time."""
+    damaged: OnDamage = "error"
+    """What a sample that cannot be read does. ``error``: stop. ``skip``: another segment takes its
+    place in the batch, drawn by seed and place; skipped samples are counted and shards named."""
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ActivityRule):
             raise ValueError(f"rule is {self.rule!r}; expected 'intervals' or 'peak'")
+        if self.damaged not in get_args(OnDamage):
+            raise ValueError(f"damaged is {self.damaged!r}; expected 'error' or 'skip'")
         for name in ("chunk_s", "min_active_s", "min_peak", "draws", "window_shards"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
@@ -116,6 +124,10 @@ class PairBatch:
     """The drawn label texts."""
     keys: list[str]
     """The sample of each pair."""
+    skipped: tuple[Damage, ...] = ()
+    """Samples that could not be read, in whose place others stand."""
+    bytes_read: int = 0
+    """What was read of the shards for this batch."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -182,41 +194,78 @@ def draw_pair(
     )
 
 
-def collate(
-    pairs: Sequence[Pair],
-    samples: int,
-    conditions: np.ndarray,
-    read: Callable[[Pair, IndexedStem, np.ndarray], None],
-) -> PairBatch:
-    """Pairs as one batch, their audio read straight to its place.
+class BatchRows:
+    """The arrays of a batch while its rows are filled, audio read straight to its place."""
 
-    Args:
-        pairs: what was drawn.
-        samples: length of a chunk.
-        conditions: (batch, condition_dim) float32.
-        read: fills (samples,) int16 with the chunk of a stem of a pair.
-    """
-    widest = max(len(pair.draw.context) for pair in pairs)
-    target = np.empty((len(pairs), samples), dtype=np.int16)
-    context = np.zeros((len(pairs), widest, samples), dtype=np.int16)
-    context_gain = np.zeros((len(pairs), widest), dtype=np.float32)
-    for row, pair in enumerate(pairs):
-        read(pair, pair.target, target[row])
+    def __init__(self, pairs: Sequence[Pair], samples: int, condition_dim: int) -> None:
+        """Make room.
+
+        Args:
+            pairs: what each row is expected to hold; ``fill`` may bring another pair.
+            samples: length of a chunk.
+            condition_dim: length of a condition.
+        """
+        self._pairs = list(pairs)
+        widest = max(len(pair.draw.context) for pair in pairs)
+        self._target = _shareable(len(pairs), samples, dtype=torch.int16)
+        self._context = _shareable(len(pairs), widest, samples, dtype=torch.int16)
+        self._condition = torch.empty(len(pairs), condition_dim)
+
+    def fill(
+        self,
+        row: int,
+        pair: Pair,
+        condition: np.ndarray,
+        read: Callable[[IndexedStem, np.ndarray], None],
+    ) -> None:
+        """Read a pair into a row; may be tried again with another pair after an error.
+
+        Args:
+            row: which.
+            pair: what to read.
+            condition: (condition_dim,) float32.
+            read: fills (samples,) int16 with the chunk of a stem.
+        """
+        missing = len(pair.context) - self._context.shape[1]
+        if missing > 0:
+            self._context = torch.nn.functional.pad(self._context, (0, 0, 0, missing))
+        self._pairs[row] = pair
+        self._condition[row] = torch.from_numpy(condition)
+        read(pair.target, self._target[row].numpy())
+        context = self._context[row].numpy()
         for place, stem in enumerate(pair.context):
-            read(pair, stem, context[row, place])
-            context_gain[row, place] = stem.gain
-    return PairBatch(
-        context=torch.from_numpy(context),
-        context_gain=torch.from_numpy(context_gain),
-        target=torch.from_numpy(target),
-        target_gain=torch.tensor([pair.target.gain for pair in pairs], dtype=torch.float32),
-        condition=torch.from_numpy(conditions),
-        four_class=torch.tensor([pair.target.four_class for pair in pairs]),
-        track=torch.tensor([pair.track for pair in pairs]),
-        label_group=torch.tensor([_label_group(pair.target.labels) for pair in pairs]),
-        labels=[pair.draw.label for pair in pairs],
-        keys=[pair.segment.key for pair in pairs],
-    )
+            read(stem, context[place])
+        context[len(pair.context) :] = 0
+
+    def batch(self, skipped: Sequence[Damage], bytes_read: int) -> PairBatch:
+        """The batch, once every row is filled."""
+        pairs = self._pairs
+        context_gain = torch.zeros(self._context.shape[:2])
+        for row, pair in enumerate(pairs):
+            for place, stem in enumerate(pair.context):
+                context_gain[row, place] = stem.gain
+        return PairBatch(
+            context=self._context,
+            context_gain=context_gain,
+            target=self._target,
+            target_gain=torch.tensor([pair.target.gain for pair in pairs], dtype=torch.float32),
+            condition=self._condition,
+            four_class=torch.tensor([pair.target.four_class for pair in pairs]),
+            track=torch.tensor([pair.track for pair in pairs]),
+            label_group=torch.tensor([_label_group(pair.target.labels) for pair in pairs]),
+            labels=[pair.draw.label for pair in pairs],
+            keys=[pair.segment.key for pair in pairs],
+            skipped=tuple(skipped),
+            bytes_read=bytes_read,
+        )
+
+
+def _shareable(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """An empty tensor; in a worker process in shared memory, so it is not copied to get out."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(dtype.itemsize * math.prod(shape))
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue]
 
 
 def _sounding(segment: IndexedSegment, start_s: float, config: PairConfig) -> list[int]:

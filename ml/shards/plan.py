@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from ml.artifacts import fingerprint
 from ml.audio.activity import ActivityConfig
@@ -67,6 +67,11 @@ class PlannedTrack:
     """Fingerprint of the files of each stem."""
 
     @property
+    def stem_s(self) -> float:
+        """Audio of all stems in seconds, as listed and with their silences."""
+        return self.duration_s * len(self.track.stems)
+
+    @property
     def texts(self) -> list[str]:
         """Every text a stem of the track may be conditioned with."""
         return sorted({text for stem in self.track.stems for text in stem.labels or (MUSIC,)})
@@ -92,24 +97,10 @@ class ShardTask:
 
     def fingerprint(self, config: ShardConfig, label_encoder: object) -> str:
         """Equal for tasks that give the same bytes (by the same library versions)."""
-        tracks = [
-            {
-                "corpus": planned.corpus,
-                "track_id": planned.track.track_id,
-                "stems": [
-                    {
-                        "stem_id": stem.stem_id,
-                        "labels": stem.labels,
-                        "start_s": stem.start_s,
-                        "content_hash": content_hash,
-                    }
-                    for stem, content_hash in zip(
-                        planned.track.stems, planned.content_hashes, strict=True
-                    )
-                ],
-            }
-            for planned in self.tracks
-        ]
+        tracks = self._tracks()
+        for described, planned in zip(tracks, self.tracks, strict=True):
+            for entry, stem in zip(described["stems"], planned.track.stems, strict=True):
+                entry["labels"] = stem.labels
         return fingerprint(
             {
                 "format_version": FORMAT_VERSION,
@@ -120,6 +111,31 @@ class ShardTask:
                 "tracks": tracks,
             }
         )
+
+    def audio_fingerprint(self, config: ShardConfig) -> str:
+        """Equal for tasks whose shards differ in labels, label vectors and name alone."""
+        return fingerprint(
+            {"format_version": FORMAT_VERSION, "config": config, "tracks": self._tracks()}
+        )
+
+    def _tracks(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "corpus": planned.corpus,
+                "track_id": planned.track.track_id,
+                "stems": [
+                    {
+                        "stem_id": stem.stem_id,
+                        "start_s": stem.start_s,
+                        "content_hash": content_hash,
+                    }
+                    for stem, content_hash in zip(
+                        planned.track.stems, planned.content_hashes, strict=True
+                    )
+                ],
+            }
+            for planned in self.tracks
+        ]
 
 
 def choose_split(corpus: str, track_id: str, config: ShardConfig) -> Split:

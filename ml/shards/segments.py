@@ -11,7 +11,7 @@ import json
 import math
 import re
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +47,12 @@ class TrackStem:
 class SegmentStem:
     """One stem of a segment, encoded."""
 
-    source: TrackStem
+    stem: Stem
+    content_hash: str
     member: str
     """Suffix of the member's name: ``000.flac``."""
     data: bytes
+    gain: float
     label_rows: tuple[int, ...]
     intervals: tuple[tuple[float, float], ...]
     """In seconds of the segment."""
@@ -58,7 +60,7 @@ class SegmentStem:
     @property
     def four_class(self) -> int:
         """Index into ``FOUR_CLASSES``."""
-        return FOUR_CLASSES.index(four_class(self.source.stem.labels))
+        return FOUR_CLASSES.index(four_class(self.stem.labels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +88,12 @@ class Segment:
             "texts": self.texts,
             "stems": [
                 {
-                    "stem_id": stem.source.stem.stem_id,
-                    "content_hash": stem.source.content_hash,
+                    "stem_id": stem.stem.stem_id,
+                    "content_hash": stem.content_hash,
                     "member": stem.member,
-                    "labels": stem.source.stem.labels,
+                    "labels": stem.stem.labels,
                     "label_rows": stem.label_rows,
-                    "gain": stem.source.gain,
+                    "gain": stem.gain,
                     "intervals": stem.intervals,
                 }
                 for stem in self.stems
@@ -116,7 +118,7 @@ def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[Segme
     for i in range(n_segments):
         start, end = edges[i], edges[i + 1]
         stored = _sounding(stems, start / config.rate_hz, end / config.rate_hz, config)
-        texts = tuple(sorted({text for source, _ in stored for text in _texts(source.stem)}))
+        texts = label_texts([source.stem for source, _ in stored])
         yield Segment(
             key=segment_key(planned.corpus, planned.track.track_id, i),
             corpus=planned.corpus,
@@ -126,16 +128,33 @@ def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[Segme
             texts=texts,
             stems=tuple(
                 SegmentStem(
-                    source=source,
-                    member=f"{place:03d}.{SUFFIXES[config.payload]}",
+                    stem=source.stem,
+                    content_hash=source.content_hash,
+                    member=member_name(place, config.payload),
                     data=encode(_cut(source.waveform, start, end), config),
-                    label_rows=tuple(texts.index(text) for text in _texts(source.stem)),
+                    gain=source.gain,
+                    label_rows=rows_of(source.stem, texts),
                     intervals=intervals,
                 )
                 for place, (source, intervals) in enumerate(stored)
             ),
             track_stems=len(stems),
         )
+
+
+def member_name(place: int, payload: Payload) -> str:
+    """Suffix of the member of the stem at this place among those of its segment."""
+    return f"{place:03d}.{SUFFIXES[payload]}"
+
+
+def label_texts(stems: Sequence[Stem]) -> tuple[str, ...]:
+    """What the stems of a segment may be conditioned with: the rows of its ``labels.npy``."""
+    return tuple(sorted({text for stem in stems for text in _texts(stem)}))
+
+
+def rows_of(stem: Stem, texts: tuple[str, ...]) -> tuple[int, ...]:
+    """The row of each label of a stem in ``labels.npy``."""
+    return tuple(texts.index(text) for text in _texts(stem))
 
 
 def decode_stem(stem: Stem, content_hash: str, config: ShardConfig) -> TrackStem:

@@ -7,6 +7,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +15,41 @@ import numpy as np
 from ml.artifacts import file_fingerprint
 from ml.shards.index import IndexedSegment, IndexedStem, ShardCounts, ShardIndex, write_index
 from ml.shards.plan import ShardConfig, ShardTask
+from ml.shards.relabel import read_intact, relabelled_segments
 from ml.shards.segments import Segment, label_rows, track_segments
 
 
-def write_shard(
-    task: ShardTask,
-    config: ShardConfig,
-    vectors: Mapping[str, np.ndarray],
-    folder: Path,
-    fingerprint: str,
-) -> ShardIndex:
-    """Write one shard and its index.
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """One shard to be written, by whatever process."""
 
-    Args:
-        task: the tracks.
-        config: how to store.
-        vectors: the condition of every label text of the tracks.
-        folder: where the shard goes.
-        fingerprint: of the task, for the index.
+    task: ShardTask
+    config: ShardConfig
+    key: str
+    """Fingerprint of the task."""
+    vectors: Mapping[str, np.ndarray]
+    """The condition of every label text of the tracks."""
+    folder: Path
+    copy_from: str | None = None
+    """Name of a shard whose audio is the same; None: decode."""
+
+
+def write_shard(job: ShardJob) -> ShardIndex:
+    """Write one shard and its index; returns the index without its segments.
+
+    Audio is copied from another shard where the job names one that is intact.
+
+    Raises:
+        ml.audio.files.AudioError: an audio file is missing or cannot be decoded.
     """
+    task, config, folder = job.task, job.config, job.folder
+    source = read_intact(folder, job.copy_from) if job.copy_from else None
     handle, staged_name = tempfile.mkstemp(prefix=f".{task.split}.", suffix=".tmp", dir=folder)
     staged = Path(staged_name)
     try:
         with os.fdopen(handle, "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-                segments, counts = _write_tracks(tar, task, config, vectors)
+                segments, counts = _write_tracks(tar, job, source)
             file.flush()
             os.fsync(file.fileno())
         digest = file_fingerprint(staged)
@@ -51,7 +62,8 @@ def write_shard(
         name=path.name,
         split=task.split,
         number=task.number,
-        task=fingerprint,
+        task=job.key,
+        audio=task.audio_fingerprint(config),
         sha256=digest,
         bytes=path.stat().st_size,
         rate_hz=config.rate_hz,
@@ -61,50 +73,45 @@ def write_shard(
         segments=tuple(segments),
     )
     write_index(folder, index)
-    return index
+    return replace(index, segments=())
 
 
 def _write_tracks(
-    tar: tarfile.TarFile,
-    task: ShardTask,
-    config: ShardConfig,
-    vectors: Mapping[str, np.ndarray],
+    tar: tarfile.TarFile, job: ShardJob, source: ShardIndex | None
 ) -> tuple[list[IndexedSegment], ShardCounts]:
+    if source is not None:
+        segments = relabelled_segments(job.task, source, job.folder)
+        return [_write_segment(tar, segment, job) for segment in segments], source.counts
     indexed: list[IndexedSegment] = []
     counts = ShardCounts()
-    for planned in task.tracks:
-        segments = 0
-        for segment in track_segments(planned, config):
-            counts += _count(segment, config.rate_hz)
+    for planned in job.task.tracks:
+        before = len(indexed)
+        for segment in track_segments(planned, job.config):
+            counts += _count(segment, job.config.rate_hz)
             if segment.stems:
-                segments += 1
-                indexed.append(_write_segment(tar, segment, config, vectors))
-        counts += ShardCounts(tracks=int(segments > 0))
+                indexed.append(_write_segment(tar, segment, job))
+        counts += ShardCounts(tracks=int(len(indexed) > before))
     return indexed, counts
 
 
-def _write_segment(
-    tar: tarfile.TarFile,
-    segment: Segment,
-    config: ShardConfig,
-    vectors: Mapping[str, np.ndarray],
-) -> IndexedSegment:
-    _add_member(tar, f"{segment.key}.segment.json", segment.description(config.rate_hz))
+def _write_segment(tar: tarfile.TarFile, segment: Segment, job: ShardJob) -> IndexedSegment:
+    description = segment.description(job.config.rate_hz)
+    _add_member(tar, f"{segment.key}.segment.json", description)
     stems = tuple(
         IndexedStem(
-            stem_id=stem.source.stem.stem_id,
-            content_hash=stem.source.content_hash,
-            labels=stem.source.stem.labels,
+            stem_id=stem.stem.stem_id,
+            content_hash=stem.content_hash,
+            labels=stem.stem.labels,
             label_rows=stem.label_rows,
             four_class=stem.four_class,
-            gain=stem.source.gain,
+            gain=stem.gain,
             intervals=stem.intervals,
             offset=_add_member(tar, f"{segment.key}.{stem.member}", stem.data),
             size=len(stem.data),
         )
         for stem in segment.stems
     )
-    rows = label_rows(segment.texts, vectors)
+    rows = label_rows(segment.texts, job.vectors)
     buffer = io.BytesIO()
     np.save(buffer, rows, allow_pickle=False)
     offset = _add_member(tar, f"{segment.key}.labels.npy", buffer.getvalue())

@@ -3,15 +3,18 @@
 One shard is one task for one process; nothing depends on the number of processes. A shard is
 written aside, synced and renamed to a name that ends in a digest of its bytes, then its index; the
 manifest comes last. An index says what its shard was made from, so an interrupted or repeated build
-takes over every shard that is already there. Files are never changed once named, and files that the
-manifest no longer lists are left alone: a running training may be reading them.
+takes over every shard that is already there, and one that differs in labels alone gives its audio.
+Files are never changed once named, and files that the manifest no longer lists are left alone: a
+running training may be reading them. A manifest that is replaced is kept under ``replaced/``, so
+that ``ml.shards.collect`` can tell which files a training run still names; ``unfinished.json``
+names the tasks of a build that has not come to its end.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import reduce
 from importlib.metadata import version
 from operator import add
@@ -21,33 +24,31 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import (
+    MANIFEST_NAME,
     Artifact,
     ArtifactError,
     DataLayout,
     find_current,
+    fingerprint,
     finish,
     lock,
-    read_manifest,
+    read_json,
+    write_json,
 )
 from ml.plain import jsonable
+from ml.processes import process_pool
 from ml.progress import progress
+from ml.shards.estimate import check_disk, estimate_plan, record_rates
 from ml.shards.index import (
     FORMAT_VERSION,
-    INDEX_SUFFIX,
+    REPLACED,
+    UNFINISHED_NAME,
     ShardCounts,
     ShardIndex,
-    read_index,
-    read_shards_manifest,
 )
-from ml.shards.plan import (
-    Assignment,
-    PlannedTrack,
-    ShardConfig,
-    ShardTask,
-    choose_split,
-    plan_shards,
-)
-from ml.shards.tars import write_shard
+from ml.shards.inputs import BuildPlan, is_complete, plan_build, read_inputs, read_vectors
+from ml.shards.plan import ShardConfig, ShardTask
+from ml.shards.tars import ShardJob, write_shard
 
 LIBRARIES = ("av", "numpy", "soundfile", "soxr")
 """Libraries whose version may change the bytes; recorded in the manifest."""
@@ -60,6 +61,7 @@ def build_shards(
     *,
     workers: int = 1,
     fresh: bool = False,
+    free_bytes: int | None = None,
 ) -> Artifact:
     """Make the shards of a corpus, or find that they are up to date.
 
@@ -69,166 +71,97 @@ def build_shards(
         config: how to store.
         workers: number of processes.
         fresh: make every shard anew, in a plan that ignores the shards that exist.
+        free_bytes: room on the disk; None: ask the system.
 
     Raises:
         ArtifactError: an input is missing, or no segment of the corpus gives a pair.
+        ml.shards.estimate.DiskSpaceError: the disk has no room; nothing was written.
         ml.audio.files.AudioError: a file is missing or cannot be decoded.
         ml.artifacts.LockedError: another process is building these shards.
     """
     folder = layout.shards(name)
-    tracks_manifest, labels_manifest = _inputs(name, layout)
+    tracks_manifest, labels_manifest = read_inputs(name, layout)
     identity = {
         "config": config,
         "corpus_tracks": tracks_manifest["fingerprint"],
         "label_embeddings": labels_manifest["fingerprint"],
     }
     found = find_current(folder, jsonable(identity), format_version=FORMAT_VERSION)
-    if found and not fresh and _is_complete(folder):
+    if found and not fresh and is_complete(folder):
         return found
     with lock(folder / ".lock"):
         for stale in folder.glob(".*.tmp"):
             stale.unlink()
-        tasks = plan_shards(
-            _planned_tracks(name, layout, config),
-            config,
-            () if fresh else _previous(folder, config),
-        )
         encoder = labels_manifest["encoder"]
-        vectors = _label_vectors(name, layout, tasks, encoder["fingerprint"])
-        indexes = _make_all(tasks, config, encoder, vectors, folder, workers=workers, fresh=fresh)
-        return _finish(folder, identity, indexes, encoder, config)
-
-
-def _inputs(name: str, layout: DataLayout) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifests of ``corpus_tracks`` and ``label_embeddings``."""
-    from ml.corpora import labels, table
-
-    return (
-        read_manifest(
-            layout.tracks(name),
-            format_version=table.FORMAT_VERSION,
-            made_by=f"stems corpus build {name}",
-        ),
-        read_manifest(
-            layout.labels(name),
-            format_version=labels.FORMAT_VERSION,
-            made_by=f"stems labels build {name}",
-        ),
-    )
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether every shard of the manifest is there, with its index and in its size."""
-    for shard in read_shards_manifest(folder)["shards"]:
-        tar, index = folder / shard["name"], folder / (Path(shard["name"]).stem + INDEX_SUFFIX)
-        if not (index.is_file() and tar.is_file() and tar.stat().st_size == shard["bytes"]):
-            return False
-    return True
-
-
-def _previous(folder: Path, config: ShardConfig) -> list[Assignment]:
-    """The assignment of the shards that exist; none where they were stored in another way."""
-    try:
-        manifest = read_shards_manifest(folder)
-    except ArtifactError:
-        return []
-    if manifest["format_version"] != FORMAT_VERSION or manifest["config"] != jsonable(config):
-        return []
-    return [
-        Assignment(split=x["split"], number=x["number"], track_ids=tuple(x["tracks"]))
-        for x in manifest["shards"]
-    ]
-
-
-def _planned_tracks(name: str, layout: DataLayout, config: ShardConfig) -> list[PlannedTrack]:
-    from ml.corpora.table import read_corpus_tracks, tracks_of_table
-
-    table = read_corpus_tracks(layout, name)
-    hashes = dict(zip(table["stem_id"], table["content_hash"], strict=True))
-    durations = dict(zip(table["stem_id"], table["duration_s"], strict=True))
-    return [
-        PlannedTrack(
-            corpus=name,
-            track=track,
-            split=track.split or choose_split(name, track.track_id, config),
-            duration_s=max(durations[stem.stem_id] for stem in track.stems),
-            content_hashes=tuple(hashes[stem.stem_id] for stem in track.stems),
-        )
-        for track in tracks_of_table(table)
-        if len(track.stems) >= 2
-    ]
-
-
-def _label_vectors(
-    name: str, layout: DataLayout, tasks: Sequence[ShardTask], encoder_fingerprint: str
-) -> dict[str, np.ndarray]:
-    from ml.corpora.labels import read_label_vectors
-
-    vectors = read_label_vectors(layout, name, encoder_fingerprint=encoder_fingerprint)
-    needed = {text for task in tasks for planned in task.tracks for text in planned.texts}
-    if missing := sorted(needed - vectors.keys()):
-        raise ArtifactError(
-            f"{layout.labels(name)} has no vector for {missing[0]!r} ({len(missing)} of "
-            f"{len(needed)} label texts missing); make them with: stems labels build {name}"
-        )
-    return vectors
+        plan = plan_build(name, layout, config, encoder, fresh=fresh)
+        estimate = estimate_plan(plan, folder, config, workers=workers, free_bytes=free_bytes)
+        check_disk(estimate, folder)
+        vectors = read_vectors(name, layout, plan, encoder["fingerprint"])
+        write_json(folder / UNFINISHED_NAME, {"tasks": list(plan.tasks)})
+        indexes = _make_all(plan, config, vectors, folder, workers=workers)
+        _keep_replaced(folder)
+        artifact = _finish(folder, identity, indexes, encoder, config)
+        (folder / UNFINISHED_NAME).unlink()
+        return artifact
 
 
 def _make_all(
-    tasks: Sequence[ShardTask],
+    plan: BuildPlan,
     config: ShardConfig,
-    label_encoder: Mapping[str, Any],
     vectors: Mapping[str, np.ndarray],
     folder: Path,
     *,
     workers: int,
-    fresh: bool,
 ) -> list[ShardIndex]:
     """The index of every task's shard, in the order of the tasks; writes those not there yet."""
-    there = {} if fresh else _finished_shards(folder)
-    fingerprints = [task.fingerprint(config, label_encoder) for task in tasks]
-    made = {key: there[key] for key in fingerprints if key in there}
     jobs = [
-        (task, config, _vectors_of(task, vectors), folder, key)
-        for task, key in zip(tasks, fingerprints, strict=True)
-        if key not in made
+        ShardJob(
+            task=task,
+            config=config,
+            key=key,
+            vectors=_vectors_of(task, vectors),
+            folder=folder,
+            copy_from=plan.copies.get(key),
+        )
+        for key, task in plan.tasks.items()
+        if key not in plan.finished
     ]
+    made = dict(plan.finished)
+    started = time.perf_counter()
     for index in progress(_run(jobs, workers), total=len(jobs), label=f"shards {folder.name}"):
         made[index.task] = index
-    return [made[key] for key in fingerprints]
+    if jobs and not plan.copies:
+        record_rates(
+            folder.parent,
+            config.payload,
+            stem_s=sum(planned.stem_s for job in jobs for planned in job.task.tracks),
+            new_bytes=sum(made[job.key].bytes for job in jobs),
+            process_s=(time.perf_counter() - started) * max(1, min(workers, len(jobs))),
+        )
+    return [made[key] for key in plan.tasks]
 
 
-def _run(jobs: Sequence[tuple[Any, ...]], workers: int) -> Iterator[ShardIndex]:
+def _run(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardIndex]:
     if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield write_shard(*job)
+        yield from map(write_shard, jobs)
         return
-    # Spawned, not forked: a fork of a process with the threads of polars or torch may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        try:
-            for done in as_completed([pool.submit(write_shard, *job) for job in jobs]):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with process_pool(min(workers, len(jobs))) as pool:
+        for done in as_completed([pool.submit(write_shard, job) for job in jobs]):
+            yield done.result()
 
 
 def _vectors_of(task: ShardTask, vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {text: vectors[text] for planned in task.tracks for text in planned.texts}
 
 
-def _finished_shards(folder: Path) -> dict[str, ShardIndex]:
-    """The shards on disk by the fingerprint of their task."""
-    found = {}
-    for path in sorted(folder.glob(f"*{INDEX_SUFFIX}")):
-        try:
-            index = read_index(path)
-        except ArtifactError:
-            continue  # of another format, or damaged: its shard is made again
-        tar = folder / index.name
-        if tar.is_file() and tar.stat().st_size == index.bytes:
-            found[index.task] = index
-    return found
+def _keep_replaced(folder: Path) -> None:
+    """Keep the manifest that is about to be replaced: runs know their shards by it."""
+    try:
+        manifest = read_json(folder / MANIFEST_NAME)
+        name = fingerprint(manifest["shards"])[:12]
+    except (ArtifactError, KeyError, TypeError):
+        return
+    write_json(folder / REPLACED / f"{name}.json", manifest)
 
 
 def _finish(

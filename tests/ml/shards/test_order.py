@@ -91,3 +91,35 @@ def test_deal_returns_everything_once():
     pool = np.arange(len(tracks)) + 1000
     batches, left = deal(pool, tracks, 8, np.random.default_rng(1))
     np.testing.assert_array_equal(np.sort(np.concatenate([batches.ravel(), left])), pool)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_laws_hold_for_random_corpora(seed):
+    """Every epoch: full batches, no segment twice, no track twice in a batch, none too few."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, rng.integers(2, 30), rng.integers(2, 120))
+    batch_size = int(rng.integers(1, len(counts) + 1))
+    order = make_order(
+        counts,
+        batch_size=batch_size,
+        per_shard=int(rng.integers(1, 40)),
+        window_shards=int(rng.integers(1, 6)),
+        seed=seed,
+    )
+    left = []
+    for epoch in range(3):
+        batches = order.batches(epoch)
+        assert batches.shape == (order.batches_per_epoch, batch_size)
+        assert len(np.unique(batches)) == batches.size
+        assert all(len(np.unique(order.tracks[batch])) == batch_size for batch in batches)
+        left.append(frozenset(range(len(order.tracks))) - set(batches.ravel().tolist()))
+    assert order.batches_per_epoch == _most_batches_slowly(counts, batch_size)
+    if len(left[0]) > 5:
+        assert len(set(left)) > 1
+
+
+def _most_batches_slowly(counts, batch_size):
+    n = 0
+    while np.minimum(counts, n + 1).sum() >= (n + 1) * batch_size:
+        n += 1
+    return n

@@ -1,9 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ml.audio.activity import ActivityConfig
 from ml.corpora.corpus import Split, Stem, Track
-from ml.shards.plan import Assignment, PlannedTrack, ShardConfig, choose_split, plan_shards
+from ml.settings import load_settings
+from ml.shards.plan import (
+    Assignment,
+    PlannedTrack,
+    ShardConfig,
+    ShardTask,
+    choose_split,
+    plan_shards,
+)
 
 
 def planned(track_id, *, split: Split = "train", duration_s=30.0, content="a"):
@@ -65,6 +75,22 @@ def test_a_task_changes_with_content_config_and_label_encoder():
     assert len(others | {key()}) == 5
 
 
+def test_the_audio_of_a_task_does_not_depend_on_labels_encoder_or_place():
+    def keys(track, number=0):
+        task = ShardTask(split="train", number=number, tracks=(track,))
+        return task.fingerprint(CONFIG, "e"), task.audio_fingerprint(CONFIG)
+
+    plain = planned("a")
+    stems = tuple(replace(stem, labels=("bass",)) for stem in plain.track.stems)
+    labelled = replace(plain, track=replace(plain.track, stems=stems))
+    assert keys(plain)[0] != keys(labelled)[0]
+    assert keys(plain)[0] != keys(plain, number=1)[0]
+    assert keys(plain)[1] == keys(labelled)[1] == keys(plain, number=1)[1]
+    late = replace(plain, track=replace(plain.track, stems=(replace(stems[0], start_s=1.0),) * 2))
+    others = [keys(x)[1] for x in (planned("a", content="changed"), planned("b"), late)]
+    assert len({*others, keys(plain)[1]}) == 4
+
+
 def test_split_shares_hold_and_depend_on_the_name_alone():
     config = ShardConfig(valid_share=0.2, test_share=0.1)
     found = [choose_split("c", f"track {i}", config) for i in range(4000)]
@@ -78,3 +104,17 @@ def test_wrong_config_is_named():
         ShardConfig(payload="mp3")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="at most 1 together"):
         ShardConfig(valid_share=0.7, test_share=0.7)
+
+
+def test_the_silence_rule_of_the_settings_is_the_one_of_the_shards(tmp_path):
+    settings = load_settings(tmp_path)
+    assert settings.shards.config() == ShardConfig()
+    (tmp_path / "config.yaml").write_text(
+        "shards: {payload: pcm16, activity: {on_db: -40, off_db: -45, min_active_s: 0.5}}\n"
+    )
+    activity = ActivityConfig(on_db=-40.0, off_db=-45.0, min_active_s=0.5)
+    found = load_settings(tmp_path).shards.config()
+    assert found == ShardConfig(payload="pcm16", activity=activity)
+    (tmp_path / "config.yaml").write_text("shards: {activity: {on_db: -70}}\n")
+    with pytest.raises(ValueError, match="is above on_db"):
+        load_settings(tmp_path).shards.config()

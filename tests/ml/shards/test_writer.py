@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,65 @@ def test_changes_touch_only_the_shards_they_concern(make_corpus, make_tone, tmp_
     corpus.listed = [track for track in corpus.listed if track.track_id != "new song"]
     corpus.build()
     assert current() == second
+
+
+def test_no_track_is_in_two_splits_and_published_splits_hold(make_corpus, tmp_path):
+    corpus = make_corpus(tmp_path, valid_share=0.3, test_share=0.3)
+    published = {"song 0.v1": "test", "song 1.v1": "train"}
+    corpus.listed = [replace(track, split=published.get(track.track_id)) for track in corpus.listed]
+    corpus.build()
+    shards = read_shards_manifest(corpus.folder)["shards"]
+    split_of = [(track, shard["split"]) for shard in shards for track in shard["tracks"]]
+    assert len(split_of) == len(dict(split_of)) == 7
+    assert published.items() <= dict(split_of).items()
+    assert len(set(dict(split_of).values())) > 1
+    # A split that is published later moves the track, and only its shards change.
+    moved = next(track for track, split in split_of if split != "valid" and "song" in track)
+    before = {shard["name"]: shard["tracks"] for shard in shards}
+    corpus.listed = [
+        replace(track, split="valid") if track.track_id == moved else track
+        for track in corpus.listed
+    ]
+    corpus.build()
+    shards = read_shards_manifest(corpus.folder)["shards"]
+    now = [(track, shard["split"]) for shard in shards for track in shard["tracks"]]
+    assert dict(now) == dict(split_of) | {moved: "valid"}
+    assert len(now) == 7
+    gone = before.keys() - {shard["name"] for shard in shards}
+    assert [moved in before[name] for name in gone] == [True]
+
+
+def test_a_stem_beyond_full_scale_keeps_its_shape(make_corpus, make_tone, tmp_path):
+    corpus = make_corpus(tmp_path, n_tracks=0)
+    loud = (40.0 * make_tone(3, 6.0, [(0, 6)])).astype(np.float32)  # peaks near 10
+    corpus.add("loud", {"a": ((), loud), "b": ((), make_tone(4, 6.0, [(0, 6)]))})
+    corpus.build()
+    entries = read_shards_manifest(corpus.folder)["shards"]
+    (segment,) = (
+        segment
+        for entry in entries
+        for segment in read_index(index_path(corpus.folder, entry["name"])).segments
+        if segment.track_id == "loud"
+    )
+    gain = {stem.stem_id: stem.gain for stem in segment.stems}
+    assert gain["loud/a"] == pytest.approx(np.abs(loud).max() * 32768 / 32767)
+    assert gain["loud/b"] == 1.0
+    (sample,) = (x for x in samples(corpus) if x["__key__"] == segment.key)
+    stored = soundfile.read(io.BytesIO(sample["000.flac"]), dtype="int16")[0]
+    assert np.abs(stored.astype(int)).max() == 32767  # the peak itself, and nothing beyond it
+    assert np.sum(np.abs(stored.astype(int)) == 32767) <= 2  # clipping would leave plateaus
+    np.testing.assert_allclose(stored / 32768 * gain["loud/a"], loud, atol=gain["loud/a"] / 32768)
+
+
+def test_a_replaced_manifest_is_kept_for_the_runs_that_know_it(make_corpus, tmp_path):
+    corpus = make_corpus(tmp_path, n_tracks=2)
+    corpus.build()
+    first = read_shards_manifest(corpus.folder)
+    corpus.listed.pop(0)
+    corpus.build()
+    (kept,) = (corpus.folder / "replaced").iterdir()
+    assert json.loads(kept.read_text()) == first
+    assert all((corpus.folder / shard["name"]).is_file() for shard in first["shards"])
 
 
 def test_a_corpus_without_pairs_is_an_error(make_corpus, make_tone, tmp_path):

@@ -1,0 +1,236 @@
+"""Loading pairs: rate a core, bytes a pair, memory over time; beside plain WebDataset.
+
+Pairs are as in training (paper size): 8 s, a target and on average two context stems. The peer
+reads the same tars sample by sample and decodes all stems whole, which is what WebDataset offers.
+Files are in the page cache: this is about processor time, which is counted over all processes.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ml.artifacts import DataLayout
+from ml.benchmarks.measure import Measure, cost_of
+from ml.shards.index import Payload
+from ml.shards.pairs import PairBatch, PairConfig
+from ml.shards.reader import ShardPairs
+
+CONFIG = PairConfig(chunk_s=8.0)
+RATE_HZ = 16000
+SAMPLES = round(CONFIG.chunk_s * RATE_HZ)
+N_TRACKS, N_STEMS, TRACK_S = 48, 4, 32.0
+"""Four stems that sound throughout: one to three of context, two on average."""
+BATCH_SIZE = 48
+BATCHES: dict[Payload, int] = {"flac": 16, "pcm16": 48}
+"""Of one timed run, long beside the start of processes; the median of ``REPEATS`` runs counts."""
+REPEATS = 3
+MEMORY_RUN_S, MEMORY_BATCH = 16.0, 4
+"""Small batches: how many wait between processes is a matter of luck."""
+ASKED: dict[Payload, float] = {"flac": 160.0, "pcm16": 500.0}
+"""Pairs per second and core."""
+CORES, ASKED_BOX = 16, 2100.0
+"""A training box and what it must feed, pairs per second."""
+
+
+def measure() -> Iterator[Measure]:
+    """Measure both payloads, then memory."""
+    logging.getLogger("ml.shards").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="loader-") as home:
+        folders = make_shards(Path(home))
+        for payload, folder in folders.items():
+            yield from measure_payload(payload, folder)
+        for payload, folder in folders.items():
+            yield measure_memory(payload, folder)
+
+
+def measure_payload(payload: Payload, folder: Path) -> Iterator[Measure]:
+    """Rates and bytes of one payload."""
+    peer = webdataset_rate(folder, BATCHES[payload] * BATCH_SIZE // 2)
+    per_core = 0.0
+    for workers in (0, 2):
+        pairs = open_pairs(folder, workers)
+        cost = cost_of(lambda p=pairs: draw(p, BATCHES[payload]), repeats=REPEATS)
+        drawn = BATCHES[payload] * BATCH_SIZE
+        per_core = drawn / cost.cpu_s
+        yield Measure(
+            name=f"pairs of 8 s from {payload}, {_workers(workers)}",
+            value=per_core,
+            unit="pairs per CPU s",
+            asked=ASKED[payload],
+            peer="wds.WebDataset decoding whole samples",
+            peer_value=peer,
+            note=f"{drawn / cost.wall_s:.0f} pairs/s on {_load()}",
+        )
+        if not workers:
+            read = pairs.counts.bytes_read / pairs.counts.pairs
+            yield Measure(
+                name=f"read per pair from {payload}",
+                value=read / 1e6,
+                unit="MB",
+                asked=1.0,
+                lower_is_better=True,
+                note=f"shards are {_stored_ratio(folder):.2f} of PCM16",
+            )
+    yield Measure(
+        name=f"{CORES} cores from {payload}, each at the rate with 2 processes",
+        value=CORES * per_core,
+        unit="pairs/s",
+        asked=ASKED_BOX,
+    )
+
+
+def measure_memory(payload: Payload, folder: Path) -> Measure:
+    """Whether memory stays as it is while batches come: last quarter of a run to the second."""
+    pairs = open_pairs(folder, workers=2, batch_size=MEMORY_BATCH)
+    batches = pairs.batches()
+    begun = time.monotonic()
+    quarters: list[list[float]] = [[], [], [], []]
+    while (quarter := int(4 * (time.monotonic() - begun) / MEMORY_RUN_S)) < 4:
+        for batch in itertools.islice(batches, 16):
+            _touch(batch)
+        quarters[quarter].append(memory_gb())
+    before, after = median(quarters[1]), median(quarters[3])
+    del batches
+    return Measure(
+        name=f"growth of memory while loading from {payload}, 2 worker processes",
+        value=100 * (after / before - 1),
+        unit="%",
+        asked=5.0,
+        lower_is_better=True,
+        note=f"{pairs.counts.pairs} pairs ({pairs.counts.pairs * CONFIG.chunk_s / 3600:.1f} h of "
+        f"targets), {pairs.counts.pairs // (N_TRACKS * 2)} epochs; {after:.2f} GB in all "
+        "processes",
+    )
+
+
+def open_pairs(folder: Path, workers: int, batch_size: int = BATCH_SIZE) -> ShardPairs:
+    """The loader as training uses it."""
+    return ShardPairs([folder], config=CONFIG, batch_size=batch_size, seed=0, workers=workers)
+
+
+def draw(pairs: ShardPairs, n_batches: int) -> None:
+    """Load batches and let the worker processes end, so that their time is counted."""
+    for batch in pairs.batches(stop=n_batches):
+        _touch(batch)
+
+
+def webdataset_rate(folder: Path, n_pairs: int) -> float:
+    """Pairs per CPU second of a plain WebDataset pipeline over the same tars."""
+    from webdataset.compat import WebDataset
+
+    urls = [str(path) for path in sorted(folder.glob("[!.]*.tar"))]
+    rng = np.random.default_rng(0)
+
+    def pair(sample: dict[str, Any]) -> np.ndarray:
+        stems = [
+            soundfile.read(io.BytesIO(data), dtype="int16")[0]
+            for member, data in sample.items()
+            if member.endswith((".flac", ".wav"))
+        ]
+        size = 2 + int(rng.integers(len(stems) - 1))
+        start = int(rng.integers(len(stems[0]) - SAMPLES + 1))
+        chosen = rng.permutation(len(stems))[:size]
+        return np.stack([stems[i][start : start + SAMPLES] for i in chosen])
+
+    def work() -> None:
+        dataset: Any = WebDataset(urls, shardshuffle=False).map(pair)
+        for _ in itertools.islice(dataset.repeat(), n_pairs):
+            pass
+
+    return n_pairs / cost_of(work, repeats=REPEATS).cpu_s
+
+
+def make_shards(home: Path) -> dict[Payload, Path]:
+    """Shards of one synthetic corpus in both payloads."""
+    from ml.corpora.corpus import open_corpus
+    from ml.corpora.labels import build_label_embeddings
+    from ml.corpora.table import build_corpus_tracks
+    from ml.shards.writer import ShardConfig, build_shards
+
+    write_corpus(home / "audio")
+    workers = len(os.sched_getaffinity(0))
+    layout = DataLayout(home=home / "tables")
+    corpus = open_corpus("folder", home / "audio")
+    build_corpus_tracks("tones", corpus, layout, workers=workers)
+    build_label_embeddings("tones", layout, _ZeroEncoder())
+    folders: dict[Payload, Path] = {}
+    for payload in BATCHES:
+        shutil.copytree(layout.home, home / payload)
+        config = ShardConfig(payload=payload, shard_segments=24, valid_share=0.0)
+        made = build_shards("tones", DataLayout(home=home / payload), config, workers=workers)
+        folders[payload] = made.path
+    return folders
+
+
+def write_corpus(root: Path) -> None:
+    """Tracks of decaying tones over some noise, which FLAC stores in about 0.6 of PCM16."""
+    rng = np.random.default_rng(0)
+    time_s = np.arange(round(TRACK_S * RATE_HZ)) / RATE_HZ
+    for track in range(N_TRACKS):
+        (root / f"track {track:02d}").mkdir(parents=True)
+        for stem in range(N_STEMS):
+            pitch_hz = 80.0 * 2 ** (rng.uniform(0, 4))
+            overtones = sum(
+                np.sin(2 * np.pi * pitch_hz * k * time_s + rng.uniform(0, 6)) / k for k in (1, 2, 3)
+            )
+            waveform = 0.2 * overtones * np.exp(-3 * (2 * time_s % 1))
+            waveform += 0.003 * rng.standard_normal(len(time_s))
+            path = root / f"track {track:02d}" / f"stem {stem}.wav"
+            soundfile.write(path, waveform, RATE_HZ, subtype="PCM_16")
+
+
+def memory_gb() -> float:
+    """Memory of this process and its children, what they share counted once.
+
+    Without mapped files: those are shared with whatever else runs on the machine.
+    """
+    import psutil
+
+    found = 0
+    process = psutil.Process()
+    for each in (process, *process.children(recursive=True)):
+        for line in Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                found += 1024 * int(line.split()[1])
+    return found / 1e9
+
+
+class _ZeroEncoder:
+    """Conditions do not matter here."""
+
+    name, dim, fingerprint = "zeros", 512, "0" * 64
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return np.zeros((len(texts), self.dim), dtype=np.float32)
+
+
+def _touch(batch: PairBatch) -> None:
+    """What comes out of the loader is there to be used: look at every page of it."""
+    for tensor in (batch.target, batch.context):
+        tensor.view(-1)[::2048].sum()
+
+
+def _stored_ratio(folder: Path) -> float:
+    stored = sum(path.stat().st_size for path in folder.glob("[!.]*.tar"))
+    return stored / (N_TRACKS * N_STEMS * TRACK_S * RATE_HZ * 2)
+
+
+def _workers(n: int) -> str:
+    return f"{n} worker processes" if n else "in this process"
+
+
+def _load() -> str:
+    return f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"

@@ -1,0 +1,158 @@
+"""What making shards from 44.1 kHz stereo WAV costs, beside a bare loop and beside ffmpeg.
+
+All of them read the same files: mono, 16 kHz, 16-bit FLAC out. Ours also finds silence, cuts
+segments, writes tars with checksums and indexes, and syncs them to the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ml.artifacts import DataLayout
+from ml.benchmarks.measure import Cost, Measure, cost_of
+from ml.corpora.folder import FolderCorpus
+from ml.corpora.labels import build_label_embeddings
+from ml.corpora.table import build_corpus_tracks
+from ml.shards.plan import ShardConfig
+from ml.shards.writer import build_shards
+
+NAME = "bench"
+TRACKS, STEMS, STEM_S = 8, ("bass", "drums", "guitar", "vocals"), 180.0
+SONGS = 4
+"""Different ones among the tracks; the others are hard links, to spare the disk (0.5 GB)."""
+SOURCE_HZ, RATE_HZ = 44100, 16000
+REPEATS = 3
+CPU_UNIT, WALL_UNIT = "s of stem per CPU s", "s of stem per s"
+CONFIG = ShardConfig(shard_segments=12)
+"""A track a shard: enough shards for a few cores from a corpus that is made in seconds."""
+
+
+class RandomLabels:
+    """A label encoder that costs nothing."""
+
+    name, dim, fingerprint = "random", 512, "0" * 64
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors: (text, dim) float32."""
+        rows = np.random.default_rng(0).standard_normal((len(texts), self.dim), dtype=np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def measure() -> Iterator[Measure]:
+    """Seconds of stem audio per CPU second and per second, with the peers in the same run."""
+    with tempfile.TemporaryDirectory(prefix="stems-bench-") as folder:
+        home = Path(folder)
+        wavs = write_songs(home / "audio")
+        layout = DataLayout(home=home / "home")
+        corpus = FolderCorpus(home / "audio")
+        scan = cost_of(lambda: build_corpus_tracks(NAME, corpus, layout))
+        build_label_embeddings(NAME, layout, RandomLabels())
+        yield from _figures(layout, wavs, scan)
+
+
+def write_songs(folder: Path) -> list[Path]:
+    """A folder corpus of decaying chords with some noise, 16-bit stereo; no stem is silent."""
+    time_s = np.arange(round(STEM_S * SOURCE_HZ)) / SOURCE_HZ
+    rng = np.random.default_rng(0)
+    written = []
+    for place, stem in enumerate(STEMS):
+        beats = np.exp(-3.0 * (time_s % 0.5)) + 0.05
+        chord = sum(np.sin(2 * np.pi * f * time_s) / k for k, f in enumerate((110, 277, 331), 1))
+        noise = rng.standard_normal((len(time_s), 2), dtype=np.float32)
+        sides = np.stack([chord, np.roll(chord, 40 * (place + 1))], axis=1)
+        waveform = (0.2 * beats[:, None] * (sides + 0.02 * noise) + 0.001 * noise).astype("f4")
+        for track in range(TRACKS):
+            path = folder / f"track-{track:02d}" / f"{stem}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written.append(path)
+            if track >= SONGS:
+                path.hardlink_to(folder / f"track-{track % SONGS:02d}" / path.name)
+                continue
+            shifted = np.roll(waveform, track * 1000, axis=0)
+            soundfile.write(path, shifted, SOURCE_HZ, subtype="PCM_16")
+    return sorted(written)
+
+
+def _figures(layout: DataLayout, wavs: Sequence[Path], scan: Cost) -> Iterator[Measure]:
+    stem_s = len(wavs) * STEM_S
+    cores = len(os.sched_getaffinity(0))
+    note = f"{stem_s:.0f} s of stems in {len(wavs)} files, cached; median of {REPEATS}"
+    out = layout.home / "loop"
+    out.mkdir(parents=True)
+    one = cost_of(lambda: _build(layout, workers=1), repeats=REPEATS)
+    bare = cost_of(lambda: bare_loop(wavs, out), repeats=REPEATS)
+    yield Measure(
+        name="shards from 44.1 kHz stereo WAV, one process",
+        value=stem_s / one.cpu_s,
+        unit=CPU_UNIT,
+        asked=700,
+        peer="bare loop of soundfile, soxr HQ, FLAC",
+        peer_value=stem_s / bare.cpu_s,
+        note=note,
+    )
+    every = cost_of(lambda: _build(layout, workers=cores), repeats=REPEATS)
+    yield Measure(
+        name=f"the same with {cores} processes, their start included",
+        value=stem_s / every.cpu_s,
+        unit=CPU_UNIT,
+        note=f"{stem_s / every.wall_s:,.0f} {WALL_UNIT}",
+    )
+    yield Measure(
+        name="scanning the same files into corpus_tracks",
+        value=stem_s / scan.cpu_s,
+        unit=CPU_UNIT,
+        note="for information: decoded and measured once, before shards are made",
+    )
+    yield _beside_ffmpeg(wavs, out, every, cores)
+
+
+def _beside_ffmpeg(wavs: Sequence[Path], out: Path, ours: Cost, cores: int) -> Measure:
+    name = f"wall time of the shards with {cores} processes"
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        note = "no ffmpeg here: nothing to compare with"
+        return Measure(name=name, value=ours.wall_s, unit="s", lower_is_better=True, note=note)
+    loop = cost_of(lambda: ffmpeg_loop(ffmpeg, wavs, out), repeats=REPEATS)
+    stem_s = len(wavs) * STEM_S
+    return Measure(
+        name=name,
+        value=ours.wall_s,
+        unit="s",
+        asked=loop.wall_s,
+        lower_is_better=True,
+        peer="ffmpeg, file after file",
+        peer_value=loop.wall_s,
+        note=f"ffmpeg: {stem_s / loop.cpu_s:,.0f} {CPU_UNIT}",
+    )
+
+
+def _build(layout: DataLayout, *, workers: int) -> None:
+    shutil.rmtree(layout.shards(NAME), ignore_errors=True)
+    build_shards(NAME, layout, CONFIG, workers=workers)
+
+
+def bare_loop(wavs: Sequence[Path], out: Path) -> None:
+    """What nobody can do without: read, mix down, resample, write."""
+    import soxr
+
+    for path in wavs:
+        stereo, _ = soundfile.read(path, dtype="float32")
+        mono = (stereo[:, 0] + stereo[:, 1]) / 2
+        resampled = soxr.resample(mono, SOURCE_HZ, RATE_HZ, quality="HQ")
+        soundfile.write(out / "loop.flac", resampled, RATE_HZ, subtype="PCM_16")
+
+
+def ffmpeg_loop(ffmpeg: str, wavs: Sequence[Path], out: Path) -> None:
+    """The same by ffmpeg, one process a file."""
+    for path in wavs:
+        options = ["-y", "-loglevel", "error", "-nostdin", "-i", str(path)]
+        target = ["-ac", "1", "-ar", str(RATE_HZ), "-sample_fmt", "s16", str(out / "ffmpeg.flac")]
+        subprocess.run([ffmpeg, *options, *target], check=True)

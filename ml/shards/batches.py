@@ -1,0 +1,170 @@
+"""Batch number → batch: which segments, which draws, what is read; run by worker processes.
+
+Everything is a pure function of (shards, ``PairConfig``, seed, number), damaged samples and their
+replacements included. No process talks to another: ranks and rows find different replacements by
+their number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ml.artifacts import ArtifactError
+from ml.shards.damage import Damage, DamagedShardError
+from ml.shards.index import FULL_SCALE, IndexedStem
+from ml.shards.members import ShardMembers
+from ml.shards.order import EpochOrder
+from ml.shards.pairs import BatchRows, Pair, PairBatch, PairConfig, draw_pair
+from ml.shards.split import SplitSegments
+
+
+class PairBatches(Dataset["PairBatch | ArtifactError"]):
+    """Batch number → this rank's rows of the batch, or what is wrong with a shard.
+
+    The error is returned, not raised: from a worker process the loader would raise it with a
+    traceback for its message.
+    """
+
+    def __init__(
+        self,
+        *,
+        split: SplitSegments,
+        order: EpochOrder,
+        config: PairConfig,
+        condition_dim: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            split: the segments.
+            order: which of them make up a batch.
+            config: how to draw.
+            condition_dim: length of a condition.
+            rank: this process among those that train.
+            world: their number.
+        """
+        self._segments = split.segments
+        self._order = order
+        self._per_epoch = order.batches_per_epoch
+        self._config = config
+        self._rate_hz = split.rate_hz
+        self._condition_dim = condition_dim
+        self._rows = range(rank, order.batch_size, world)
+        self._samples = round(config.chunk_s * split.rate_hz)
+        self._members = ShardMembers(split.shards)
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, index: int) -> PairBatch | ArtifactError:
+        """A batch by its number, or the error."""
+        try:
+            return self._batch(index)
+        except ArtifactError as error:
+            return error
+
+    def _batch(self, index: int) -> PairBatch:
+        epoch, number = divmod(index, self._per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order.batches(epoch))
+        chosen = self._epoch[1][number]  # (batch_size,)
+        before = self._members.bytes_read
+        skipped: list[Damage] = []
+        draws = [self._draws(chosen, epoch, number, row, skipped) for row in self._rows]
+        pairs = [next(row) for row in draws]
+        rows = BatchRows(pairs, self._samples, self._condition_dim)
+        for row, (pair, others) in enumerate(zip(pairs, draws, strict=True)):
+            while not self._is_filled(rows, row, pair, skipped):
+                pair = next(others)
+        return rows.batch(skipped, self._members.bytes_read - before)
+
+    def _is_filled(self, rows: BatchRows, row: int, pair: Pair, skipped: list[Damage]) -> bool:
+        """Read a pair into its row; False if it is damaged, and that is put up with."""
+
+        def read(stem: IndexedStem, chunk: np.ndarray) -> None:
+            self._members.read_chunk(pair.shard, pair.segment, stem, pair.draw.start, chunk)
+
+        try:
+            rows.fill(row, pair, self._condition(pair), read)
+        except DamagedShardError as error:
+            self._skip(error, skipped)
+            return False
+        return True
+
+    def _draws(
+        self, chosen: np.ndarray, epoch: int, number: int, row: int, skipped: list[Damage]
+    ) -> Iterator[Pair]:
+        """The pair of a row, then those that may take its place."""
+        position = number * self._order.batch_size + row
+        seed = [self._order.seed, epoch, 1 + position]  # 0: the order's
+        yield from self._drawn(int(chosen[row]), np.random.default_rng(seed), skipped)
+        for place in self._replacements(chosen, epoch, number, row):
+            rng = np.random.default_rng([*seed, 1 + place])
+            yield from self._drawn(place, rng, skipped)
+        raise ArtifactError(
+            f"no segment can be read in place of sample {self._segments[int(chosen[row])].key}; "
+            f"{skipped[-1]}; make the shards again"
+        )
+
+    def _drawn(self, place: int, rng: np.random.Generator, skipped: list[Damage]) -> Iterator[Pair]:
+        try:
+            yield self._draw(place, rng)
+        except DamagedShardError as error:  # the peak rule reads audio to draw
+            self._skip(error, skipped)
+
+    def _replacements(self, chosen: np.ndarray, epoch: int, number: int, row: int) -> Iterator[int]:
+        """Segments that may stand in for a row's.
+
+        First others of its track, then those of tracks that are not in the batch: each row has its
+        own share of these, so the batch still holds one pair per track. When none of these can be
+        read any segment, even of a track of the batch.
+        """
+        tracks, size = self._order.tracks, self._order.batch_size
+        seed = [self._order.seed, epoch, 0, 2, number]  # the same for all rows
+        rng = np.random.default_rng([*seed, 1 + row])
+        place = int(chosen[row])
+        same = np.flatnonzero(tracks == tracks[place])
+        yield from rng.permutation(same[same != place]).tolist()
+        free = np.setdiff1d(tracks, tracks[chosen])
+        mine = np.random.default_rng(seed).permutation(free)[row::size]
+        yield from rng.permutation(np.flatnonzero(np.isin(tracks, mine))).tolist()
+        yield from rng.permutation(len(tracks)).tolist()
+
+    def _skip(self, error: DamagedShardError, skipped: list[Damage]) -> None:
+        if self._config.damaged == "error":
+            raise error
+        skipped.append(error.damage)
+
+    def _draw(self, place: int, rng: np.random.Generator) -> Pair:
+        """The pair of a segment by some randomness."""
+        segment, shard = self._segments[place], int(self._order.shards[place])
+
+        def peaks(start: int) -> np.ndarray:
+            found = []
+            for stem in segment.stems:
+                chunk = np.empty(self._samples, dtype=np.int16)
+                self._members.read_chunk(shard, segment, stem, start, chunk)
+                found.append(np.abs(chunk / FULL_SCALE).max() * stem.gain)
+            return np.array(found)
+
+        return Pair(
+            draw=draw_pair(segment, self._rate_hz, self._config, rng, peaks),
+            segment=segment,
+            shard=shard,
+            track=int(self._order.tracks[place]),
+        )
+
+    def _condition(self, pair: Pair) -> np.ndarray:
+        """(condition_dim,) float32."""
+        size = 2 * self._condition_dim
+        offset = pair.segment.labels_offset + pair.draw.label_row * size
+        row = self._members.read(pair.shard, pair.segment.key, offset, size)
+        return np.frombuffer(row, dtype="<f2").astype(np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the order of an epoch, which is made again."""
+        return self.__dict__ | {"_epoch": None}

@@ -1,0 +1,192 @@
+"""Laws of batches as a whole: over ranks, workers, epochs, resumption, rules and payloads."""
+
+import io
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ml.audio.activity import ActivityConfig, active_seconds
+from ml.shards.folders import LocalFolder, Shard
+from ml.shards.index import IndexedSegment, IndexedStem, read_index
+from ml.shards.members import MEMBER_BLOCK, ShardMembers
+from ml.shards.pairs import PairConfig
+from ml.shards.reader import ShardPairs
+from ml.shards.split import PackedSegments
+
+CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.3, window_shards=2)
+
+
+def open_pairs(corpus, *, batch_size=4, seed=0, config=CONFIG, **options):
+    return ShardPairs([corpus.folder], config=config, batch_size=batch_size, seed=seed, **options)
+
+
+def take(pairs, n, start=0):
+    return list(islice(pairs.batches(start), n))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 1), (4, 2)])
+def test_every_segment_once_an_epoch_over_ranks_and_workers(pcm16_corpus, seed, world, workers):
+    ranks = [
+        open_pairs(pcm16_corpus, seed=seed, rank=rank, world=world, workers=workers)
+        for rank in range(world)
+    ]
+    n = ranks[0].batches_per_epoch
+    left_over = []
+    for epoch in range(2):
+        parts = [list(pairs.batches(epoch * n, (epoch + 1) * n)) for pairs in ranks]
+        batches = list(zip(*parts, strict=True))
+        keys = [key for parts in batches for part in parts for key in part.keys]
+        assert len(keys) == len(set(keys)) == 4 * n
+        for parts in batches:
+            tracks = torch.cat([part.track for part in parts]).tolist()
+            assert len(set(tracks)) == 4
+        left_over.append(frozenset(_all_keys(pcm16_corpus) - set(keys)))
+    assert len(left_over[0]) == ranks[0].n_segments - 4 * n
+    assert left_over[0] != left_over[1] or not left_over[0]
+
+
+def _all_keys(corpus):
+    indexes = (read_index(path) for path in corpus.folder.glob("*.index.json"))
+    return {segment.key for index in indexes for segment in index.segments}
+
+
+@pytest.mark.parametrize("start", [1, 5, 13])
+def test_resuming_is_one_integer_whatever_the_workers(pcm16_corpus, start):
+    through = take(open_pairs(pcm16_corpus), start + 3)[start:]
+    for workers in (0, 2):
+        resumed = take(open_pairs(pcm16_corpus, workers=workers), 3, start)
+        for one, other in zip(through, resumed, strict=True):
+            assert one.keys == other.keys
+            assert one.labels == other.labels
+            assert torch.equal(one.target, other.target)
+            assert torch.equal(one.context, other.context)
+
+
+def test_a_stop_is_the_number_of_the_first_batch_left_out(pcm16_corpus):
+    assert len(list(open_pairs(pcm16_corpus).batches(3, 8))) == 5
+    assert len(list(open_pairs(pcm16_corpus, workers=2).batches(3, 8))) == 5
+
+
+@pytest.mark.parametrize("rule", ["intervals", "peak"])
+@pytest.mark.parametrize("seed", range(2))
+def test_neither_rule_gives_a_silent_target_or_context(flac_corpus, rule, seed):
+    """Each stem of a pair sounds for ``min_active_s``, or has the peak that the rule asks for."""
+    config = PairConfig(chunk_s=2.0, min_active_s=0.3, rule=rule)
+    pairs = open_pairs(flac_corpus, config=config, seed=seed)
+    quiet = ActivityConfig().off_db
+    for batch in pairs.batches(stop=4 * pairs.batches_per_epoch):
+        stems = torch.cat([batch.target[:, None], batch.context], dim=1).double() / 32768
+        gains = torch.cat([batch.target_gain[:, None], batch.context_gain], dim=1)
+        frames = (stems * gains[..., None]).unfold(-1, 800, 800).square().mean(-1)
+        level_db = 10 * frames.clamp_min(1e-20).log10()  # (pair, stem, frame)
+        sounding_s = 0.05 * (level_db > quiet).sum(-1)
+        # Up to two frames lie across an edge; tones have no gaps.
+        is_sounding = sounding_s >= 0.3 - 0.1 - 1e-9
+        if rule == "peak":
+            is_sounding |= (stems * gains[..., None]).abs().amax(-1) > config.min_peak
+        assert is_sounding[gains > 0].all()
+
+
+def test_the_peak_rule_takes_loud_stems_where_the_segment_has_two(flac_corpus):
+    config = PairConfig(chunk_s=2.0, rule="peak", min_peak=0.1, min_active_s=0.1)
+    batches = take(open_pairs(flac_corpus, config=config), 12)
+    peaks = torch.cat(
+        [(x.target.double() / 32768 * x.target_gain[:, None]).abs().amax(-1) for x in batches]
+    )
+    assert (peaks > 0.1).all()  # tones of 0.2: what sounds at all is loud
+
+
+def test_bytes_are_counted_and_only_of_the_chosen_stems(flac_corpus, pcm16_corpus):
+    counts = {}
+    for corpus in (flac_corpus, pcm16_corpus):
+        for workers in (0, 2):
+            pairs = open_pairs(corpus, workers=workers)
+            stems = 0
+            for batch in pairs.batches(stop=10):
+                stems += len(batch) + int((batch.context_gain > 0).sum())
+            counts[corpus.config.payload, workers] = pairs.counts.bytes_read
+            assert pairs.counts.pairs == 40
+            chunk = 2 * 2 * 16000
+            if corpus is pcm16_corpus:
+                assert pairs.counts.bytes_read == stems * chunk + 40 * 2 * 8  # and conditions
+            else:
+                assert pairs.counts.bytes_read < stems * (chunk + 2 * MEMBER_BLOCK)
+    assert counts["flac", 0] == counts["flac", 2]
+    assert counts["pcm16", 0] == counts["pcm16", 2]
+
+
+def made_segment(i):
+    stem = IndexedStem(
+        stem_id=f"t/{i}",
+        content_hash="ab",
+        labels=("bass", "bass guitar"),
+        label_rows=(0, 1),
+        four_class=1,
+        gain=1.5,
+        intervals=((0.0, 1.5), (2.0, float(i))),
+        offset=512,
+        size=i,
+    )
+    return IndexedSegment(
+        key=f"k{i}",
+        corpus="c",
+        track_id="t",
+        start_s=0.0,
+        samples=100,
+        texts=("bass", "bass guitar"),
+        labels_offset=7,
+        stems=(stem,) * (i % 3),
+    )
+
+
+def test_a_flac_chunk_is_read_in_part(flac_corpus):
+    """Of a minute of sound two seconds, and a few blocks to find them; never a block twice."""
+    rng = np.random.default_rng(0)
+    waveform = (0.1 * rng.standard_normal(60 * 16000)).astype(np.float32)
+    waveform[20 * 16000 : 50 * 16000] *= (
+        0.001  # a bit rate that varies makes the place hard to find
+    )
+    file = io.BytesIO()
+    soundfile.write(file, waveform, 16000, format="FLAC", subtype="PCM_16")
+    data = file.getvalue()
+    right = soundfile.read(io.BytesIO(data), dtype="int16")[0]
+    shard = Shard(name="x.tar", sha256="0" * 64, bytes=len(data) + 512, payload="flac")
+    folder = flac_corpus.folder.parent / "part"
+    folder.mkdir()
+    (folder / shard.name).write_bytes(bytes(512) + data)
+    stem = replace(made_segment(1).stems[0], offset=512, size=len(data))
+    segment = replace(made_segment(1), samples=len(right))
+    for start_s in (0, 19, 35.5, 49, 58):
+        members = ShardMembers([(LocalFolder(folder), shard)])
+        chunk, start = np.empty(32000, np.int16), round(start_s * 16000)
+        members.read_chunk(0, segment, stem, start, chunk)
+        assert np.array_equal(chunk, right[start : start + 32000])
+        assert members.bytes_read < 64000 + 14 * MEMBER_BLOCK < len(data) / 3
+
+
+def test_packed_segments_are_those_put_in():
+    made = made_segment
+    packed = PackedSegments()
+    for i in range(50):
+        packed.append(made(i))
+    assert len(packed) == 50
+    assert [packed[i] for i in (0, 49, 17)] == [made(0), made(49), made(17)]
+    assert active_seconds(packed[4].stems[0].intervals, 0.0, 3.0) == 2.5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_webdataset_reads_the_same_samples(flac_corpus, workers):
+    """The tars are plain WebDataset: every key and every stem that pairs come from is there."""
+    from webdataset.compat import WebDataset
+
+    urls = [str(path) for path in sorted(flac_corpus.folder.glob("[!.]*.tar"))]
+    found = {x["__key__"] for x in WebDataset(urls, shardshuffle=False)}
+    pairs = open_pairs(flac_corpus, workers=workers)
+    drawn = {k for b in pairs.batches(stop=3 * pairs.batches_per_epoch) for k in b.keys}
+    assert drawn <= found
+    assert found == _all_keys(flac_corpus)
