@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ml.settings import Settings
+from ml.settings import Settings, TrainingSettings
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -15,8 +15,18 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "train",
         help="train a model, or resume or reuse it",
         description="Train one row of Table I. The same configuration, seed, shards and phase 1 "
-        "name the same run: a finished one is reused, an interrupted one resumed.",
+        "name the same run: a finished one is reused, an interrupted one resumed. On several GPUs: "
+        "torchrun --standalone --nproc-per-node=N -m ml.cli.main train …. 'stems train sync RUN' "
+        "sends MLflow what it missed of a run while it was down.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "sync", nargs="*", metavar="sync RUN", help="send the record of a run to MLflow, not train"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, work, memory and hours; no training",
     )
     parser.add_argument(
         "--preset",
@@ -39,19 +49,32 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Train."""
+    """Train, forecast, or send a record."""
+    if args.sync:
+        return _sync(args.sync, settings)
+    training = settings.training.model_copy(
+        update={
+            "corpora": tuple(args.corpora or settings.training.corpora),
+            "size": args.size or settings.training.size,
+            "seed": settings.training.seed if args.seed is None else args.seed,
+            "overrides": settings.training.overrides | parse_overrides(args.overrides),
+        }
+    )
+    return (_forecast if args.dry_run else _train)(args, settings, training)
+
+
+def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.runs import train_preset
     from ml.training.tracking import MlflowTracker
 
-    training = settings.training
     artifact = train_preset(
         args.preset,
         layout=settings.layout,
-        corpora=args.corpora or training.corpora,
-        size=args.size or training.size,
-        seed=training.seed if args.seed is None else args.seed,
-        overrides=training.overrides | parse_overrides(args.overrides),
+        corpora=training.corpora,
+        size=training.size,
+        seed=training.seed,
+        overrides=training.overrides,
         device=choose_device(args.device),
         tracker=lambda folder, name: MlflowTracker(
             run_folder=folder,
@@ -61,6 +84,48 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         ),
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
+    return 0
+
+
+def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
+    from ml.device import choose_device
+    from ml.training.forecast import forecast_training
+    from ml.training.runs import open_training
+
+    device = choose_device(args.device)
+    config, pairs = open_training(
+        args.preset,
+        layout=settings.layout,
+        corpora=training.corpora,
+        size=training.size,
+        seed=training.seed,
+        overrides=training.overrides,
+    )
+    found = forecast_training(config, pairs, device=device)
+    cost = found.cost
+    print(
+        f"{args.preset} at size {training.size}: {cost.parameters / 1e6:.2f}M parameters learned",
+        f"a step of {config.batch_size} pairs: {cost.flops / 1e12:.3g} TFLOP, about "
+        f"{cost.state_gb + cost.activations_gb:.2g} GB ({cost.activations_gb:.2g} GB activations)",
+        f"{found.segments} segments, {found.steps_per_epoch} steps an epoch, {found.steps} steps",
+        f"measured on {device.type}: {found.flops_per_s / 1e12:.3g} TFLOP/s, "
+        f"{found.compute_s:.3g} s computing and {found.loading_s:.3g} s loading a step",
+        f"{found.hours:.2g} h in all",
+        sep="\n",
+    )
+    return 0
+
+
+def _sync(words: list[str], settings: Settings) -> int:
+    from ml.training.sync import sync_run
+
+    if len(words) != 2 or words[0] != "sync":
+        raise ValueError(f"{' '.join(words)!r}: expected nothing, or: sync RUN")
+    folder = settings.layout.runs / words[1]
+    run_id, lines = sync_run(
+        folder, uri=settings.tracking_uri, experiment=settings.tracking.experiment
+    )
+    print(f"{folder.name}: {lines} lines are in MLflow run {run_id}")
     return 0
 
 

@@ -22,7 +22,7 @@ from ml.artifacts import (
 )
 from ml.models.stem_jepa import FORMAT_VERSION as MODEL_VERSION
 from ml.reports.figures import Curve
-from ml.training.runs import CONTRASTIVE, UNTRAINED, read_models
+from ml.training.model_index import CONTRASTIVE, UNTRAINED, read_models
 from ml.training.tracking import RECORD_NAME, read_record
 
 
@@ -72,11 +72,21 @@ def trained_models(layout: DataLayout) -> list[TrainedModel]:
     """
     if not layout.models_index.is_file():
         return []
-    models = [_trained_model(layout, name, path) for name, path in read_models(layout).items()]
+    models = [trained_model(layout, name, path) for name, path in read_models(layout).items()]
     return sorted(models, key=lambda m: (m.steps > 0, m.phase != CONTRASTIVE, m.name))
 
 
-def _trained_model(layout: DataLayout, name: str, path: Path) -> TrainedModel:
+def trained_model(layout: DataLayout, name: str, path: Path) -> TrainedModel:
+    """One model.
+
+    Args:
+        layout: where its run's record lies.
+        name: what to call it.
+        path: its checkpoint folder.
+
+    Raises:
+        ArtifactError: the checkpoint is missing or damaged.
+    """
     manifest = read_manifest(path, format_version=MODEL_VERSION, made_by="stems train")
     config = read_json(path / "config.json")
     is_trained = name != UNTRAINED

@@ -68,7 +68,7 @@ def find_checkpoint(layout: DataLayout, model: str | None = None) -> Path:
     """
     if model is None:
         return checkpoint_path(layout, read_champion(layout))
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
 
     names = read_models(layout) if layout.models_index.is_file() else {}
     if model in names:

@@ -17,6 +17,7 @@ import torch
 from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
+    read_manifest,
     write_folder_aside,
     write_json,
 )
@@ -67,6 +68,15 @@ def save_checkpoint(
             torch.save(state, aside / STATE_NAME)
         write_json(aside / MANIFEST_NAME, manifest)
     return manifest
+
+
+def read_checkpoint_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint folder says of itself.
+
+    Raises:
+        ArtifactError: there is none, or it is of a newer format.
+    """
+    return read_manifest(path, format_version=FORMAT_VERSION, made_by="stems train")
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

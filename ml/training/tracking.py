@@ -110,7 +110,26 @@ class MlflowTracker:
                 client.set_terminated(run_id, status=self._status)
         except (MlflowException, OSError) as error:
             record = self.run_folder / RECORD_NAME
-            _log.warning("MLflow at %s: %s; the record is in %s", self.uri, error, record)
+            _log.warning(
+                "MLflow at %s: %s; the record is in %s; send it later with: stems train sync %s",
+                *(self.uri, error, record, self.run_name),
+            )
+
+    def send(self, params: Mapping[str, Any], tags: Mapping[str, str], status: RunStatus) -> str:
+        """Send what the tracking server has not got of a run that is not training now.
+
+        Returns:
+            The tracking run's id.
+
+        Raises:
+            MlflowException: the server did not take it; nothing is lost, and nothing that it took
+                is sent again.
+        """
+        with _SHIPPING[self.run_folder]:
+            client, run_id = self._open(dict(params), dict(tags))
+            self._ship_lines(client, run_id)
+            client.set_terminated(run_id, status=status)
+        return run_id
 
     def _open(self, params: dict[str, Any], tags: dict[str, str]) -> tuple[Any, str]:
         client = mlflow_client(self.uri)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ml.plain import dataclass_from, jsonable
-from ml.training.config import PRESETS, TrainingConfig, training_config
+from ml.training.config import PRESETS, TrainingConfig
+from ml.training.presets import training_config
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])

@@ -5,8 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ml.models.stem_jepa import StemJepa
-from ml.training.config import PRESETS, training_config
+from ml.training.config import PRESETS
 from ml.training.cost import step_cost
+from ml.training.presets import training_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from ml.artifacts import ArtifactError, DataLayout, LockedError, lock
 from ml.models.stem_jepa import load_model
 from ml.shards.reader import ShardPairs
-from ml.training.config import LoopConfig, training_config
+from ml.training.config import LoopConfig
 from ml.training.loop import NonFiniteLossError, build_state, train
-from ml.training.runs import read_models, train_preset
+from ml.training.model_index import read_models
+from ml.training.presets import training_config
+from ml.training.runs import train_preset
 from ml.training.statistics import measure_statistics
 
 CPU = torch.device("cpu")

@@ -1,0 +1,203 @@
+"""One run from its first step to its last: state, record, checkpoints, tracking.
+
+Under ``torchrun`` every rank trains and rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ml.artifacts import MANIFEST_NAME
+from ml.models.stem_jepa import StemJepa
+from ml.plain import jsonable
+from ml.progress import ProgressBar
+from ml.shards.folders import ShardFolder
+from ml.shards.pairs import PairBatch
+from ml.shards.reader import EmptySplitError, ShardPairs
+from ml.training.checkpoints import (
+    load_training_state,
+    read_checkpoint_manifest,
+    save_checkpoint,
+    start_from_phase_1,
+)
+from ml.training.config import LoopConfig, TrainingConfig
+from ml.training.distributed import from_rank_0, rank, world
+from ml.training.loop import TrainState, build_state, train
+from ml.training.model_index import UNTRAINED
+from ml.training.statistics import BATCHES, measure_statistics
+from ml.training.tracking import MetricsRecord, RunTracker, flat
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run is made of."""
+
+    folder: Path
+    config: TrainingConfig
+    shards: list[ShardFolder]
+    pairs: ShardPairs
+    phase_1: Path | None
+    loop: LoopConfig
+    device: torch.device
+
+
+def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
+    """Train a run to its end, from its last checkpoint if it has one, and write its model.
+
+    Raises:
+        NonFiniteLossError: the loss is not finite; the last checkpoint stays.
+        KeyboardInterrupt: asked to stop; a checkpoint is saved.
+    """
+    state = _initial_state(run)
+    origin = _origin(run)
+    if (latest := from_rank_0(_latest_checkpoint(run.folder))) is not None:
+        state.load_state_dict(load_training_state(latest))
+        _log.info("%s: resumed at step %d", run.folder.name, state.step)
+    if rank() != 0:
+        _train_beside(run, state)
+        return
+    if run.phase_1 is None and not (run.folder / "initial" / MANIFEST_NAME).is_file():
+        untrained = origin | {"name": UNTRAINED}
+        save_checkpoint(run.folder / "initial", state.model, run.config, origin=untrained)
+    record = MetricsRecord(run.folder, from_step=state.step)
+    tags = {"phase": state.model.phase, "training_id": run.folder.name, **tags}
+    if run.phase_1 is not None:
+        tags["phase1_run_id"] = read_checkpoint_manifest(run.phase_1).get("mlflow_run_id") or ""
+    tracker.start(flat(jsonable(run.config)), tags)
+    try:
+        _train_with_progress(run, state, origin, tracker, record)
+    except BaseException as error:
+        # Also for Ctrl-C: a tracker left running would send again what a resumed run sends.
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    origin["mlflow_run_id"] = tracker.finish()
+    save_checkpoint(run.folder / "model", state.model, run.config, origin=origin)
+    shutil.rmtree(run.folder / "checkpoints")
+
+
+def _train_with_progress(
+    run: Run,
+    state: TrainState,
+    origin: dict[str, Any],
+    tracker: RunTracker,
+    record: MetricsRecord,
+) -> None:
+    label = f"training {run.folder.name}"
+    with ProgressBar(total=run.config.steps, done=state.step, label=label) as bar:
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            record.append(step, metrics)
+            tracker.ship()
+            bar.update_to(step, metrics)
+
+        train(
+            state,
+            run.pairs.batches(start=state.step),
+            loop=run.loop,
+            device=run.device,
+            log=log,
+            valid=_valid_batches(run),
+            save=lambda s: _save(run, s, origin),
+            save_best=(lambda s: _save_best(run, s, origin)) if run.loop.keep_best else None,
+        )
+
+
+def _train_beside(run: Run, state: TrainState) -> None:
+    """What the ranks do that write nothing."""
+    train(
+        state,
+        run.pairs.batches(start=state.step),
+        loop=run.loop,
+        device=run.device,
+        log=lambda _step, _metrics: None,
+        valid=_valid_batches(run),
+        save=lambda _state: None,
+    )
+
+
+def _initial_state(run: Run) -> TrainState:
+    torch.manual_seed(run.config.seed)
+    model = StemJepa(run.config.model).to(run.device)
+    if run.phase_1 is None:
+        # Whole batches on every rank: the same statistics whatever the number of ranks.
+        whole = run.pairs if world() == 1 else open_pairs(run.shards, run.config, "train", 0, 1)
+        measure_statistics(model, itertools.islice(whole.batches(), BATCHES))
+    else:
+        start_from_phase_1(model, run.phase_1)
+    return build_state(run.config, model)
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    pairs = run.pairs
+    earlier = {} if run.phase_1 is None else read_checkpoint_manifest(run.phase_1)
+    tracks = {(t["corpus"], t["track_id"]): t for t in earlier.get("training_tracks", [])}
+    tracks |= {(t["corpus"], t["track_id"]): t for t in pairs.training_tracks}
+    labels = set(earlier.get("training_labels", [])) | set(pairs.training_labels)
+    return {
+        "name": run.config.preset,
+        "size": run.config.size,
+        "seed": run.config.seed,
+        "label_encoder": pairs.label_encoder,
+        "training_tracks": [tracks[key] for key in sorted(tracks)],
+        "training_labels": sorted(labels),
+        "phase_1_model_id": earlier.get("model_id"),
+        "run": run.folder.name,
+        "shards": pairs.fingerprints,
+    }
+
+
+def _save(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
+    folder = run.folder / "checkpoints"
+    path = folder / f"step-{state.step:07d}"
+    save_checkpoint(path, state.model, state.config, origin=origin, state=state.state_dict())
+    for old in sorted(folder.glob("step-*"))[: -run.loop.keep_last]:
+        shutil.rmtree(old)
+
+
+def _save_best(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
+    chosen = origin | {"step": state.step, "valid_normalized_rank": state.best}
+    save_checkpoint(run.folder / "best", state.model, state.config, origin=chosen)
+
+
+def _latest_checkpoint(run: Path) -> Path | None:
+    found = sorted((run / "checkpoints").glob("step-*/" + MANIFEST_NAME))
+    return found[-1].parent if found else None
+
+
+def _valid_batches(run: Run) -> list[PairBatch]:
+    """The same few batches of the valid split at each validation; none where it is empty."""
+    try:
+        pairs = open_pairs(run.shards, run.config, "valid", 0)
+    except EmptySplitError as error:
+        _log.info("no validation: %s", error)
+        return []
+    return list(itertools.islice(pairs.batches(), run.loop.valid_batches))
+
+
+def open_pairs(
+    folders: list[ShardFolder],
+    config: TrainingConfig,
+    split: str,
+    workers: int,
+    ranks: int | None = None,
+) -> ShardPairs:
+    """This rank's rows of each batch; ``ranks`` 1: all rows."""
+    return ShardPairs(
+        folders,
+        split=split,
+        config=config.pairs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=0 if ranks == 1 else rank(),
+        world=ranks or world(),
+        workers=workers,
+    )

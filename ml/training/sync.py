@@ -1,0 +1,50 @@
+"""``stems train sync``: give a tracking server what it missed while it was down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml.artifacts import MANIFEST_NAME, ArtifactError, lock, read_json
+from ml.training.tracking import RECORD_NAME, MlflowTracker, flat, read_record
+
+
+def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:
+    """Send the record of a run that is not training now.
+
+    Args:
+        folder: ``runs/<run>``.
+        uri: MLflow's tracking URI.
+        experiment: its experiment's name.
+
+    Returns:
+        The tracking run's id, and how many lines of the record it has now.
+
+    Raises:
+        ArtifactError: there is no such run, or the server did not take its record.
+        LockedError: it is training now; its own thread ships.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in folder.parent.glob("*/run.json"))
+        raise ArtifactError(
+            f"{folder} is no training run (no run.json); runs there: {', '.join(known) or 'none'}"
+        )
+    from mlflow.exceptions import MlflowException
+
+    config = read_json(path)["identity"]["config"]
+    phase = "contrastive" if config["model"]["predictor"] is None else "jepa"
+    is_finished = (folder / "model" / MANIFEST_NAME).is_file()
+    tracker = MlflowTracker(run_folder=folder, uri=uri, experiment=experiment, run_name=folder.name)
+    with lock(folder / ".lock"):
+        try:
+            run_id = tracker.send(
+                flat(config),
+                {"phase": phase, "training_id": folder.name},
+                "FINISHED" if is_finished else "KILLED",
+            )
+        except (MlflowException, OSError) as error:
+            raise ArtifactError(
+                f"MLflow at {uri} did not take the record of {folder}: {error}; start it and run "
+                "this again (nothing is lost, nothing is sent twice)"
+            ) from None
+    return run_id, len(read_record(folder / RECORD_NAME))

@@ -1,0 +1,46 @@
+"""``stems train``: a forecast that trains nothing, and a record that reaches MLflow late."""
+
+import json
+
+import pytest
+
+from ml.artifacts import DataLayout, read_json
+from ml.cli.main import WRONG_USE, main
+from ml.training.model_index import read_models
+from ml.training.tracking import RECORD_NAME, mlflow_client, read_record
+
+
+def test_a_dry_run_counts_and_times_and_leaves_nothing_behind(home, small_jepa, capsys):
+    before = sorted(home.rglob("*"))
+    chosen = [f"{name}={json.dumps(value)}" for name, value in small_jepa.items()]
+    assert main(["--home", str(home), "train", "--dry-run", "--set", *chosen]) == 0
+    told = capsys.readouterr().out
+    for words in ("parameters learned", "TFLOP", "steps an epoch", "h in all"):
+        assert words in told
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_record_is_sent_later_and_only_once(home, capsys):
+    run = read_models(DataLayout(home=home))["film"].parent
+    for expected in (0, 0):
+        assert main(["--home", str(home), "train", "sync", run.name]) == expected
+    client = mlflow_client(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
+    run_id = read_json(run / "mlflow.json")["run_id"]
+    lines = [x for x in read_record(run / RECORD_NAME) if "jepa/loss" in x["metrics"]]
+    history = client.get_metric_history(run_id, "jepa/loss")
+    assert [m.step for m in history] == [line["step"] for line in lines]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert run_id in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sync", "film-tiny-0"], "no training run"),
+        (["sync"], "sync RUN"),
+        (["resync", "x"], "sync RUN"),
+    ],
+)
+def test_a_wrong_run_is_named(home, capsys, words, message):
+    assert main(["--home", str(home), "train", *words]) == WRONG_USE
+    assert message in capsys.readouterr().err
