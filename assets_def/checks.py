@@ -98,7 +98,7 @@ def embeddings_are_not_collapsed(
     """The gallery of each trained model spreads over more than a point or a line."""
     from ml.retrieval.baselines import UNTRAINED
     from ml.retrieval.embedding_files import GALLERY, read_table, vectors_of
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
 
     layout, numbers, is_spread = home.layout, {}, True
     for name, checkpoint in read_models(layout).items():
@@ -156,7 +156,7 @@ def _shards(folder: Path) -> list[dict[str, Any]]:
 
 
 def _losses_are_finite(home: StemsHome, presets: Any) -> dg.AssetCheckResult:
-    from ml.training.runs import read_models
+    from ml.training.model_index import read_models
     from ml.training.tracking import RECORD_NAME, read_record
 
     models, last = read_models(home.layout), {}

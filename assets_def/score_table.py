@@ -11,11 +11,39 @@ _COLUMNS = ("recall@1", "recall@5", "recall@10", "normalized_rank_mean", "right_
 _PLOTTED = "recall@10"
 
 
-def score_metadata(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
+    """Metadata for all evaluations of one corpus, paired differences left out.
+
+    Entries of the plain evaluation have their own names, those of others its name before theirs.
+
+    Args:
+        rows: of ``ml.retrieval.score_files.read_scores``, one corpus and conditioning.
+        kind: of the corpus; decides which published figures stand beside ours.
+    """
+    from ml.retrieval.evaluate import EVALUATION, PAIRED, PREDECESSOR
+    from ml.retrieval.published import published_rows
+
+    shown: dict[str, Any] = {}
+    for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
+        if evaluation == PAIRED:
+            continue
+        found = [row for row in rows if row["evaluation"] == evaluation]
+        corpus, conditioning = found[0]["corpus"], found[0]["conditioning"]
+        beside = published_rows(kind, corpus, conditioning) if evaluation == PREDECESSOR else []
+        prefix = "" if evaluation == EVALUATION else f"{evaluation}/"
+        metadata = score_metadata(found, beside)
+        shown |= {f"{prefix}{name}": value for name, value in metadata.items()}
+    return shown
+
+
+def score_metadata(
+    rows: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Metadata for the scores of one corpus.
 
     Args:
         rows: of ``ml.retrieval.score_files.read_scores``, one evaluation.
+        published: rows of ``ml.retrieval.published`` to stand below them in the table.
     """
     shown: dict[str, Any] = {
         f"{row['model']}/{row['metric']}": row["value"]
@@ -23,20 +51,20 @@ def score_metadata(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if row["metric"] in (_PLOTTED, "normalized_rank_mean") and row["value"] is not None
     }
     return shown | {
-        "scores": dg.MetadataValue.md(score_markdown(rows)),
+        "scores": dg.MetadataValue.md(score_markdown([*rows, *published])),
         "plot": dg.MetadataValue.md(f"![{_PLOTTED}](data:image/png;base64,{_plot(rows)})"),
     }
 
 
 def score_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a model and one for chance, in percent, with 95 % intervals."""
-    metrics = [m for m in _COLUMNS if any(row["metric"] == m for row in rows)]
+    chance = {row["metric"]: row["chance"] for row in rows if row["chance"] is not None}
+    metrics = [metric for metric in _COLUMNS if metric in chance]
     found = {(row["model"], row["metric"]): row for row in rows}
     lines = ["| model | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for model in dict.fromkeys(row["model"] for row in rows):
         cells = [_cell(found.get((model, metric))) for metric in metrics]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    chance = {row["metric"]: row["chance"] for row in rows}
     lines.append("| *chance* | " + " | ".join(f"{chance[m]:.1f}" for m in metrics) + " |")
     return "\n".join(lines)
 

@@ -33,7 +33,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that ``embed`` and ``evaluate`` share."""
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="which (default: all)")
+    parser.add_argument(
+        "--models", "--model", nargs="+", metavar="NAME", help="which (default: all)"
+    )
     parser.add_argument(
         "--splits",
         nargs="+",

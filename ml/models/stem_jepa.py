@@ -21,6 +21,7 @@ from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.audio.mel import LogMel
 from ml.corpora.taxonomy import FOUR_CLASSES, four_class
 from ml.models.config import StemJepaConfig
+from ml.models.label_encoders import LabelEncoder, build_label_encoder
 from ml.models.predictor import build_predictor
 from ml.models.vit import ViTEncoder
 from ml.plain import dataclass_from
@@ -46,6 +47,7 @@ class StemJepa(nn.Module):
         super().__init__()
         self.config = config
         self.manifest: dict[str, Any] = {}
+        self._encoder_of_labels: LabelEncoder | None = None
         self.log_mel = LogMel(config.log_mel)
         self.encoder = ViTEncoder(config.encoder)
         self.predictor = None if config.predictor is None else build_predictor(config.predictor)
@@ -241,9 +243,9 @@ class StemJepa(nn.Module):
         classes = torch.tensor([FOUR_CLASSES.index(four_class([instrument]))], device=device)
         if self.condition_dim is None:
             return None, classes
-        from ml.models.label_encoders import build_label_encoder
-
-        encoder = build_label_encoder(self.label_encoder["name"])
+        if self._encoder_of_labels is None:
+            self._encoder_of_labels = build_label_encoder(self.label_encoder["name"])
+        encoder = self._encoder_of_labels
         if encoder.fingerprint != self.label_encoder["fingerprint"]:
             raise ArtifactError(
                 f"the model was trained with label encoder {self.label_encoder}, but here "

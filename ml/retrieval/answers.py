@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,11 +23,23 @@ class Gallery:
     labels: np.ndarray
     """(stem,) the label that decides a right instrument, None when unlabelled."""
     targets: np.ndarray
-    """(query,) index of the stem looked for, without tracks seen in training."""
+    """(query,) index of the stem looked for, of tracks that no model has seen in training."""
     asked: np.ndarray
     """(query,) the text each query was conditioned with."""
-    n_seen: int
-    """Queries that were dropped because their track was seen in training."""
+    seen_targets: np.ndarray
+    """The same of tracks that some model has seen."""
+    seen_asked: np.ndarray
+    """The same of tracks that some model has seen."""
+
+    def of_seen(self) -> Gallery:
+        """The same gallery with the seen queries for queries."""
+        return replace(
+            self,
+            targets=self.seen_targets,
+            asked=self.seen_asked,
+            seen_targets=self.targets,
+            seen_asked=self.asked,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +54,23 @@ class Answers:
     """Per metric (query,) percent; NaN where a metric does not apply to a query."""
 
 
-def common_gallery(corpus: str, models: Mapping[str, Embeddings], conditioning: str) -> Gallery:
-    """The gallery that all models embedded, and the queries that none has seen in training.
+def common_gallery(
+    corpus: str,
+    models: Mapping[str, Embeddings],
+    conditioning: str,
+    *,
+    seen: Collection[str] = (),
+) -> Gallery:
+    """The gallery that all models embedded, and the queries that all of them answer.
 
     Args:
         corpus: its name, for errors.
         models: name → embeddings.
         conditioning: under ``coarse`` the category decides what a right instrument is.
+        seen: tracks seen in training besides those that the embeddings name.
 
     Raises:
         ArtifactError: the models embedded different stems.
-        ValueError: no query is left.
     """
     first_name, first = next(iter(models.items()))
     stem_ids = first.gallery["stem_id"].to_pylist()
@@ -68,14 +86,11 @@ def common_gallery(corpus: str, models: Mapping[str, Embeddings], conditioning: 
                 f"{first_name} ({len(stem_ids)} stems, {len(asked)} queries); make them again "
                 f"with: stems embed {corpus}"
             )
-    seen = {track for e in models.values() for track in e.manifest["seen_tracks"]}
-    kept = [i for i, track in enumerate(first.queries["track_id"].to_pylist()) if track not in seen]
-    if not kept:
-        raise ValueError(
-            f"corpus {corpus} has {len(asked)} queries, and none is of a track that no model has "
-            f"seen in training; evaluate on other splits or another corpus"
-        )
     place = {stem_id: i for i, stem_id in enumerate(stem_ids)}
+    targets = np.array([place[stem_id] for stem_id in asked], dtype=np.int64)
+    texts = np.array(first.queries["label"].to_pylist(), dtype=object)
+    all_seen = {*seen, *(track for e in models.values() for track in e.manifest["seen_tracks"])}
+    is_seen = np.array([t in all_seen for t in first.queries["track_id"].to_pylist()], dtype=bool)
     column = "category" if conditioning == "coarse" else "label"
     labels = [
         label if known else None
@@ -87,9 +102,10 @@ def common_gallery(corpus: str, models: Mapping[str, Embeddings], conditioning: 
         stem_ids=np.array(stem_ids, dtype=object),
         tracks=np.array(first.gallery["track_id"].to_pylist(), dtype=object),
         labels=np.array(labels, dtype=object),
-        targets=np.array([place[asked[i]] for i in kept], dtype=np.int64),
-        asked=np.array(first.queries["label"].to_pylist(), dtype=object)[kept],
-        n_seen=len(asked) - len(kept),
+        targets=targets[~is_seen],
+        asked=texts[~is_seen],
+        seen_targets=targets[is_seen],
+        seen_asked=texts[is_seen],
     )
 
 

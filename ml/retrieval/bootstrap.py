@@ -60,6 +60,7 @@ class TrackBootstrap:
         ids, self._track = np.unique(np.asarray(tracks), return_inverse=True)
         self.n_tracks = len(ids)
         self._tail = 100 * (1 - confidence) / 2
+        self._known: dict[tuple[Statistic, bytes], np.ndarray] = {}
         random = np.random.default_rng(seed)
         even = np.full(self.n_tracks, 1 / self.n_tracks)
         # (draw, track): how often each track was drawn
@@ -93,7 +94,13 @@ class TrackBootstrap:
         return Interval(value=value, low=float(low), high=float(high))
 
     def _draws(self, values: np.ndarray, statistic: Statistic) -> np.ndarray:
-        """The statistic of each draw: (draw,)."""
+        """The statistic of each draw: (draw,); kept, a model is compared with several others."""
+        key = statistic, values.tobytes()
+        if key not in self._known:
+            self._known[key] = self._new_draws(values, statistic)
+        return self._known[key]
+
+    def _new_draws(self, values: np.ndarray, statistic: Statistic) -> np.ndarray:
         if statistic == "median":
             return self._median_draws(values)
         sums = np.bincount(self._track, weights=values, minlength=self.n_tracks)
@@ -106,6 +113,28 @@ class TrackBootstrap:
         rows = max(1, _BLOCK_VALUES // len(values))
         blocks = np.split(self._weights, range(rows, len(self._weights), rows))
         return np.concatenate([_weighted_medians(ordered, block[:, track]) for block in blocks])
+
+
+class TrackBootstraps:
+    """A ``TrackBootstrap`` for all queries, and one for each part of them a metric applies to.
+
+    Args:
+        tracks: (query,) the track of each query.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+
+    def __init__(self, tracks: np.ndarray, *, resamples: int, seed: int):
+        self._tracks, self._resamples, self._seed = tracks, resamples, seed
+        self._made: dict[bytes, TrackBootstrap] = {}
+
+    def of(self, applies: np.ndarray) -> TrackBootstrap:
+        """The draws for the queries where ``applies`` (query,) is true."""
+        key = applies.tobytes()
+        if key not in self._made:
+            tracks = self._tracks[applies].astype(str)
+            self._made[key] = TrackBootstrap(tracks, resamples=self._resamples, seed=self._seed)
+        return self._made[key]
 
 
 def _weighted_medians(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -44,7 +44,8 @@ from ml.retrieval.embedding_files import (
     write_table,
 )
 from ml.retrieval.embedding_model import EmbeddingModel, check_label_encoder
-from ml.retrieval.embedding_source import EmbeddingSource, open_source, seen_tracks
+from ml.retrieval.embedding_source import EmbeddingSource, open_source
+from ml.retrieval.leakage import seen_tracks
 from ml.retrieval.metrics import unit_rows
 from ml.retrieval.mixes import read_tracks
 from ml.retrieval.passes import EmbeddingPass
@@ -207,7 +208,7 @@ def _write(
     np.add.at(sums, place, chunks)
     gallery = unit_rows(sums / np.bincount(place)[:, None], f"gallery vectors {what}")
     asked = np.flatnonzero(run.query_counts)
-    seen = seen_tracks(source.table, model.training_tracks)
+    seen = seen_tracks(source.table, model.training_tracks, layout)
     chosen = {track.track_id for track in source.tracks}
     with lock(folder / ".lock"):
         write_table(stem_table([rows[i] for i in sounding], gallery), folder / GALLERY)

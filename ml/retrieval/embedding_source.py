@@ -89,27 +89,3 @@ def open_source(
         "min_active_s": MIN_ACTIVE_S,
     }
     return EmbeddingSource(corpus=name, table=table, tracks=tracks, identity=identity)
-
-
-def seen_tracks(table: pl.DataFrame, training_tracks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Tracks that a model was trained on, by id or by the content of any of their stems.
-
-    Args:
-        table: ``corpus_tracks``.
-        training_tracks: ``corpus``, ``track_id`` and ``content_hash`` (of the track, or a list
-            of those of its stems) of each training track.
-    """
-    ids = {(track["corpus"], track["track_id"]) for track in training_tracks}
-    hashes: set[str] = set()
-    for track in training_tracks:
-        content = track.get("content_hash") or []
-        hashes |= {content} if isinstance(content, str) else set(content)
-    sounding = table.filter(table["active_s"] > 0)
-    columns = ("corpus", "track_id", "content_hash")
-    return sorted(
-        {
-            track_id
-            for corpus, track_id, content in sounding.select(columns).iter_rows()
-            if (corpus, track_id) in ids or content in hashes
-        }
-    )

@@ -1,10 +1,15 @@
-"""Scores of models on a corpus, from its embeddings (``default`` protocol; Table I).
+"""Scores of models on a corpus, from its embeddings (Table I), by one of two protocols.
 
-Queries and gallery are those of ``ml.retrieval.embed``. Query tracks that *any* compared model has
-seen in training are dropped and counted, so that all models answer the same queries; the gallery
-keeps all stems. Beside each figure: chance, and a 95 % interval from a bootstrap over tracks.
-Differences to ``untrained`` and ``spectrum`` come from the same draws (evaluation
-``retrieval-paired``, model "A minus B").
+``default``: queries and gallery are those of ``ml.retrieval.embed``. ``predecessor``: those of
+``ml.retrieval.predecessor``, for the models that have an encoder; the scores are an evaluation of
+their own (``retrieval-predecessor``), and "film (encoder gallery)" is a row beside "film".
+
+Query tracks that *any* compared model has seen in training are dropped and counted, so that all
+models answer the same queries; the gallery keeps all stems. Rows over the seen tracks are an
+evaluation of their own (``retrieval-seen``), made when asked for or when nothing else is left.
+Beside each figure: chance, and a 95 % interval from a bootstrap over tracks. Differences to
+``untrained`` and ``spectrum`` come from the same draws (evaluation ``retrieval-paired``, model
+"A minus B"; ``default`` protocol only).
 
 Besides the metrics of ``ml.retrieval.metrics``: ``right_instrument`` is the share of queries whose
 nearest stem has the label asked for (the category under ``coarse``; queries for unlabelled stems
@@ -16,19 +21,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ml.artifacts import Artifact, DataLayout, find_current, finish, lock
 from ml.retrieval.answers import Answers, Gallery, answer_queries, common_gallery, gallery_chance
-from ml.retrieval.bootstrap import Interval, Statistic, TrackBootstrap
+from ml.retrieval.bootstrap import Interval, Statistic, TrackBootstraps
 from ml.retrieval.embedding_files import Embeddings, read_embeddings
+from ml.retrieval.leakage import seen_of_corpus
 from ml.retrieval.metrics import RECALL_AT
 from ml.retrieval.score_files import FORMAT_VERSION, write_queries, write_scores
 
+Protocol = Literal["default", "predecessor"]
+PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor")
 EVALUATION = "retrieval"
+PREDECESSOR = "retrieval-predecessor"
+EVALUATIONS: Mapping[Protocol, str] = {"default": EVALUATION, "predecessor": PREDECESSOR}
+"""What the scores of each protocol are called."""
 PAIRED = "retrieval-paired"
+SEEN = "-seen"
+"""Added to the name of an evaluation: over tracks that a model has seen in training."""
 REFERENCES = ("untrained", "spectrum")
 """What the other models are compared with."""
 METRICS: dict[str, Statistic] = {
@@ -46,7 +59,10 @@ def evaluate_retrieval(
     layout: DataLayout,
     models: Mapping[str, str],
     *,
+    protocol: Protocol = "default",
     conditionings: Sequence[str] = ("fine",),
+    training_tracks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    has_seen_rows: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Artifact:
@@ -56,53 +72,75 @@ def evaluate_retrieval(
         corpus: its name.
         layout: where embeddings and scores lie.
         models: name → model_id, in the order of the table.
+        protocol: whose embeddings are scored.
         conditionings: which queries; each gives its rows.
+        training_tracks: by model name, what it was trained on, to apply the present rule of
+            ``ml.retrieval.leakage``; seen tracks that the embeddings name count in any case.
+        has_seen_rows: also score the queries of seen tracks.
         resamples: draws of the bootstrap.
         seed: of the draws.
 
     Returns:
-        The artifact with ``scores.parquet`` and ``queries.parquet`` (``ml.retrieval.score_files``).
+        The artifact with ``scores.parquet`` and ``queries.parquet`` (``ml.retrieval.score_files``;
+        without the queries of seen tracks).
 
     Raises:
         ArtifactError: a model has no embeddings of this corpus, or they are of different stems.
-        ValueError: no models, or no query is left that no model has seen in training.
+        ValueError: no models, or no queries.
     """
     if not models:
         raise ValueError("there are no models to evaluate; train one first: stems train")
-    loaded = {
-        (name, conditioning): read_embeddings(layout, model_id, corpus, conditioning)
-        for conditioning in conditionings
-        for name, model_id in models.items()
-    }
+    loaded = {c: _load(layout, corpus, models, c, protocol) for c in conditionings}
+    manifests = {name: e.manifest for part in loaded.values() for name, e in part.items()}
+    seen = {track for manifest in manifests.values() for track in manifest["seen_tracks"]}
+    if training_tracks:
+        seen |= seen_of_corpus(corpus, layout, training_tracks.values())
     identity = {
         "corpus": corpus,
         "models": list(models.items()),
-        "embeddings": {name: e.manifest["fingerprint"] for (name, _), e in loaded.items()},
+        "embeddings": {name: manifest["fingerprint"] for name, manifest in manifests.items()},
+        "protocol": protocol,
         "conditionings": conditionings,
+        "seen_tracks": sorted(seen),
+        "has_seen_rows": has_seen_rows,
         "resamples": resamples,
         "seed": seed,
     }
-    folder = layout.scores(EVALUATION, corpus)
+    evaluation = EVALUATIONS[protocol]
+    folder = layout.scores(evaluation, corpus)
     found = find_current(folder, identity, format_version=FORMAT_VERSION)
     if found is not None:
         return found
-    parts = [
-        _evaluate(corpus, c, {name: loaded[name, c] for name in models}, resamples, seed)
-        for c in conditionings
-    ]
-    scores = [row for part in parts for row in part.scores]
+    plan = _Plan(
+        evaluation=evaluation,
+        corpus=corpus,
+        seen=frozenset(seen),
+        has_seen_rows=has_seen_rows,
+        resamples=resamples,
+        seed=seed,
+    )
+    parts = [_evaluate(plan, c, loaded[c]) for c in conditionings]
     with lock(folder / ".lock"):
-        write_scores(scores, folder)
+        write_scores([row for part in parts for row in part.scores], folder)
         write_queries([row for part in parts for row in part.queries], folder)
         return finish(
             folder,
             identity,
             format_version=FORMAT_VERSION,
-            summary={
-                **_summary(parts[0].scores),
-                "seen_queries_dropped": max(part.n_seen for part in parts),
-            },
+            summary=_summary(parts[0]),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is the same for all conditionings."""
+
+    evaluation: str
+    corpus: str
+    seen: frozenset[str]
+    has_seen_rows: bool
+    resamples: int
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,47 +152,64 @@ class _Part:
     n_seen: int
 
 
-def _evaluate(
-    corpus: str, conditioning: str, models: Mapping[str, Embeddings], resamples: int, seed: int
-) -> _Part:
-    gallery = common_gallery(corpus, models, conditioning)
-    answers = {name: answer_queries(gallery, embeddings) for name, embeddings in models.items()}
-    bootstrap = _Bootstraps(gallery.tracks[gallery.targets], resamples, seed)
-    header = {
-        "corpus": corpus,
-        "conditioning": conditioning,
-        "n_gallery": len(gallery.stem_ids),
+def _load(
+    layout: DataLayout,
+    corpus: str,
+    models: Mapping[str, str],
+    conditioning: str,
+    protocol: Protocol,
+) -> dict[str, Embeddings]:
+    """Row of the table → embeddings."""
+    if protocol == "default":
+        return {
+            name: read_embeddings(layout, model_id, corpus, conditioning)
+            for name, model_id in models.items()
+        }
+    from ml.retrieval.predecessor_files import read_predecessor
+
+    return {
+        name + suffix: embeddings
+        for name, model_id in models.items()
+        for suffix, embeddings in read_predecessor(layout, model_id, corpus, conditioning).items()
     }
-    return _Part(
-        scores=[
-            *_score_rows(header, gallery, answers, bootstrap),
-            *_paired_rows(header, answers, bootstrap),
-        ],
-        queries=list(_query_rows(conditioning, gallery, answers)),
-        n_seen=gallery.n_seen,
-    )
 
 
-class _Bootstraps:
-    """Draws for all queries, and for the part of them that a metric applies to."""
-
-    def __init__(self, tracks: np.ndarray, resamples: int, seed: int):
-        self._tracks, self._resamples, self._seed = tracks, resamples, seed
-        self._made: dict[bytes, TrackBootstrap] = {}
-
-    def of(self, applies: np.ndarray) -> TrackBootstrap:
-        key = applies.tobytes()
-        if key not in self._made:
-            tracks = self._tracks[applies].astype(str)
-            self._made[key] = TrackBootstrap(tracks, resamples=self._resamples, seed=self._seed)
-        return self._made[key]
+def _evaluate(plan: _Plan, conditioning: str, models: Mapping[str, Embeddings]) -> _Part:
+    gallery = common_gallery(plan.corpus, models, conditioning, seen=plan.seen)
+    n_seen = len(gallery.seen_targets)
+    groups = {plan.evaluation: gallery, plan.evaluation + SEEN: gallery.of_seen()}
+    if len(gallery.targets) and not plan.has_seen_rows:
+        del groups[plan.evaluation + SEEN]
+    groups = {name: group for name, group in groups.items() if len(group.targets)}
+    if not groups:
+        raise ValueError(
+            f"the embeddings of {plan.corpus} hold no query ({len(gallery.stem_ids)} stems): no "
+            f"stem sounds together with another; evaluate other splits or another corpus"
+        )
+    scores, queries = [], []
+    for evaluation, group in groups.items():
+        answers = {name: answer_queries(group, embeddings) for name, embeddings in models.items()}
+        tracks = group.tracks[group.targets]
+        bootstrap = TrackBootstraps(tracks, resamples=plan.resamples, seed=plan.seed)
+        header = {
+            "corpus": plan.corpus,
+            "conditioning": conditioning,
+            "n_gallery": len(group.stem_ids),
+        }
+        scores += _score_rows(evaluation, header, group, answers, bootstrap)
+        if evaluation == EVALUATION:
+            scores += _paired_rows(header, answers, bootstrap)
+        if evaluation == plan.evaluation:
+            queries += _query_rows(conditioning, group, answers)
+    return _Part(scores=scores, queries=queries, n_seen=n_seen)
 
 
 def _score_rows(
+    evaluation: str,
     header: Mapping[str, Any],
     gallery: Gallery,
     answers: Mapping[str, Answers],
-    bootstrap: _Bootstraps,
+    bootstrap: TrackBootstraps,
 ) -> Iterator[dict[str, Any]]:
     chance = gallery_chance(gallery)
     for name, answer in answers.items():
@@ -164,11 +219,11 @@ def _score_rows(
             if applies.any():
                 interval = bootstrap.of(applies).interval(values[applies], statistic)
                 counted = {**header, "n_queries": int(applies.sum())}
-                yield _row(EVALUATION, counted, name, metric, interval, chance[metric])
+                yield _row(evaluation, counted, name, metric, interval, chance[metric])
 
 
 def _paired_rows(
-    header: Mapping[str, Any], answers: Mapping[str, Answers], bootstrap: _Bootstraps
+    header: Mapping[str, Any], answers: Mapping[str, Answers], bootstrap: TrackBootstraps
 ) -> Iterator[dict[str, Any]]:
     pairs = [
         (name, reference)
@@ -224,10 +279,13 @@ def _query_rows(
             }
 
 
-def _summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summary(part: _Part) -> dict[str, Any]:
     """Recall and normalised rank of each model, for people."""
     shown = ("recall@1", "recall@10", "normalized_rank_mean")
-    rows = [row for row in scores if row["evaluation"] == EVALUATION]
-    counts = {"queries": max(r["n_queries"] for r in rows), "gallery": rows[0]["n_gallery"]}
+    first = part.scores[0]
+    rows = [row for row in part.scores if row["evaluation"] == first["evaluation"]]
+    counts = {"queries": max(r["n_queries"] for r in rows), "gallery": first["n_gallery"]}
     figures = {f"{r['model']} {r['metric']}": r["value"] for r in rows if r["metric"] in shown}
-    return {**counts, **figures}
+    is_seen = first["evaluation"].endswith(SEEN)
+    dropped = {"seen_queries_dropped": 0 if is_seen else part.n_seen}
+    return {**counts, **figures, **dropped, "only_seen_tracks": is_seen}

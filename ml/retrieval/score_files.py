@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_manifest, write_aside
+from ml.artifacts import (
+    MANIFEST_NAME,
+    Artifact,
+    ArtifactError,
+    DataLayout,
+    read_manifest,
+    write_aside,
+)
 
 FORMAT_VERSION = 1
 SCORES, QUERIES = "scores.parquet", "queries.parquet"
@@ -73,6 +80,12 @@ def read_scores(
         for row in rows
         if evaluation in (None, row["evaluation"]) and corpus in (None, row["corpus"])
     ]
+
+
+def read_artifact_scores(artifact: Artifact) -> list[dict[str, Any]]:
+    """The scores of one artifact, as ``read_scores`` returns them."""
+    rows = _read(artifact.path / SCORES)
+    return [{name: _json_number(row[name]) for name in SCORE_COLUMNS} for row in rows]
 
 
 def _write(rows: Sequence[dict[str, Any]], columns: dict[str, str], path: Path) -> None:

@@ -9,7 +9,7 @@ from assets_def.checks import (
     _spread,
 )
 from assets_def.resources import StemsHome
-from ml.training.runs import read_models
+from ml.training.model_index import read_models
 from pipelines.home import install_home
 from pipelines.steps import execute_in_home, prepare_step
 

@@ -1,6 +1,6 @@
 import base64
 
-from assets_def.score_table import score_markdown, score_metadata
+from assets_def.score_table import evaluation_metadata, score_markdown, score_metadata
 
 
 def row(model: str, metric: str, value: float | None, low: float | None = None):
@@ -31,3 +31,22 @@ def test_plot_is_a_picture_in_the_page():
     assert shown["film/recall@10"] == 35.0
     encoded = shown["plot"].value.partition("base64,")[2].rstrip(")")
     assert base64.b64decode(encoded).startswith(b"\x89PNG")
+
+
+def test_evaluations_stand_apart_and_published_figures_below_their_protocol():
+    header = {"corpus": "mine", "conditioning": "fine"}
+    rows = [
+        header | row("film", "recall@10", 35.0, 30.0) | {"evaluation": "retrieval"},
+        header | row("a minus b", "recall@10", 5.0, 3.0) | {"evaluation": "retrieval-paired"},
+        header | row("film", "recall@10", 25.0, 20.0) | {"evaluation": "retrieval-predecessor"},
+    ]
+    shown = evaluation_metadata(rows, "musdb18")
+    assert shown["film/recall@10"] == 35.0
+    assert shown["retrieval-predecessor/film/recall@10"] == 25.0
+    assert "published" not in shown["scores"].value
+    lines = shown["retrieval-predecessor/scores"].value.splitlines()
+    assert "| film (published) | 95.0 |" in lines
+    assert lines[-1] == "| *chance* | 3.4 |"
+    assert not any("minus" in name for name in shown)
+    ours = evaluation_metadata(rows, "demo")["retrieval-predecessor/scores"].value
+    assert "published" not in ours

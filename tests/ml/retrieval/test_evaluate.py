@@ -97,10 +97,36 @@ def test_tracks_seen_in_training_are_no_queries(layout: DataLayout, band_model: 
         assert (recall["n_queries"], recall["n_gallery"]) == (6, 8)
     queries = read_table(artifact.path / "queries.parquet").to_pylist()
     assert {row["track_id"] for row in queries} == {"song0", "song2", "song3"}
+
+
+@pytest.mark.usefixtures("songs")
+def test_rows_over_seen_tracks_are_marked(layout: DataLayout, band_model: Any) -> None:
     everything = [{"corpus": "songs", "track_id": f"song{i}"} for i in range(4)]
-    embed_corpus("songs", [band_model("three", training_tracks=everything)], layout, {})
-    with pytest.raises(ValueError, match="seen in training"):
-        evaluate_retrieval("songs", layout, {"three": "id-three"})
+    models = [band_model("one"), band_model("three", training_tracks=everything)]
+    embed_corpus("songs", models, layout, {})
+
+    def evaluations() -> set[str]:
+        return {row["evaluation"] for row in read_scores(layout)}
+
+    artifact = evaluate_retrieval("songs", layout, {"three": "id-three"})  # nothing else is left
+    assert evaluations() == {"retrieval-seen"}
+    assert artifact.summary["only_seen_tracks"]
+    assert scores_of(layout, "three")["recall@1"]["n_queries"] == 8
+    assert read_table(artifact.path / "queries.parquet").num_rows == 0
+
+    # known to be seen though the embeddings do not say so: the rule of today counts
+    evaluate_retrieval("songs", layout, {"one": "id-one"})
+    assert evaluations() == {"retrieval"}
+    known = {"one": everything[:1]}
+    artifact = evaluate_retrieval("songs", layout, {"one": "id-one"}, training_tracks=known)
+    assert (artifact.summary["seen_queries_dropped"], evaluations()) == (2, {"retrieval"})
+    artifact = evaluate_retrieval(
+        "songs", layout, {"one": "id-one"}, training_tracks=known, has_seen_rows=True
+    )
+    counts = {row["evaluation"]: row["n_queries"] for row in read_scores(layout)}
+    assert counts == {"retrieval": 6, "retrieval-seen": 2}
+    assert not artifact.summary["only_seen_tracks"]
+    assert read_table(artifact.path / "queries.parquet").num_rows == 6
 
 
 def test_unlabelled_stems_have_no_right_instrument(

@@ -76,6 +76,37 @@ def test_collapsed_embeddings_rank_last() -> None:
     assert set(ranks.tolist()) == {501}
 
 
+@pytest.mark.parametrize("blocks", [(1, 1), (7, 11), (64, 256), (1024, 4096)])
+@pytest.mark.parametrize("dim", [3, 384, 3840])
+def test_duplicates_tie_whatever_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, dim: int, blocks: tuple[int, int]
+) -> None:
+    """Kernels give a duplicate of the target another cosine, by its place in the block."""
+    random = np.random.default_rng(dim)
+    # Few large entries among many: the rounding that differs most between kernels.
+    distinct = random.normal(size=(4, dim)).astype(np.float32) ** 5
+    which = random.integers(0, 4, 90)
+    gallery = distinct[which] * random.uniform(0.1, 10, (90, 1)).astype(np.float32)
+    queries = gallery[:30] + random.normal(size=(30, dim)).astype(np.float32)
+    expected = sorted_ranks(queries, gallery, np.arange(30), metrics.TIE_TOLERANCE)
+    monkeypatch.setattr(metrics, "_QUERY_BLOCK", blocks[0])
+    monkeypatch.setattr(metrics, "_GALLERY_BLOCK", blocks[1])
+    ranks = target_ranks(queries, gallery, np.arange(30))
+    assert np.array_equal(ranks, expected)
+    assert (ranks >= np.bincount(which)[which[:30]]).all()
+
+
+def test_near_ties_are_decided_in_float64() -> None:
+    """Rows 7 and 9 ulp behind the target: the first tie, the others do not; kernels err by more."""
+    random = np.random.default_rng(4)
+    behind = np.array([0.0, *[7.0] * 20, *[9.0] * 20]) * 2.0**-24
+    for _ in range(20):
+        query, *asides = np.linalg.qr(random.normal(size=(768, 1 + len(behind))))[0].T
+        cosines = (0.5 - behind)[:, None]
+        gallery = cosines * query + np.sqrt(1 - cosines**2) * np.array(asides)
+        assert target_ranks(query[None], gallery, np.array([0])).tolist() == [21]
+
+
 def test_cosines_a_few_ulp_apart_are_ties_and_farther_ones_are_not() -> None:
     query = np.array([[1.0, 0.0]], dtype=np.float32)
     for angle, rank in ((2e-4, 2), (2e-3, 1)):  # cosine falls by angle²/2: 2e-8 and 2e-6
