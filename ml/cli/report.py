@@ -27,7 +27,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--samples",
         type=int,
-        default=6,
+        default=10,
         metavar="N",
         help="number of sample queries (default: %(default)s)",
     )
@@ -37,6 +37,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Do what was asked."""
     from ml.artifacts import read_manifest
+    from ml.corpora.labels import encoders_at_hand
     from ml.reports.report import FORMAT_VERSION, PAGE_NAME, TRACKING_URL, build_report
 
     if args.samples < 0:
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         tracking_url=uri if uri.startswith(("http://", "https://")) else TRACKING_URL,
         samples_of=args.samples_of,
         n_samples=args.samples,
+        encoders=encoders_at_hand(settings),
     )
     state = "is up to date" if artifact.reused else "is written"
     print(f"{artifact.path / PAGE_NAME} {state} ({artifact.summary['megabytes']} MB)")

@@ -53,6 +53,12 @@ def label_encoder_of(settings: Settings, name: str | None = None) -> LabelEncode
     return build_label_encoder(name, checkpoint=files.checkpoint, tokenizer=files.tokenizer)
 
 
+def encoders_at_hand(settings: Settings) -> list[LabelEncoder]:
+    """The label encoders that need no download: ``minilm``, and ``clap`` once it was fetched."""
+    names = ["minilm", *(["clap"] if not settings.clap_files.missing else [])]
+    return [label_encoder_of(settings, name) for name in names]
+
+
 def build_label_embeddings(name: str, layout: DataLayout, encoder: LabelEncoder) -> Artifact:
     """Encode every label of every stem of a corpus, and "music".
 

@@ -1,16 +1,11 @@
-"""Every figure of the reports: functions from plain tables and arrays to a matplotlib ``Figure``.
+"""Figures of losses, scores and galleries: functions from plain tables to a ``Figure``.
 
-Nothing here shows a figure, chooses a path or touches pyplot. Figures are 360 points wide, about a
-phone's width, and are shown larger elsewhere. Ink is drawn in ``INK``, which ``ml.reports.svg``
-turns into the page's text colour, so that a figure suits both a light and a dark page.
-
-Colours are those of Okabe and Ito (2008), which people with any kind of colour blindness can tell
-apart. A model has the same colour in all figures; nothing is told by colour alone.
+Nothing here shows a figure or chooses a path. What figures share: ``ml.reports.canvas``. Figures of
+instruments and of alignment have modules of their own.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,30 +13,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ml.corpora.taxonomy import CATEGORIES
+from ml.reports.canvas import (
+    FONT_POINTS,
+    GREY,
+    INK,
+    category_style,
+    legend_below,
+    model_colour,
+    new_figure,
+    plain,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#010203"
-"""Stands for the page's text colour."""
-_WIDTH_IN = 5.0
-_FONT_POINTS = 9
-_BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-_SKY, _VERMILION, _GREY, _OLIVE = "#56B4E9", "#D55E00", "#8C8C8C", "#A59B00"
-_MODEL_COLOURS = {
-    "film-nce": _BLUE,
-    "film": _ORANGE,
-    "contrastive": _GREEN,
-    "spectrum": _PURPLE,
-    "untrained": _GREY,
-    "pretrained": _SKY,
-    "clap": _VERMILION,
-    "class": _OLIVE,
-}
-_CYCLE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _VERMILION, _OLIVE)
-_MARKERS = "os^Dv<P>X*hp"
 _MARKER_SIZES = {".": 2.2, "*": 1.8}
 """Relative areas of markers that look smaller than others."""
 _MAX_CURVE_POINTS = 300
@@ -58,6 +44,8 @@ class Curve:
     """(point,)"""
     is_valid: bool = False
     """Measured on the valid split; drawn dashed with dots."""
+    colour: str | None = None
+    """Default: that of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +61,6 @@ class Bar:
     is_hatched: bool = False
 
 
-def model_colour(name: str) -> str:
-    """The colour of a model, the same everywhere; ``"#rrggbb"``."""
-    return _MODEL_COLOURS.get(name) or _CYCLE[zlib.crc32(name.encode()) % len(_CYCLE)]
-
-
-def category_style(category: str) -> tuple[str, str]:
-    """Colour and marker of an instrument category, the same everywhere.
-
-    The categories of the taxonomy all differ in marker, neighbours in colour too.
-    """
-    known = list(CATEGORIES)
-    place = known.index(category) if category in known else zlib.crc32(category.encode())
-    return _CYCLE[place % len(_CYCLE)], _MARKERS[place % len(_MARKERS)]
-
-
 def loss_curves(curves: Sequence[Curve], *, label: str, chance: Sequence[float] = ()) -> Figure:
     """A metric over training steps, one colour a model; train solid, valid dashed.
 
@@ -98,19 +71,19 @@ def loss_curves(curves: Sequence[Curve], *, label: str, chance: Sequence[float] 
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(height_in=3.1)
+    figure, axes = new_figure(height_in=3.1)
     for curve in curves:
         steps, values = thinned(curve.steps, curve.values)
         split = "valid" if curve.is_valid else "train"
         axes.plot(
             steps,
             values,
-            color=model_colour(curve.model),
+            color=curve.colour or model_colour(curve.model),
             linewidth=1.1 if curve.is_valid else 1.5,
             linestyle="--" if curve.is_valid else "-",
             marker="o" if curve.is_valid or len(steps) == 1 else None,
             markersize=3,
-            label=_plain(f"{curve.model}, {split}"),
+            label=plain(f"{curve.model}, {split}"),
         )
     for place, level in enumerate(sorted(set(chance))):
         axes.axhline(
@@ -121,7 +94,7 @@ def loss_curves(curves: Sequence[Curve], *, label: str, chance: Sequence[float] 
     axes.set_ylabel(label)
     axes.grid(alpha=0.15, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _legend(figure, axes, columns=len({curve.model for curve in curves}) + bool(chance))
+    legend_below(figure, axes, columns=len({curve.model for curve in curves}) + bool(chance))
     return figure
 
 
@@ -148,17 +121,8 @@ def score_bars(bars: Sequence[Bar], *, label: str, chance: float, limit: float) 
         chance: drawn as a dotted line.
         limit: right end of the axis, for figures that are compared.
     """
-    figure, axes = _figure(height_in=0.9 + 0.3 * len(bars))
+    figure, axes = new_figure(height_in=0.9 + 0.3 * len(bars))
     _draw_bars(axes, bars, [model_colour(bar.name) for bar in bars], limit=limit)
-    _mark_chance(axes, chance)
-    axes.set_xlabel(label)
-    return figure
-
-
-def instrument_bars(bars: Sequence[Bar], *, label: str, chance: float, colour: str) -> Figure:
-    """A metric of one model per queried label; hatched: the label was not in training."""
-    figure, axes = _figure(height_in=0.9 + 0.21 * len(bars))
-    _draw_bars(axes, bars, [colour] * len(bars), limit=100)
     _mark_chance(axes, chance)
     axes.set_xlabel(label)
     return figure
@@ -196,13 +160,13 @@ def embedding_map(
         categories: (stem,) None: unlabelled.
         shares: (2,) percent of the variance along each axis.
     """
-    figure, axes = _figure(height_in=4.9)
+    figure, axes = new_figure(height_in=4.9)
     counts = Counter(category or "unlabelled" for category in categories)
     names = np.array([category or "unlabelled" for category in categories])
     size = float(np.clip(5000 / len(points), 8, 28))  # square points
     for name, count in counts.most_common():
         chosen = points[names == name]
-        colour, marker = (_GREY, ".") if name == "unlabelled" else category_style(name)
+        colour, marker = (GREY, ".") if name == "unlabelled" else category_style(name)
         axes.scatter(
             *chosen.T,
             s=size * _MARKER_SIZES.get(marker, 1.0),
@@ -210,46 +174,15 @@ def embedding_map(
             color=colour,
             alpha=0.8,
             linewidths=0,
-            label=_plain(f"{name} ({count})"),
+            label=plain(f"{name} ({count})"),
             rasterized=len(points) > 3000,
         )
     axes.set_xlabel(f"1st principal component ({shares[0]:.0f} % of the variance)")
     axes.set_ylabel(f"2nd ({shares[1]:.0f} %)")
     axes.set_xticks([])
     axes.set_yticks([])
-    _legend(figure, axes, columns=3)
+    legend_below(figure, axes, columns=3)
     return figure
-
-
-def _figure(height_in: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set(color=INK, alpha=0.4)
-    axes.tick_params(colors=INK, labelsize=_FONT_POINTS, length=3, width=0.6)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=INK, fontsize=_FONT_POINTS)
-    return figure, axes
-
-
-def _legend(figure: Figure, axes: Axes, *, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(columns, 3, len(handles)),
-            frameon=False,
-            fontsize=_FONT_POINTS - 1,
-            labelcolor=INK,
-            handlelength=1.8,
-            columnspacing=1.2,
-        )
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], colours: Sequence[str], *, limit: float) -> None:
@@ -269,9 +202,9 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], colours: Sequence[str], *, limit
             textcoords="offset points",
             va="center",
             color=INK,
-            fontsize=_FONT_POINTS - 1,
+            fontsize=FONT_POINTS - 1,
         )
-    axes.set_yticks(rows, [_plain(f"{bar.name} {bar.note}".strip()) for bar in bars])
+    axes.set_yticks(rows, [plain(f"{bar.name} {bar.note}".strip()) for bar in bars])
     axes.invert_yaxis()
     axes.set_xlim(0, limit * 1.1)
     axes.set_ylim(len(bars) - 0.4, -0.6)
@@ -286,10 +219,5 @@ def _mark_chance(axes: Axes, chance: float) -> None:
         xytext=(3, 1),
         textcoords="offset points",
         color=INK,
-        fontsize=_FONT_POINTS - 2,
+        fontsize=FONT_POINTS - 2,
     )
-
-
-def _plain(text: str) -> str:
-    """Text of users as it is: no mathematics between dollar signs."""
-    return text.replace("$", r"\$")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ml.artifacts import (
@@ -17,32 +17,25 @@ from ml.artifacts import (
     Artifact,
     ArtifactError,
     DataLayout,
-    file_fingerprint,
     find_current,
     finish,
     lock,
     read_json,
     write_aside,
 )
-from ml.reports.figures import model_colour
+from ml.reports.alignment_section import alignment_inputs, alignment_sections
+from ml.reports.beat_section import beat_inputs, beat_sections
+from ml.reports.instrument_section import instrument_inputs, instrument_sections
+from ml.reports.label_section import label_plots
+from ml.reports.page import render_page, templates_fingerprint
 from ml.reports.samples import Sample, sample_queries
-from ml.reports.scored import (
-    LOWER_IS_BETTER,
-    METRIC_NAMES,
-    RANKED_BY,
-    ScoreTable,
-    read_queries,
-    score_tables,
-)
-from ml.reports.sections import (
-    conditioned,
-    curve_plots,
-    instrument_plots,
-    map_plots,
-    score_plots,
-)
+from ml.reports.scored import RANKED_BY, ScoreTable, read_queries, score_tables
+from ml.reports.sections import curve_plots, map_plots, score_plots
 from ml.reports.trained import TrainedModel, trained_models
 from ml.retrieval.evaluate import EVALUATION
+
+if TYPE_CHECKING:
+    from ml.models.label_encoders import LabelEncoder
 
 FORMAT_VERSION = 1
 PAGE_NAME = "index.html"
@@ -59,7 +52,8 @@ def build_report(
     title: str = TITLE,
     tracking_url: str = TRACKING_URL,
     samples_of: str | None = None,
-    n_samples: int = 6,
+    n_samples: int = 10,
+    encoders: Sequence[LabelEncoder] = (),
 ) -> Artifact:
     """Write the report of a home, or find it up to date.
 
@@ -70,6 +64,7 @@ def build_report(
             left out.
         samples_of: corpus whose sample queries can be listened to; default: the first with scores.
         n_samples: how many sample queries; about 0.2 MB each.
+        encoders: whose similarity of labels is drawn.
 
     Returns:
         The artifact: ``index.html``, and the manifest, whose list ``missing`` says in sentences
@@ -86,12 +81,15 @@ def build_report(
         "title": title,
         "tracking_url": tracking_url,
         "n_samples": n_samples,
+        "encoders": [encoder.fingerprint for encoder in encoders],
     }
     found = find_current(layout.reports, identity, format_version=FORMAT_VERSION)
     if found is not None and (layout.reports / PAGE_NAME).is_file():
         return found
     with lock(layout.reports / ".lock"):
-        page, missing = _page(layout, models, tables, sampled, title, tracking_url, n_samples)
+        page, missing = _page(
+            layout, models, tables, sampled, title, tracking_url, n_samples, encoders
+        )
         with write_aside(layout.reports / PAGE_NAME) as aside:
             aside.write_text(page, encoding="utf-8")
         summary = {
@@ -118,9 +116,12 @@ def _inputs(
     """Fingerprints of all that the page is made from."""
     corpora = {seen.corpus for model in models for seen in model.trained_on}
     return {
-        "template": file_fingerprint(Path(__file__).parent / TEMPLATE),
+        "templates": templates_fingerprint(),
         "models": {model.name: model.identity for model in models},
         "scores": {t.corpus: _version(layout.scores(EVALUATION, t.corpus)) for t in tables},
+        "instruments": instrument_inputs(layout, tables),
+        "alignment": alignment_inputs(layout, tables),
+        "beats": beat_inputs(layout),
         "galleries": {t.corpus: _version(_best_embeddings(layout, t)) for t in tables},
         "shards": {corpus: _version(layout.shards(corpus)) for corpus in corpora},
         "sampled": sampled and (sampled.corpus, _version(layout.tracks(sampled.corpus))),
@@ -135,13 +136,15 @@ def _page(
     title: str,
     tracking_url: str,
     n_samples: int,
+    encoders: Sequence[LabelEncoder],
 ) -> tuple[str, list[str]]:
     """The page, and what it lacks."""
     maps, no_maps = map_plots(layout, tables)
-    instruments, no_instruments = instrument_plots(layout, tables, models)
+    instruments, no_instruments = instrument_sections(layout, tables)
     samples, no_samples = _samples(layout, sampled, n_samples)
     missing = [*_missing(models, tables), *no_instruments, *no_maps, *no_samples]
-    page = _render(
+    page = render_page(
+        TEMPLATE,
         title=title,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         tracking_url=tracking_url,
@@ -151,6 +154,10 @@ def _page(
         tables=tables,
         score_plots=score_plots(tables),
         instruments=instruments,
+        alignments=alignment_sections(layout, tables),
+        beats=beat_sections(layout),
+        label_plots=label_plots(encoders),
+        headlines=HEADLINES,
         maps=maps,
         sampled=sampled,
         samples=samples,
@@ -161,28 +168,6 @@ def _page(
 def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
-
-
-def _render(**content: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        colour=model_colour,
-        conditioned=conditioned,
-        metric_names=METRIC_NAMES,
-        lower_is_better=LOWER_IS_BETTER,
-        headlines=HEADLINES,
-        ranked_by=RANKED_BY,
-    )
-    environment.filters.update(figure=_figure, signed=_signed, duration=_duration, count=_count)
-    return environment.get_template(TEMPLATE).render(**content)
 
 
 def _sampled(tables: Sequence[ScoreTable], corpus: str | None) -> ScoreTable | None:
@@ -247,26 +232,3 @@ def _version(folder: Path) -> str | None:
     """The fingerprint of an artifact, None when it does not exist."""
     path = folder / MANIFEST_NAME
     return read_json(path)["fingerprint"] if path.is_file() else None
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _duration(seconds: float | None) -> str:
-    """Rounded: "5 min", "2 h 10 min"."""
-    if seconds is None:
-        return "not recorded"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _count(counts: Mapping[str, int]) -> str:
-    """Parameters by part: "encoder 0.8 M, predictor 0.5 M"."""
-    return ", ".join(f"{part} {n / 1e6:.2g} M" for part, n in counts.items()) or "none"

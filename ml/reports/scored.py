@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
-from ml.corpora.corpus import MUSIC
-from ml.reports.figures import Bar
 from ml.retrieval.evaluate import EVALUATION, METRICS, PAIRED, REFERENCES
 from ml.retrieval.score_files import MADE_BY, QUERIES, read_scores
 from ml.training.config import PRESETS
@@ -26,7 +23,6 @@ METRIC_NAMES = {
 LOWER_IS_BETTER = frozenset(("normalized_rank_mean", "normalized_rank_median"))
 RANKED_BY = "recall@10"
 _FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), REFERENCES
-_MOST_BARS = 30
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Metric → a row of ``read_scores``."""
@@ -132,27 +128,3 @@ def read_queries(layout: DataLayout, table: ScoreTable, model: str) -> list[dict
         ) from None
     wanted = (model, table.conditioning)
     return [row for row in rows if (row["model"], row["conditioning"]) == wanted]
-
-
-def recall_by_label(
-    queries: Sequence[Mapping[str, Any]], k: int, known_labels: frozenset[str]
-) -> list[Bar]:
-    """Recall@k in percent per queried label, best first; at most 30, the most frequent.
-
-    Args:
-        queries: with ``label`` and ``rank``.
-        k: how many answers count.
-        known_labels: of training; bars of other labels are hatched. Empty: unknown, none is.
-    """
-    counts = Counter(query["label"] for query in queries)
-    hits = Counter(query["label"] for query in queries if query["rank"] <= k)
-    bars = [
-        Bar(
-            name=label,
-            value=100 * hits[label] / count,
-            note=f"({count})",
-            is_hatched=bool(known_labels) and label not in {*known_labels, MUSIC},
-        )
-        for label, count in counts.most_common(_MOST_BARS)
-    ]
-    return sorted(bars, key=lambda bar: (-bar.value, bar.name))

@@ -1,4 +1,7 @@
-"""The figures of the report as the template takes them: SVG, alternative text and caption."""
+"""The figures of losses, scores and galleries as the template takes them.
+
+Instruments and alignment have modules of their own, which make ``Plot`` too.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,11 @@ from ml.reports.figures import (
     Bar,
     Curve,
     embedding_map,
-    instrument_bars,
     loss_curves,
-    model_colour,
     principal_plane,
     score_bars,
 )
-from ml.reports.scored import METRIC_NAMES, RANKED_BY, ScoreTable, read_queries, recall_by_label
+from ml.reports.scored import METRIC_NAMES, RANKED_BY, ScoreTable
 from ml.reports.svg import figure_svg
 from ml.reports.trained import TrainedModel
 from ml.retrieval.embedding_files import GALLERY, read_embedding_manifest, read_table, vectors_of
@@ -147,41 +148,6 @@ def _between(bar: Bar) -> str:
 def conditioned(table: ScoreTable) -> str:
     """How queries were conditioned where it is not the usual way, to stand behind a corpus."""
     return "" if table.conditioning == "fine" else f", {table.conditioning} labels"
-
-
-def instrument_plots(
-    layout: DataLayout, tables: Sequence[ScoreTable], models: Sequence[TrainedModel]
-) -> tuple[list[Plot], list[str]]:
-    """Recall@10 per queried label of the best model of each table; and what is missing for it."""
-    known = {model.model_id: model.training_labels for model in models}
-    plots: list[Plot] = []
-    missing: list[str] = []
-    for place, table in enumerate(tables):
-        labels = known.get(table.model_ids.get(table.best, ""), frozenset())
-        bars = recall_by_label(read_queries(layout, table, table.best), 10, labels)
-        if not bars:
-            missing.append(
-                f"There are no scores by instrument on {table.corpus}: its queries were not kept. "
-                f"Score it again with: stems evaluate retrieval --corpus {table.corpus}"
-            )
-            continue
-        figure = instrument_bars(
-            bars,
-            label="Recall@10 in %",
-            chance=table.chance[RANKED_BY],
-            colour=model_colour(table.best),
-        )
-        values = ", ".join(f"{bar.name} {bar.value:.0f} %" for bar in bars)
-        new = " Hatched: labels that training never saw." if any(b.is_hatched for b in bars) else ""
-        plots.append(
-            Plot(
-                title=f"{table.best} on {table.corpus}{conditioned(table)}",
-                svg=figure_svg(figure, f"label{place}"),
-                alt=f"Recall@10 of {table.best} on {table.corpus} by label: {values}.",
-                caption=f"In brackets: number of queries.{new}",
-            )
-        )
-    return plots, missing
 
 
 def map_plots(layout: DataLayout, tables: Sequence[ScoreTable]) -> tuple[list[Plot], list[str]]:

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from ml.artifacts import DataLayout, finish, write_json
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks, tracks_of_table
+from ml.models.label_encoders import build_label_encoder
 from ml.models.stem_jepa import FORMAT_VERSION as MODEL_VERSION
 from ml.retrieval.embedding_files import (
     CHUNKS,
@@ -27,10 +28,13 @@ from ml.retrieval.embedding_files import (
 )
 from ml.retrieval.embedding_files import FORMAT_VERSION as EMBEDDING_VERSION
 from ml.retrieval.evaluate import evaluate_retrieval
+from ml.retrieval.instruments import evaluate_instruments
 
 RATE_HZ = 16_000
 LABELS = ("bass > synth bass", "drums > drum kit", "piano > grand piano", "wind > flute", "")
 DIM = 16
+ENCODER = build_label_encoder("minilm")
+"""Loaded once."""
 NOISE = {"film-nce": 1.2, "film": 2.0, "contrastive": 3.0, "untrained": 12.0, "spectrum": 6.0}
 """How far a model's queries are from their targets, in deviations of the vectors."""
 
@@ -69,7 +73,14 @@ def write_model(layout: DataLayout, name: str, *, steps: int = 20) -> None:
         "name": name,
         "phase": phase,
         "training_tracks": [{"corpus": "train", "track_id": f"t{i}"} for i in range(9)],
-        "training_labels": ["synth bass", "drum kit", "grand piano", "bass", "drums", "piano"],
+        "training_labels": [
+            "bass synthesizer",
+            "drum kit",
+            "grand piano",
+            "bass",
+            "drums",
+            "piano",
+        ],
         "label_encoder": {"name": "minilm", "dim": 4, "fingerprint": "f"},
         "phase_1_model_id": "id-contrastive" if phase == "jepa" else None,
         "mlflow_run_id": f"0123456789-{name}",
@@ -148,6 +159,7 @@ def fill_home(home: Path, *, songs: int = 6, seconds: float = 1.0) -> DataLayout
     for name in NOISE:
         write_embeddings(layout, "tones", name)
     evaluate_retrieval("tones", layout, {name: f"id-{name}" for name in NOISE}, resamples=100)
+    evaluate_instruments("tones", layout, ENCODER, resamples=100)
     return layout
 
 

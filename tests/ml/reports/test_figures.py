@@ -7,15 +7,12 @@ import numpy as np
 
 import ml.reports
 from ml.corpora.taxonomy import CATEGORIES
+from ml.reports.canvas import INK, category_style, model_colour
 from ml.reports.figures import (
-    INK,
     Bar,
     Curve,
-    category_style,
     embedding_map,
-    instrument_bars,
     loss_curves,
-    model_colour,
     principal_plane,
     score_bars,
     thinned,
@@ -94,7 +91,7 @@ def test_svg_fits_into_a_page():
     labels = ["$5 <organ>", "flute"]
     bars = [Bar(name=label, value=50.0, is_hatched=True) for label in labels]
     figures = [
-        instrument_bars(bars, label="Recall@10 in %", chance=1.0, colour="#0072B2"),
+        score_bars(bars, label="Recall@10 in %", chance=1.0, limit=100),
         embedding_map(np.eye(2), ["piano", None], np.array([60.0, 40.0])),
     ]
     first, second = (figure_svg(figure, name) for figure, name in zip(figures, "ab", strict=True))

@@ -3,18 +3,22 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
+from ml.artifacts import ArtifactError, DataLayout, finish, read_json, write_json
 from ml.cli import report
 from ml.reports.report import build_report
-from ml.reports.scored import recall_by_label, score_tables
+from ml.reports.scored import score_tables
 from ml.reports.trained import trained_models
+from ml.retrieval.instrument_files import read_instruments
+from ml.retrieval.score_files import read_scores, write_scores
 from ml.settings import load_settings
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
@@ -73,7 +77,7 @@ def test_the_page_stands_alone_and_is_well_formed(filled: DataLayout):
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags
-    assert page.tags.count("svg") == page.tags.count("figure") == 7
+    assert page.tags.count("svg") == page.tags.count("figure") == 10
     assert page.tags.count("audio") == 2 * 5
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert not re.search(r"@import|url\((?!#)", text)
@@ -142,13 +146,15 @@ def test_what_is_missing_is_said(
     (filled.runs / "film-tiny-000" / "metrics.jsonl").unlink()
     (filled.embeddings("id-film-nce", "tones") / "manifest.json").unlink()
     (filled.scores("retrieval", "tones") / "queries.parquet").unlink()
+    shutil.rmtree(filled.scores("instruments", "tones"))
     build_report(filled)
     said = "\n".join(missing(filled))
     assert "pretrained has no scores on tones" in said
     assert "film on tones are of an earlier version (id-film, now newer)" in said
     assert "film has no loss curves" in said
     assert "no map of tones" in said
-    assert "no scores by instrument on tones" in said
+    assert "no instrument analysis of tones" in said
+    assert "stems evaluate instruments --corpus tones" in said
     assert all(sentence in Page(page_of(filled)).texts for sentence in missing(filled))
 
 
@@ -161,7 +167,8 @@ def test_an_empty_home_gives_a_page_that_says_what_to_do(
     assert "stems train" in shown
     page = Page((tmp_path / "reports" / "index.html").read_text())
     assert page.open == []
-    assert not {"svg", "table", "audio"} & set(page.tags)
+    assert not {"table", "audio"} & set(page.tags)
+    assert page.tags.count("svg") == 1  # which labels are alike needs no home
 
 
 def test_texts_of_users_are_not_markup(filled: DataLayout):
@@ -188,21 +195,6 @@ def test_a_wrong_corpus_and_damaged_inputs_are_named(filled: DataLayout):
     assert not (filled.reports / "index.html").exists()
 
 
-def test_recall_by_label_is_counted_by_hand():
-    queries = [
-        {"label": label, "rank": rank}
-        for label, rank in (("flute", 1), ("flute", 11), ("organ", 10), ("music", 99))
-    ]
-    bars = {bar.name: bar for bar in recall_by_label(queries, 10, frozenset(("organ",)))}
-    assert {name: bar.value for name, bar in bars.items()} == {
-        "organ": 100,
-        "flute": 50,
-        "music": 0,
-    }
-    assert [name for name, bar in bars.items() if bar.is_hatched] == ["flute"]
-    assert bars["flute"].note == "(2)"
-
-
 def test_scores_without_intervals_are_shown(filled: DataLayout):
     path = filled.scores("retrieval", "tones") / "scores.parquet"
     table = pq.read_table(path)
@@ -210,3 +202,65 @@ def test_scores_without_intervals_are_shown(filled: DataLayout):
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
     build_report(filled, n_samples=0)
     assert "nan" not in " ".join(Page(page_of(filled)).texts).lower().split()
+
+
+def test_presence_groups_and_shares_are_those_of_the_analysis(filled: DataLayout):
+    build_report(filled, n_samples=0)
+    page = Page(page_of(filled))
+    rows = {
+        row["metric"]: row
+        for row in read_scores(filled, evaluation="instruments")
+        if row["model"] == "film-nce"
+    }
+    zero_shot = rows["normalized_rank_mean/zero-shot"]
+    assert zero_shot["n_queries"] == 6
+    assert any("Chance: R@1 3.3, R@10 33.3, NR 51.7." in text for text in page.texts)
+    assert f"{zero_shot['value']:.1f}" in page.texts
+    assert "zero-shot (6)" in page.texts
+    assert "new: flute (6)" in page.texts
+    assert "≈ synth bass (6)" in page.texts
+    assert "grand piano (6)" in page.texts
+    [row] = [
+        row
+        for row in read_instruments(filled, "tones")
+        if (row["model"], row["instrument"]) == ("film-nce", "flute")
+    ]
+    assert f"nearest: {row['nearest_training_label']} {row['similarity']:.2f}" in page.texts
+
+
+def test_alignment_has_a_section_where_it_was_evaluated(filled: DataLayout):
+    build_report(filled, n_samples=0)
+    assert 'id="alignment"' not in page_of(filled)
+    folder = filled.scores("alignment", "tones")
+    named = {"evaluation": "alignment", "corpus": "tones", "conditioning": "fine"}
+    counts = {"n_queries": 77, "n_gallery": 7, "low": 30.0, "high": 60.0}
+    rows = [
+        {**named, **counts, "model": "film", "metric": metric, "value": 43.21, "chance": chance}
+        for metric, chance in (("aligned_first", 17.7), ("aligned_rank", 50.0))
+    ]
+    write_scores(rows, folder)
+    offsets = [
+        {
+            "model": "film",
+            "conditioning": "fine",
+            "offset_s": 4.0 * i,
+            "value": 50.0 - i,
+            "low": 40.0,
+        }
+        | {"high": 60.0, "chunks": 9}
+        for i in range(-2, 3)
+    ]
+    pq.write_table(pa.Table.from_pylist(offsets), folder / "offsets.parquet")
+    finish(folder, {}, format_version=1, summary={})
+    assert not build_report(filled, n_samples=0).reused
+    page = Page(page_of(filled))
+    assert "77 query chunks of 7 stems, percent; small figures are 95 % intervals" in page.texts
+    assert {"43.2", "17.7", "50.0"} <= set(page.texts)
+    assert page.tags.count("svg") == 11
+
+
+def test_there_are_ten_samples_with_a_link_to_the_run(filled: DataLayout):
+    build_report(filled)
+    text = page_of(filled)
+    assert Page(text).tags.count("article") == 10
+    assert 'href="http://127.0.0.1:5000/#/runs/0123456789-film-nce">its MLflow run' in text

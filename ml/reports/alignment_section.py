@@ -1,0 +1,65 @@
+"""The report's sections on temporal alignment, one a corpus that was evaluated for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
+from ml.reports.alignment_figure import offset_curves
+from ml.reports.scored import ScoreTable
+from ml.reports.sections import Plot
+from ml.reports.svg import figure_svg
+from ml.retrieval.alignment import EVALUATION, read_offsets
+from ml.retrieval.score_files import read_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSection:
+    """What the template shows of one corpus."""
+
+    title: str
+    n_queries: int
+    n_stems: int
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Model → metric → row."""
+    chance: Mapping[str, float]
+    plot: Plot
+
+
+def alignment_inputs(layout: DataLayout, tables: Sequence[ScoreTable]) -> dict[str, str]:
+    """Fingerprints of the evaluations that the sections are made from."""
+    paths = {t.corpus: layout.scores(EVALUATION, t.corpus) / MANIFEST_NAME for t in tables}
+    return {c: read_json(path)["fingerprint"] for c, path in paths.items() if path.is_file()}
+
+
+def alignment_sections(layout: DataLayout, tables: Sequence[ScoreTable]) -> list[AlignmentSection]:
+    """A section for each corpus that was evaluated; it is no stage of the pipeline."""
+    return [
+        _section(layout, corpus, place)
+        for place, corpus in enumerate(alignment_inputs(layout, tables))
+    ]
+
+
+def _section(layout: DataLayout, corpus: str, place: int) -> AlignmentSection:
+    scores = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
+    models: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in scores:
+        models.setdefault(row["model"], {})[row["metric"]] = row
+    offsets = read_offsets(layout, corpus)
+    here = {row["model"]: row["value"] for row in offsets if row["offset_s"] == 0}
+    said = ", ".join(f"{model} {value:.1f} %" for model, value in here.items())
+    return AlignmentSection(
+        title=corpus,
+        n_queries=scores[0]["n_queries"],
+        n_stems=scores[0]["n_gallery"],
+        models=models,
+        chance={row["metric"]: row["chance"] for row in scores},
+        plot=Plot(
+            title=f"Rank by distance in time: {corpus}",
+            svg=figure_svg(offset_curves(offsets), f"alignment{place}"),
+            alt=f"Mean rank of the chunk of the same time: {said}; chance 50 %.",
+            caption="Shaded: 95 % intervals. A peak at 0 says that the model tells the time.",
+        ),
+    )
