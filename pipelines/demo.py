@@ -103,7 +103,14 @@ def build_songs(settings: "Settings", workers: int) -> float:
 
 def demo_steps(settings: "Settings") -> list["Step"]:
     """The whole graph: shards for what is trained on, everything else for the demo corpora."""
-    from pipelines.steps import TRAIN, evaluate_step, prepare_step, report_step, train_step
+    from pipelines.steps import (
+        TRAIN,
+        beat_steps,
+        evaluate_step,
+        prepare_step,
+        report_step,
+        train_step,
+    )
 
     trained_on = settings.training.corpora
     return [
@@ -113,6 +120,7 @@ def demo_steps(settings: "Settings") -> list["Step"]:
         ),
         train_step(trained_on),
         *(evaluate_step(name, needs=[f"prepare_corpus {name}", TRAIN]) for name in CORPORA),
+        *beat_steps(settings, needs=[TRAIN]),
         report_step(needs=[TRAIN]),
     ]
 

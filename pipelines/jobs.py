@@ -25,8 +25,18 @@ embed_corpus = dg.define_asset_job(
 )
 evaluate_retrieval = dg.define_asset_job(
     "evaluate_retrieval",
-    selection=["stem_embeddings", "retrieval_scores"],
-    description="Embed a corpus with every current model and score retrieval on it.",
+    selection=["stem_embeddings", "retrieval_scores", "instrument_scores"],
+    description="Embed a corpus with every current model, score retrieval, also by instrument.",
+)
+prepare_beats = dg.define_asset_job(
+    "prepare_beats",
+    selection=["beat_features"],
+    description="Features of a corpus with beats by every current model, for beat probes.",
+)
+evaluate_beats = dg.define_asset_job(
+    "evaluate_beats",
+    selection=["beat_probe", "beat_scores"],
+    description="Train beat probes on the features of beats.corpora and score them (Table II).",
 )
 write_report = dg.define_asset_job(
     "write_report",
@@ -34,4 +44,12 @@ write_report = dg.define_asset_job(
     description="Point queries at the first preset, and write the HTML report.",
 )
 
-all_jobs = [prepare_corpus, train_model, embed_corpus, evaluate_retrieval, write_report]
+all_jobs = [
+    prepare_corpus,
+    train_model,
+    embed_corpus,
+    evaluate_retrieval,
+    prepare_beats,
+    evaluate_beats,
+    write_report,
+]

@@ -131,29 +131,30 @@ def first_steps(corpora: Sequence[str], *, is_trained_on: bool) -> "list[Step]":
 
 
 def last_steps(home: "StemsHome", corpora: Sequence[str]) -> "list[Step]":
-    """Embed the corpora, score those of which some track is left, write the report."""
+    """Embed and score the corpora, write the report."""
     from pipelines.steps import evaluate_step, report_step
 
     steps = []
     for name in corpora:
-        has_scores = has_unseen_tracks(home, name)
-        if not has_scores:
-            print(f"{name} is embedded, not scored: every track of it was trained on")
-        steps.append(evaluate_step(name, has_scores=has_scores))
+        is_unseen = has_unseen_tracks(home, name)
+        if not is_unseen:
+            print(f"every track of {name} was trained on: its scores are marked as seen")
+        steps.append(evaluate_step(name, is_unseen=is_unseen))
     return [*steps, report_step()]
 
 
 def has_unseen_tracks(home: "StemsHome", name: str) -> bool:
     """Whether some track that would be evaluated was not trained on by any current model."""
     from ml.artifacts import read_json
-    from ml.retrieval.embedding_source import open_source, seen_tracks
+    from ml.retrieval.embedding_source import open_source
+    from ml.retrieval.leakage import seen_tracks
     from ml.training.model_index import read_models
 
     source = open_source(name, home.layout, None)
     unseen = {track.track_id for track in source.tracks}
     for checkpoint in read_models(home.layout).values():
         trained_on = read_json(checkpoint / "manifest.json")["training_tracks"]
-        unseen -= set(seen_tracks(source.table, trained_on))
+        unseen -= set(seen_tracks(source.table, trained_on, home.layout))
     return bool(unseen)
 
 

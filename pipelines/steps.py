@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from assets_def.resources import StemsHome
+from ml.settings import Settings
 from pipelines.build import build_definitions
 from pipelines.execute import Outcome, Step, execute_steps
 from pipelines.home import open_instance
@@ -24,11 +25,24 @@ def train_step(trained_on: Iterable[str]) -> Step:
     return Step(job=TRAIN, assets=("contrastive_encoder", "stem_jepa"), needs=needs)
 
 
-def evaluate_step(name: str, *, needs: Iterable[str] = (), has_scores: bool = True) -> Step:
-    """Embed a corpus that was prepared, and score retrieval on it."""
-    job = "evaluate_retrieval" if has_scores else "embed_corpus"
-    assets = ("stem_embeddings", *(("retrieval_scores",) if has_scores else ()))
-    return Step(job=job, assets=assets, partition=name, needs=tuple(needs))
+def evaluate_step(name: str, *, needs: Iterable[str] = (), is_unseen: bool = True) -> Step:
+    """Embed a corpus that was prepared, score retrieval on it, and by instrument.
+
+    Instruments need queries of tracks that nobody was trained on.
+    """
+    assets = ("stem_embeddings", "retrieval_scores", *(("instrument_scores",) * is_unseen))
+    return Step(job="evaluate_retrieval", assets=assets, partition=name, needs=tuple(needs))
+
+
+def beat_steps(settings: Settings, *, needs: Iterable[str] = ()) -> list[Step]:
+    """Features of the corpora of ``beats``, probes on them, and their scores."""
+    chosen = settings.beats
+    features = [
+        Step(job="prepare_beats", assets=("beat_features",), partition=name, needs=tuple(needs))
+        for name in dict.fromkeys((*chosen.corpora, *chosen.heldout))
+    ]
+    made = tuple(step.name for step in features)
+    return [*features, Step(job="evaluate_beats", assets=("beat_probe", "beat_scores"), needs=made)]
 
 
 def report_step(*, needs: Iterable[str] = ()) -> Step:

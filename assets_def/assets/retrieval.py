@@ -6,7 +6,7 @@ from assets_def.assets.embeddings import stem_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.partitions import corpora
 from assets_def.resources import StemsHome
-from assets_def.results import materialized
+from assets_def.results import materialized, together
 from ml.retrieval import score_files
 
 REPORT_FORMAT = "1"
@@ -23,24 +23,39 @@ REPORT_FORMAT = "1"
 )
 def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Recall and normalised rank of each model (Table I), with chance and intervals."""
-    from assets_def.score_table import score_metadata
+    from assets_def.score_table import evaluation_metadata
+    from ml.corpora.labels import read_label_vectors
+    from ml.device import choose_device
     from ml.retrieval.baselines import load_models
-    from ml.retrieval.evaluate import EVALUATION, evaluate_retrieval
+    from ml.retrieval.protocols import EvaluationConfig, evaluate_by_protocol
 
     settings, name = home.settings(), context.partition_key
-    artifact = evaluate_retrieval(
-        name,
-        settings.layout,
-        {model.name: model.model_id for model in load_models(settings.layout)},
-        resamples=settings.evaluation.bootstrap_resamples,
-        seed=settings.evaluation.seed,
+    layout, chosen = settings.layout, settings.evaluation
+    config = EvaluationConfig(
+        resamples=chosen.bootstrap_resamples, seed=chosen.seed, device=str(choose_device("auto"))
     )
-    rows = score_files.read_scores(settings.layout, evaluation=EVALUATION, corpus=name)
+    models = load_models(layout, clap=settings.clap_files)
+    vectors = read_label_vectors(layout, name)
+    made = {
+        protocol: evaluate_by_protocol(
+            name,
+            models,
+            layout,
+            vectors,
+            protocol=protocol,
+            config=config,
+            tracking_uri=settings.tracking_uri,
+        )
+        for protocol in chosen.protocols
+    }
+    rows = [row for _, found in made.values() for row in found]
+    first, *others = [artifact for artifact, _ in made.values()]
+    artifacts = {protocol: artifact for protocol, (artifact, _) in made.items()}
     return materialized(
-        artifact,
+        together(first.path, artifacts, **first.summary) if others else first,
         rows=len(rows),
-        table=artifact.path / score_files.SCORES,
-        metadata=score_metadata(rows),
+        table=first.path / score_files.SCORES,
+        metadata=evaluation_metadata(rows, settings.corpus(name).kind),
     )
 
 
@@ -52,15 +67,23 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
         contrastive_encoder,
         stem_jepa,
         dg.AssetDep(retrieval_scores, partition_mapping=dg.AllPartitionMapping()),
+        # By key: their modules import this one's assets.
+        dg.AssetDep("instrument_scores", partition_mapping=dg.AllPartitionMapping()),
+        "beat_scores",
     ],
     code_version=REPORT_FORMAT,
 )
 def report(home: StemsHome) -> dg.MaterializeResult:
     """One self-contained HTML page: loss curves, scores, a map of the embeddings, samples."""
+    from ml.corpora.labels import encoders_at_hand
     from ml.reports.report import PAGE_NAME, TRACKING_URL, build_report
 
-    uri = home.settings().tracking_uri
-    tracking_url = uri if uri.startswith("http") else TRACKING_URL
-    artifact = build_report(home.layout, tracking_url=tracking_url)
+    settings = home.settings()
+    uri = settings.tracking_uri
+    artifact = build_report(
+        settings.layout,
+        tracking_url=uri if uri.startswith("http") else TRACKING_URL,
+        encoders=encoders_at_hand(settings),
+    )
     page = artifact.path / PAGE_NAME
     return materialized(artifact, metadata={"page": dg.MetadataValue.path(page)})

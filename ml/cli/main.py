@@ -24,9 +24,12 @@ VERBS = (
     "evaluate",
     "scores",
     "query",
+    "beats",
     "table",
+    "compare",
     "report",
     "config",
+    "gc",
     "import-stem-jepa",
 )
 FAILED, WRONG_USE = 1, 2

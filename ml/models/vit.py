@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -73,14 +74,44 @@ class ViTEncoder(nn.Module):
         Returns:
             (batch, freq_patch, time_patch, dim); ``time_patch = ceil(frame / patch)``.
         """
+        hidden, grid = self._embedded(mel)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.norm(hidden).unflatten(1, grid)
+
+    def layer_patches(self, mel: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """What leaves some of the layers.
+
+        Args:
+            mel: (batch, mel_bin, frame), standardised.
+            layers: which: 0 is the embedded patches with their positions, k the output of block
+                k, and the number of blocks what ``forward`` returns, after the final LayerNorm.
+
+        Returns:
+            Layer → (batch, freq_patch, time_patch, dim).
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        last = len(self.blocks)
+        if wrong := sorted(set(layers) - set(range(last + 1))):
+            raise ValueError(f"layer {wrong[0]}: expected 0 to {last} (the last)")
+        hidden, grid = self._embedded(mel)
+        found = {0: hidden}
+        for depth, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
+            hidden = block(hidden)
+            if depth in layers:
+                found[depth] = self.norm(hidden) if depth == last else hidden
+        return {layer: found[layer].unflatten(1, grid) for layer in layers}
+
+    def _embedded(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches with their positions, (batch, patch, dim); freq_patches and time_patches."""
         mel = F.pad(mel, (0, -mel.shape[-1] % self.config.patch))
         grid = self.patch_embed(mel[:, None])  # (batch, dim, freq_patch, time_patch)
         freq_patches, time_patches = grid.shape[-2:]
         hidden = grid.flatten(2).transpose(1, 2)  # (batch, patch, dim)
-        hidden = hidden + self._positions(freq_patches, time_patches).to(hidden)
-        for block in self.blocks:
-            hidden = block(hidden)
-        return self.norm(hidden).unflatten(1, (freq_patches, time_patches))
+        positions = self._positions(freq_patches, time_patches)
+        return hidden + positions.to(hidden), (freq_patches, time_patches)
 
     def _positions(self, freq_patches: int, time_patches: int) -> Tensor:
         """(freq_patch · time_patch, dim), frequency-major."""

@@ -3,6 +3,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets_def.assets.beats import FEATURES_FORMAT, PROBES_FORMAT
 from assets_def.assets.retrieval import REPORT_FORMAT
 from assets_def.assets.training import CHECKPOINT_FORMAT, TrainConfig
 from assets_def.resources import StemsHome
@@ -10,6 +11,7 @@ from ml.settings import SettingsError
 from pipelines.build import build_definitions
 from pipelines.jobs import all_jobs
 
+FEATURES = "beat_features"
 GRAPH = {
     "corpus_tracks": ("corpus", set()),
     "label_embeddings": ("corpus", {"corpus_tracks"}),
@@ -22,7 +24,17 @@ GRAPH = {
     ),
     "champion": ("embeddings", {"stem_jepa", "stem_embeddings"}),
     "retrieval_scores": ("evaluation", {"stem_embeddings"}),
-    "report": ("evaluation", {"contrastive_encoder", "stem_jepa", "retrieval_scores"}),
+    "beat_features": ("beats", {"corpus_tracks", "contrastive_encoder", "stem_jepa"}),
+    "beat_probe": ("beats", {"beat_features"}),
+    "beat_scores": ("beats", {"beat_features", "beat_probe"}),
+    "instrument_scores": ("evaluation", {"retrieval_scores"}),
+    "report": (
+        "evaluation",
+        {
+            *("contrastive_encoder", "stem_jepa"),
+            *("retrieval_scores", "instrument_scores", "beat_scores"),
+        },
+    ),
 }
 BY_CORPUS = {
     "corpus_tracks",
@@ -30,12 +42,16 @@ BY_CORPUS = {
     "stem_shards",
     "stem_embeddings",
     "retrieval_scores",
+    "instrument_scores",
+    "beat_features",
 }
 JOBS = {
     "prepare_corpus": {"corpus_tracks", "label_embeddings", "stem_shards"},
     "train_model": {"contrastive_encoder", "stem_jepa"},
     "embed_corpus": {"stem_embeddings"},
-    "evaluate_retrieval": {"stem_embeddings", "retrieval_scores"},
+    "evaluate_retrieval": {"stem_embeddings", "retrieval_scores", "instrument_scores"},
+    "prepare_beats": {"beat_features"},
+    "evaluate_beats": {"beat_probe", "beat_scores"},
     "write_report": {"champion", "report"},
 }
 CHECKS = {
@@ -83,10 +99,14 @@ def test_assets_say_what_they_are(definitions: dg.Definitions):
 
 
 def test_code_versions_are_the_formats():
+    from ml.beats.feature_files import FORMAT_VERSION as FEATURES
+    from ml.beats.probe_files import FORMAT_VERSION as PROBES
     from ml.models.stem_jepa import FORMAT_VERSION as CHECKPOINTS
     from ml.reports.report import FORMAT_VERSION as REPORTS
 
     assert str(CHECKPOINTS) == CHECKPOINT_FORMAT
+    assert str(FEATURES) == FEATURES_FORMAT
+    assert str(PROBES) == PROBES_FORMAT
     assert str(REPORTS) == REPORT_FORMAT
 
 
@@ -122,6 +142,22 @@ def test_training_depends_on_the_corpora_it_is_told(tmp_path: Path):
     built = build_definitions(home=StemsHome(home=str(tmp_path), overrides=overrides))
     (dep,) = (d for d in specs(built)["stem_jepa"].deps if d.asset_key.path == ["stem_shards"])
     assert dep.partition_mapping == dg.SpecificPartitionsPartitionMapping(("demo-plain",))
+
+
+def test_beat_probes_depend_on_the_corpora_they_are_told(tmp_path: Path):
+    overrides = {"beats": {"corpora": ["demo"], "heldout": ["demo-plain"]}}
+    built = specs(build_definitions(home=StemsHome(home=str(tmp_path), overrides=overrides)))
+    mappings = {
+        name: [d.partition_mapping for d in built[name].deps if d.asset_key.path == [FEATURES]]
+        for name in ("beat_probe", "beat_scores")
+    }
+    assert mappings == {
+        "beat_probe": [dg.SpecificPartitionsPartitionMapping(("demo",))],
+        "beat_scores": [dg.SpecificPartitionsPartitionMapping(("demo", "demo-plain"))],
+    }
+    wrong = StemsHome(home=str(tmp_path), overrides={"beats": {"heldout": ["elsewhere"]}})
+    with pytest.raises(SettingsError, match="'elsewhere'"):
+        build_definitions(home=wrong)
 
 
 @pytest.mark.parametrize(("named", "said"), [(["elsewhere"], "'elsewhere'"), ([], "is empty")])

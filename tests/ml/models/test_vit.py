@@ -58,6 +58,21 @@ def test_plain_attention_equals_the_library():
     )
 
 
+def test_the_last_layer_is_the_output_and_the_first_has_seen_no_other_patch(encoder):
+    mel, other = torch.randn(2, 1, 80, 64)
+    other[..., :16] = mel[..., :16]
+    found = encoder.layer_patches(mel, [2, 0, 1])
+    torch.testing.assert_close(found[2], encoder(mel))
+    assert {layer: patches.shape for layer, patches in found.items()} == dict.fromkeys(
+        [2, 0, 1], (1, 5, 4, 32)
+    )
+    changed = encoder.layer_patches(other, [0, 1])
+    torch.testing.assert_close(changed[0][:, :, 0], found[0][:, :, 0])
+    assert not torch.allclose(changed[1][:, :, 0], found[1][:, :, 0])
+    with pytest.raises(ValueError, match="layer 3: expected 0 to 2"):
+        encoder.layer_patches(mel, [3])
+
+
 def test_vit_base_has_the_parameters_of_vit_base():
     with torch.device("meta"):
         encoder = ViTEncoder(ViTConfig())

@@ -1,0 +1,112 @@
+"""Beats of any recording: audio → activation → beat times, and clicks to hear them by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ml.artifacts import ArtifactError, DataLayout, write_aside
+from ml.beats.dbn import DBNBeatDecoder
+from ml.beats.features import FeatureConfig, step_count, track_features
+from ml.beats.inputs import encoder_input
+from ml.beats.probe import FPS, PROBES
+from ml.beats.probe_files import ALL, MADE_BY, StoredProbe, read_probes
+from ml.models.stem_jepa import StemJepa
+
+_CLICK_HZ, _CLICK_S, _CLICK_LEVEL = 1500.0, 0.04, 0.5
+_PEAK = 0.99
+
+
+class BeatTracker:
+    """A frozen encoder with its probe and a decoder.
+
+    Args:
+        model: the encoder's model, loaded.
+        probe: trained on its features.
+        config: how recordings are cut for the encoder.
+    """
+
+    def __init__(self, model: StemJepa, probe: StoredProbe, config: FeatureConfig | None = None):
+        self.rate_hz = model.rate_hz
+        self._input = encoder_input(model, (probe.layer,))
+        self._probe = probe
+        self._config = config or FeatureConfig()
+        self._decoder = DBNBeatDecoder(FPS)
+
+    def activation(self, waveform: np.ndarray) -> np.ndarray:
+        """How much each frame of 20 ms is a beat.
+
+        Args:
+            waveform: (samples,) float32 mono at ``rate_hz``, of any length above 0.
+
+        Returns:
+            (frame,) float64, 0…1; frame n is at n / 50 s.
+        """
+        steps = step_count(self._input, len(waveform))
+        frames = min(steps * PROBES, max(1, round(len(waveform) / self.rate_hz * FPS)))
+        parts = [
+            self._probe.probe.activation(layers[self._probe.layer].numpy(), stop - first)
+            for _, part, layers in track_features([self._input], waveform, self._config)
+            for first, stop in [(part.start * PROBES, min(part.stop * PROBES, frames))]
+            if stop > first
+        ]
+        return np.concatenate(parts)
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """Beat times in s, (beat,), of a waveform (samples,) at ``rate_hz``; silence has none."""
+        if not waveform.any():
+            return np.empty(0)
+        return self._decoder(self.activation(waveform))
+
+
+def open_tracker(layout: DataLayout, model: StemJepa) -> BeatTracker:
+    """The tracker of a model whose probe was trained.
+
+    Raises:
+        ArtifactError: there is no probe for it, or the probe of its name belongs to another
+            encoder.
+    """
+    if not layout.beat_probes(model.name).is_dir():
+        raise ArtifactError(
+            f"{layout.beat_probes(model.name)} does not exist: no beat probe was trained on "
+            f"{model.name}; train one with: {MADE_BY} --model {model.name}"
+        )
+    return BeatTracker(model, read_probes(layout, model.name, model.model_id)[ALL])
+
+
+def with_clicks(waveform: np.ndarray, rate_hz: int, beats: np.ndarray) -> np.ndarray:
+    """A recording with a click at each beat, turned down where it would clip.
+
+    Args:
+        waveform: (samples,) float32.
+        rate_hz: its rate.
+        beats: (beat,) times in s; a click begins at each.
+
+    Returns:
+        (samples,) float32, full scale 1.0.
+    """
+    time = np.arange(round(_CLICK_S * rate_hz)) / rate_hz
+    click = _CLICK_LEVEL * np.sin(2 * np.pi * _CLICK_HZ * time) * np.exp(-time / (_CLICK_S / 5))
+    mixed = waveform.astype(np.float32, copy=True)
+    for start in np.rint(beats * rate_hz).astype(int):
+        part = mixed[start : start + len(click)]
+        part += click[: len(part)].astype(np.float32)
+    peak = float(np.abs(mixed).max(initial=0.0))
+    return mixed * np.float32(_PEAK / peak) if peak > _PEAK else mixed
+
+
+def write_click_track(path: Path, recording: Path, beats: np.ndarray) -> None:
+    """Write a recording with clicks as mono 16-bit WAV at the recording's own rate.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    import soundfile
+
+    from ml.audio.files import probe, read_audio
+
+    rate_hz = probe(recording).rate_hz
+    clicked = with_clicks(read_audio(recording, rate_hz=rate_hz), rate_hz, beats)
+    with write_aside(path) as aside:
+        soundfile.write(aside, clicked, rate_hz, format="WAV", subtype="PCM_16")

@@ -1,0 +1,83 @@
+"""``stems beats``: where the beats of a recording are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "beats",
+        help="find the beats of a recording",
+        description="Print the beats of a recording in seconds, one a line, found by a linear "
+        "probe on a trained encoder (stems evaluate beats trains it) and a dynamic Bayesian "
+        "network of 55 to 215 bpm.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="audio file of any kind and rate")
+    parser.add_argument(
+        "--model", metavar="NAME|PATH", help="model or checkpoint folder (default: the champion)"
+    )
+    parser.add_argument("--out", type=Path, metavar="TXT", help="write the beats to this file")
+    parser.add_argument(
+        "--click", type=Path, metavar="WAV", help="write the recording with clicks on its beats"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Find, write and print them."""
+    from ml.artifacts import write_aside
+    from ml.audio.files import read_audio
+    from ml.beats.tempo import tempo_bpm
+    from ml.beats.tracker import open_tracker, write_click_track
+    from ml.device import choose_device
+    from ml.models.stem_jepa import load_model
+    from ml.retrieval.champion import find_checkpoint
+
+    _check_targets(args.file, args.out, args.click)
+    model = load_model(
+        find_checkpoint(settings.layout, args.model), str(choose_device(args.device))
+    )
+    tracker = open_tracker(settings.layout, model)
+    beats = tracker(read_audio(args.file, rate_hz=tracker.rate_hz))
+    if args.out:
+        with write_aside(args.out) as aside:
+            aside.write_text(_lines(beats))
+    if args.click:
+        write_click_track(args.click, args.file, beats)
+    if args.json:
+        tempo = tempo_bpm(beats) if len(beats) > 1 else None
+        found = {"file": str(args.file), "model": model.name, "model_id": model.model_id}
+        found |= {"tempo_bpm": tempo and round(tempo, 2), "beats_s": beats.round(3).tolist()}
+        print(json.dumps(found, indent=1))
+    elif args.out is None:
+        print(_lines(beats), end="")
+    else:
+        print(f"{args.out}: {len(beats)} beats")
+    return 0
+
+
+def _check_targets(recording: Path, *targets: Path | None) -> None:
+    for target in targets:
+        if target is None:
+            continue
+        if target.resolve() == recording.resolve():
+            raise ValueError(f"{target} is the recording itself; name another file to write")
+        if not target.parent.is_dir():
+            raise ValueError(f"{target.parent} is not a folder; make it, or name another file")
+
+
+def _lines(beats: np.ndarray) -> str:
+    return "".join(f"{time:.3f}\n" for time in beats)
