@@ -120,7 +120,7 @@ def test_a_stopped_build_goes_on_where_it_was(clicks_home, mel_input: BeatInput)
     written: list[Path] = []
 
     def stopping(inputs, waveform, paths, config) -> None:
-        if len(written) == 3:
+        if len(written) >= 3:  # several threads write
             raise KeyboardInterrupt
         write(inputs, waveform, paths, config)
         written.append(paths["another"])
