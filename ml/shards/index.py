@@ -72,6 +72,9 @@ class IndexedSegment:
     """Key of the WebDataset sample."""
     corpus: str
     track_id: str
+    artist: str | None = None
+    title: str | None = None
+    """Of the track, where known."""
     start_s: float
     """Where the segment starts in its track."""
     samples: int

@@ -99,6 +99,7 @@ class ShardTask:
         """Equal for tasks that give the same bytes (by the same library versions)."""
         tracks = self._tracks()
         for described, planned in zip(tracks, self.tracks, strict=True):
+            described |= {"artist": planned.track.artist, "title": planned.track.title}
             for entry, stem in zip(described["stems"], planned.track.stems, strict=True):
                 entry["labels"] = stem.labels
         return fingerprint(

@@ -59,7 +59,8 @@ class ShardPairs:
     tracks: list[tuple[str, str]]
     """(corpus, track_id); a batch's ``track`` points here."""
     training_tracks: list[dict[str, Any]]
-    """Of each track: ``corpus``, ``track_id`` and ``content_hash``, the list of its stems'."""
+    """Of each track: ``corpus``, ``track_id``, ``artist``, ``title`` (None where unknown) and
+    ``content_hash``, the list of its stems'."""
     training_labels: list[str]
     """Every label text that can be drawn as a condition, sorted; "music" not among them."""
     n_segments: int

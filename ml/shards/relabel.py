@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ml.artifacts import ArtifactError, file_fingerprint
-from ml.corpora.corpus import Stem
+from ml.corpora.corpus import Track
 from ml.shards.index import IndexedSegment, IndexedStem, ShardIndex, index_path, read_index
 from ml.shards.plan import ShardTask
 from ml.shards.segments import Segment, SegmentStem, label_texts, member_name, rows_of
@@ -39,20 +39,20 @@ def relabelled_segments(task: ShardTask, index: ShardIndex, folder: Path) -> Ite
     handle = os.open(folder / index.name, os.O_RDONLY)
     try:
         for segment in index.segments:
-            stems = tracks[segment.track_id].stems
-            yield _relabelled(segment, {stem.stem_id: stem for stem in stems}, index, handle)
+            yield _relabelled(segment, tracks[segment.track_id], index, handle)
     finally:
         os.close(handle)
 
 
-def _relabelled(
-    segment: IndexedSegment, stems: dict[str, Stem], index: ShardIndex, handle: int
-) -> Segment:
+def _relabelled(segment: IndexedSegment, track: Track, index: ShardIndex, handle: int) -> Segment:
+    stems = {stem.stem_id: stem for stem in track.stems}
     texts = label_texts([stems[old.stem_id] for old in segment.stems])
     return Segment(
         key=segment.key,
         corpus=segment.corpus,
         track_id=segment.track_id,
+        artist=track.artist,
+        title=track.title,
         start_s=segment.start_s,
         samples=segment.samples,
         texts=texts,

@@ -72,6 +72,9 @@ class Segment:
     key: str
     corpus: str
     track_id: str
+    artist: str | None = None
+    title: str | None = None
+    """Of the track, where known: the same song may come back in another corpus."""
     start_s: float
     samples: int
     texts: tuple[str, ...] = ()
@@ -84,6 +87,8 @@ class Segment:
         content = {
             "corpus": self.corpus,
             "track_id": self.track_id,
+            "artist": self.artist,
+            "title": self.title,
             "start_s": self.start_s,
             "duration_s": self.samples / rate_hz,
             "rate_hz": rate_hz,
@@ -125,6 +130,8 @@ def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[Segme
             key=segment_key(planned.corpus, planned.track.track_id, i),
             corpus=planned.corpus,
             track_id=planned.track.track_id,
+            artist=planned.track.artist,
+            title=planned.track.title,
             start_s=start / config.rate_hz,
             samples=end - start,
             texts=texts,

@@ -61,6 +61,7 @@ class SplitSegments:
         """Segments without a chunk that gives a pair."""
         self.labels: set[str] = set()
         self._hashes: dict[tuple[str, str], set[str]] = {}
+        self._names: dict[tuple[str, str], dict[str, str | None]] = {}
         self._places: dict[tuple[str, str], int] = {}
         self._track_of: list[int] = []
         self._shard_of: list[int] = []
@@ -81,10 +82,15 @@ class SplitSegments:
         return np.array(self._shard_of, dtype=np.int64)
 
     def described_tracks(self) -> list[dict[str, Any]]:
-        """Corpus, id and the content hashes of the stems of each track."""
+        """Corpus, id, artist, title and the content hashes of the stems of each track."""
         return [
-            {"corpus": corpus, "track_id": track_id, "content_hash": sorted(found)}
-            for (corpus, track_id), found in self._hashes.items()
+            {
+                "corpus": track[0],
+                "track_id": track[1],
+                "content_hash": sorted(found),
+                **self._names[track],
+            }
+            for track, found in self._hashes.items()
         ]
 
     def add(self, folder: ShardFolder, index: ShardIndex, config: PairConfig) -> None:
@@ -109,6 +115,7 @@ class SplitSegments:
     def _add(self, segment: IndexedSegment) -> None:
         track = (segment.corpus, segment.track_id)
         self._hashes.setdefault(track, set()).update(x.content_hash for x in segment.stems)
+        self._names[track] = {"artist": segment.artist, "title": segment.title}
         self.labels.update(label for stem in segment.stems for label in stem.labels)
         self._track_of.append(self._places.setdefault(track, len(self._places)))
         self._shard_of.append(len(self.shards))

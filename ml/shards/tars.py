@@ -119,6 +119,8 @@ def _write_segment(tar: tarfile.TarFile, segment: Segment, job: ShardJob) -> Ind
         key=segment.key,
         corpus=segment.corpus,
         track_id=segment.track_id,
+        artist=segment.artist,
+        title=segment.title,
         start_s=segment.start_s,
         samples=segment.samples,
         texts=segment.texts,

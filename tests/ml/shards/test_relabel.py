@@ -7,6 +7,8 @@ import pytest
 from ml.audio.files import AudioError
 from ml.corpora.labels import build_label_embeddings
 from ml.shards.index import index_path, read_index, read_shards_manifest
+from ml.shards.pairs import PairConfig
+from ml.shards.reader import ShardPairs
 from ml.shards.writer import build_shards
 
 
@@ -102,3 +104,18 @@ def test_a_damaged_shard_is_not_copied_from(corpus):
         away.rename(corpus.root)
     relabel(corpus)
     assert len(names(corpus)) >= 3
+
+
+def test_a_song_keeps_its_name_and_a_new_name_leaves_the_audio(tmp_path, make_corpus):
+    corpus = make_corpus(tmp_path, n_tracks=1)
+    listed = list(corpus.listed)
+
+    def named(title):
+        corpus.listed[:] = [replace(track, artist="A Band", title=title) for track in listed]
+        corpus.build()
+        return [members(corpus, name) for name in names(corpus)]
+
+    assert named("Old") == named("New")
+    pairs = ShardPairs([corpus.folder], config=PairConfig(chunk_s=2.0), batch_size=1, seed=0)
+    found = {(track["artist"], track["title"]) for track in pairs.training_tracks}
+    assert found == {("A Band", "New")}
