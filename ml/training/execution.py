@@ -5,6 +5,7 @@ Under ``torchrun`` every rank trains and rank 0 writes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ml.artifacts import MANIFEST_NAME
+from ml.artifacts import MANIFEST_NAME, fingerprint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import jsonable
 from ml.progress import ProgressBar
@@ -35,19 +36,39 @@ from ml.training.statistics import BATCHES, measure_statistics
 from ml.training.tracking import MetricsRecord, RunTracker, flat
 
 _log = logging.getLogger(__name__)
+ALGORITHM_VERSION = 1
+"""Part of a run's identity; raised when the same configuration gives other weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What one run is made of."""
 
-    folder: Path
+    runs: Path
+    """Folder of all runs."""
     config: TrainingConfig
     shards: list[ShardFolder]
     pairs: ShardPairs
     phase_1: Path | None
     loop: LoopConfig
     device: torch.device
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights."""
+        phase_1 = None if self.phase_1 is None else read_checkpoint_manifest(self.phase_1)
+        return {
+            "algorithm": ALGORITHM_VERSION,
+            "config": self.config,
+            "shards": self.pairs.fingerprints,
+            "phase_1": phase_1 and phase_1["model_id"],
+        }
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Its folder; its name is also its id in tracking."""
+        config = self.config
+        return self.runs / f"{config.preset}-{config.size}-{fingerprint(self.identity)[:12]}"
 
 
 def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:

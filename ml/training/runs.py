@@ -21,7 +21,6 @@ from ml.artifacts import (
     Artifact,
     ArtifactError,
     DataLayout,
-    fingerprint,
     lock,
     read_json,
     write_json,
@@ -37,9 +36,6 @@ from ml.training.execution import Run, execute_run, open_pairs
 from ml.training.model_index import phase_1_model, point_models
 from ml.training.presets import training_config
 from ml.training.tracking import RECORD_NAME, NoTracker, RunTracker, read_record
-
-ALGORITHM_VERSION = 1
-"""Part of a run's identity; raised when the same configuration gives other weights."""
 
 
 def train_preset(
@@ -80,7 +76,6 @@ def train_preset(
     """
     keep_freed_memory()
     with process_group(device or torch.device("cpu")) as device:
-        folders = [training_folder(layout, name) for name in corpora]
         config, pairs = open_training(
             preset,
             layout=layout,
@@ -90,19 +85,12 @@ def train_preset(
             overrides=overrides,
             workers=(loop or LoopConfig()).workers,
         )
-        phase_1 = phase_1_model(layout) if config.needs_phase_1 else None
-        identity = {
-            "algorithm": ALGORITHM_VERSION,
-            "config": config,
-            "shards": pairs.fingerprints,
-            "phase_1": None if phase_1 is None else read_checkpoint_manifest(phase_1)["model_id"],
-        }
         run = Run(
-            folder=layout.runs / f"{preset}-{size}-{fingerprint(identity)[:12]}",
+            runs=layout.runs,
             config=config,
-            shards=folders,
+            shards=[training_folder(layout, name) for name in corpora],
             pairs=pairs,
-            phase_1=phase_1,
+            phase_1=phase_1_model(layout) if config.needs_phase_1 else None,
             loop=loop or LoopConfig(),
             device=device,
         )
@@ -111,7 +99,7 @@ def train_preset(
             is_reused = from_rank_0((run.folder / "model" / MANIFEST_NAME).is_file())
             if not is_reused:
                 if rank() == 0:
-                    _check_resumable(run.folder, identity)
+                    _check_resumable(run)
                 execute_run(run, tracker(run.folder, run.folder.name), dict(tags or {}))
         if rank() == 0:
             point_models(layout, preset, run.folder)
@@ -154,9 +142,9 @@ def _trained(run: Path, *, is_reused: bool) -> Artifact:
     return Artifact(path=run / "model", fingerprint=model_id, reused=is_reused, summary=last)
 
 
-def _check_resumable(run: Path, identity: dict[str, Any]) -> None:
-    path = run / "run.json"
+def _check_resumable(run: Run) -> None:
+    path = run.folder / "run.json"
     if not path.is_file():
-        write_json(path, {"identity": identity})
-    elif (found := read_json(path)["identity"]) != jsonable(identity):
+        write_json(path, {"identity": run.identity})
+    elif (found := read_json(path)["identity"]) != jsonable(run.identity):
         raise ArtifactError(f"{path} describes another run ({found}); remove the folder")
