@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,10 @@ def _label_encoder(model: StemJepa, settings: Settings) -> LabelEncoder | None:
 
 
 def _explain(instrument: str, model: StemJepa, encoder: LabelEncoder, settings: Settings) -> None:
-    """Say on stderr which labels of the training an instrument, unknown to it, is close to."""
+    """Say on stderr which labels of the training an instrument, unknown to it, is close to.
+
+    By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
+    """
     from ml.retrieval.presence import text_vectors
     from ml.retrieval.query import nearest_labels
 
@@ -89,7 +93,9 @@ def _explain(instrument: str, model: StemJepa, encoder: LabelEncoder, settings: 
     known = text_vectors(settings.layout, labels, encoder)
     nearest = nearest_labels(encoder.encode([instrument])[0], known)
     shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
-    print(f'"{instrument}" is not a training label; it acts like: {shown}', file=sys.stderr)
+    spelt = get_close_matches(instrument.lower(), labels, n=1)
+    meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
+    print(f'"{instrument}" is not a training label; it acts like: {shown}{meant}', file=sys.stderr)
 
 
 def _where(corpus: str | None, where: str | None) -> str | None:

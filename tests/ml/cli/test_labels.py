@@ -39,9 +39,11 @@ def test_an_unknown_instrument_says_which_labels_it_acts_like(stems, home: Path)
     assert '"acustic gitar" is not a training label; it acts like: ' in err
     trained = read_json(load_settings(home).layout.models_index)["film"]
     labels = read_json(home / trained / "manifest.json")["training_labels"]
-    nearest = err.partition("acts like: ")[2].strip().split(", ")
+    nearest = err.partition("acts like: ")[2].partition(";")[0].strip().split(", ")
     assert len(nearest) == 3
     assert {text.rpartition(" ")[0] for text in nearest} <= set(labels)
+    slip = stems(*query, labels[0][:-1] + "x")[2]  # near by spelling where not by meaning
+    assert f"acts like: {labels[0]}" in slip or f'did you mean "{labels[0]}"?' in slip
     code, out, err = stems(*query, labels[0])
     assert code == 0
     assert "acts like" not in err
