@@ -212,13 +212,20 @@ def _count_ahead(
     """
     low = (limit - _KERNEL_ERROR).astype(np.float32)[:, None]
     high = (limit + _KERNEL_ERROR).astype(np.float32)[:, None]
-    ahead = np.count_nonzero(cosine >= high, axis=1)
-    doubtful = np.flatnonzero(np.count_nonzero(cosine >= low, axis=1) > ahead)
+    reached = np.empty(cosine.shape, dtype=bool)
+    ahead = _count_rows(np.greater_equal(cosine, high, out=reached))
+    doubtful = np.flatnonzero(_count_rows(np.greater_equal(cosine, low, out=reached)) > ahead)
     if len(doubtful):
-        part = cosine[doubtful]
-        near = (part >= low[doubtful]) & (part < high[doubtful])
+        near = reached[doubtful]
+        near &= cosine[doubtful] < high[doubtful]
         ahead[doubtful] += _count_exactly(near, limit[doubtful], queries[doubtful], gallery)
     return ahead
+
+
+def _count_rows(flags: np.ndarray) -> np.ndarray:
+    """True entries of each row, (query,) int64: in half the time of ``np.count_nonzero``."""
+    # 16 bits hold a count: a block has 4096 columns.
+    return np.add.reduce(flags.view(np.uint8), axis=1, dtype=np.uint16).astype(np.int64)
 
 
 def _count_exactly(
