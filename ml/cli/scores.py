@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from ml.retrieval.published import PUBLISHED
 from ml.settings import Settings
 
 _HEADINGS = {
@@ -81,7 +82,8 @@ def table_lines(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
     cells = {(row["model"], row["metric"]): row for row in rows}
-    queries = max(row["n_queries"] for row in rows)
+    measured = [row for row in rows if row["evaluation"] != PUBLISHED] or rows
+    queries = max(row["n_queries"] for row in measured)
     is_paired = all(row["evaluation"].endswith("-paired") for row in rows)
     chances = [] if is_paired else [f"{_chance(metric, rows):.1f}" for metric in metrics]
     layout = _by_metric if len(metrics) > _WIDEST else _by_model

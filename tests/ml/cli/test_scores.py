@@ -45,6 +45,21 @@ def test_a_table_has_figures_intervals_and_chance() -> None:
     ]
 
 
+def test_published_figures_do_not_count_as_queries() -> None:
+    published = row("film (published)", "recall@1", 38.8, evaluation="published", n_queries=600)
+    lines = table_lines("retrieval", [*ROWS, published | {"low": None, "high": None}])
+    assert "296 queries" in lines[0]
+    assert ["film", "(published)", "38.8"] in [line.split() for line in lines]
+
+
+def test_many_metrics_become_rows() -> None:
+    rows = [row(model, f"metric-{i}", float(i)) for model in ("film", "clap") for i in range(9)]
+    lines = table_lines("instruments", rows)
+    assert lines[1].split() == ["film", "clap", "chance"]
+    assert lines[4].split() == ["metric-1", "1.0", "1.0", "0.3"]
+    assert lines[5].split() == ["0.0…2.0", "0.0…2.0"]
+
+
 def test_the_verb_prints_what_is_on_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
