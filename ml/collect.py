@@ -1,7 +1,8 @@
 """What a home holds that nothing needs any more, and why; ``stems gc``.
 
 Three kinds of leftovers: shards that no manifest, checkpoint, unfinished run or unfinished build
-names; temporaries of processes that died; embeddings and databases of models that no run holds.
+names; temporaries of processes that died; embeddings, databases, beat features and beat probes of
+models that no run holds.
 Whatever may still have an owner stays: when a run or a manifest cannot be read, or names shards
 that no manifest here records, nothing that it might need goes. Every folder is looked at, and
 emptied, under its lock.
@@ -159,7 +160,7 @@ def _collect_shards(
     layout: DataLayout, holdings: Holdings, leftovers: Leftovers, *, delete: bool
 ) -> None:
     parent = layout.shards("corpus").parent
-    folders = sorted(path for path in parent.glob("*") if path.is_dir())
+    folders = _folders(parent)
     try:
         sets = [found for folder in folders for found in recorded_sets(folder).values()]
     except ArtifactError as error:
@@ -190,17 +191,44 @@ def _collect_models(
     layout: DataLayout, holdings: Holdings, leftovers: Leftovers, *, delete: bool
 ) -> None:
     embeddings = layout.embeddings("model", "corpus").parent.parent
-    folders = [*sorted(embeddings.glob("*")), *sorted(layout.lancedb.glob("*"))]
-    for folder in (path for path in folders if path.is_dir()):
-        named = _MODEL_FOLDER.fullmatch(folder.name)
-        if named is None:
-            leftovers.kept.append(f"{folder}: its name is not that of a trained model")
-        elif named[1] not in holdings.models:
-            locks = sorted((embeddings / folder.name).rglob(".lock"))
-            with contextlib.ExitStack() as stack:
-                if all([stack.enter_context(_locked(path, leftovers)) for path in locks]):
-                    reason = f"no run, champion or earlier champion is model {named[1]}"
-                    _take(leftovers, folder, reason, delete=delete)
+    features = layout.beat_features("model", "corpus").parent.parent
+    for parent in (embeddings, layout.lancedb, features):
+        for folder in _folders(parent):
+            # A database has no lock of its own: who fills it has just embedded a corpus.
+            owner = embeddings / folder.name if parent == layout.lancedb else folder
+            _collect_model(folder, folder.name, owner, holdings, leftovers, delete=delete)
+    for folder in _folders(layout.beat_probes("model").parent):
+        try:
+            model_id = str(read_json(folder / MANIFEST_NAME)["model_id"])
+        except (ArtifactError, KeyError, TypeError) as error:
+            leftovers.kept.append(f"{folder} does not say whose probes it holds ({error!r})")
+        else:
+            _collect_model(folder, model_id, folder, holdings, leftovers, delete=delete)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.glob("*") if path.is_dir())
+
+
+def _collect_model(
+    folder: Path,
+    model_id: str,
+    owner: Path,
+    holdings: Holdings,
+    leftovers: Leftovers,
+    *,
+    delete: bool,
+) -> None:
+    """Take a folder of what a model made, unless a run holds the model or a lock is held."""
+    named = _MODEL_FOLDER.fullmatch(model_id)
+    if named is None:
+        leftovers.kept.append(f"{folder}: it is not of a trained model")
+    elif named[1] not in holdings.models:
+        with contextlib.ExitStack() as stack:
+            locks = sorted(owner.rglob(".lock"))
+            if all([stack.enter_context(_locked(path, leftovers)) for path in locks]):
+                reason = f"no run, champion or earlier champion is model {named[1]}"
+                _take(leftovers, folder, reason, delete=delete)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,12 @@ LINE_EVERY_S = 10.0
 _log = logging.getLogger("stems.progress")
 
 
-def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
-    """Yield ``items`` and show how many of ``total`` are done."""
-    with ProgressBar(total=total, label=label) as bar:
-        for done, item in enumerate(items, start=1):
+def progress(items: Iterable[T], *, total: int, label: str, done: int = 0) -> Iterator[T]:
+    """Yield ``items`` and show how many of ``total`` are done; ``done`` of them were before."""
+    with ProgressBar(total=total, label=label, done=done) as bar:
+        for count, item in enumerate(items, start=done + 1):
             yield item
-            bar.update_to(done)
+            bar.update_to(count)
 
 
 class ProgressBar:

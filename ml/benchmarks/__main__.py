@@ -14,7 +14,7 @@ from ml.artifacts import write_aside
 from ml.benchmarks.measure import Measure
 from ml.plain import jsonable
 
-AREAS = ("shards", "loader", "planning", "beats", "ranks")
+AREAS = ("shards", "loader", "planning", "beats", "embedding", "ranks")
 """Modules of this package with a function ``measure() -> Iterator[Measure]``."""
 
 

@@ -25,6 +25,14 @@ class Conditions:
     classes: np.ndarray
     """(stem,) int64 into ``FOUR_CLASSES``, for the predecessor's table of four."""
 
+    def of(self, stems: slice) -> Conditions:
+        """Those of some of the stems."""
+        return Conditions(
+            texts=self.texts[stems],
+            vectors=None if self.vectors is None else self.vectors[stems],
+            classes=self.classes[stems],
+        )
+
 
 def conditions_of(
     stems: Sequence[Stem], conditioning: str, label_vectors: Mapping[str, np.ndarray]

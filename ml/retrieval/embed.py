@@ -6,14 +6,16 @@ then unit norm. Chunks are consecutive, the last one is aligned to the end. A st
 no chunk is neither query nor gallery; a stem whose remaining mix sounds in none is gallery only.
 Both are counted in the summary.
 
-Every stem is decoded once, log-mels are shared by all models with the same frontend. Vectors are
-held in memory until the corpus is done. Files: ``ml.retrieval.embedding_files``.
+Every stem is decoded once, log-mels are shared by all models with the same frontend. A pass that
+was stopped goes on where it was (``ml.retrieval.parts``). Files: ``ml.retrieval.embedding_files``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,24 +33,27 @@ from ml.audio.chunks import MIN_ACTIVE_S
 from ml.corpora.corpus import CorpusError
 from ml.device import Precision, keep_freed_memory
 from ml.plain import jsonable
-from ml.progress import progress
 from ml.retrieval.conditions import CONDITIONINGS, Conditions, conditions_of
 from ml.retrieval.embedding_files import (
     CHUNKS,
     FORMAT_VERSION,
     GALLERY,
+    StemRow,
     queries_name,
     query_table,
     read_embedding_manifest,
     stem_table,
-    write_table,
 )
 from ml.retrieval.embedding_model import EmbeddingModel, check_label_encoder
 from ml.retrieval.embedding_source import EmbeddingSource, open_source
 from ml.retrieval.leakage import seen_tracks
 from ml.retrieval.metrics import unit_rows
-from ml.retrieval.mixes import read_tracks
+from ml.retrieval.mixes import TrackAudio
+from ml.retrieval.parts import Part, begin_parts, join_parts, make_parts, remove_parts
 from ml.retrieval.passes import EmbeddingPass
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def embed_corpus(
@@ -85,6 +90,7 @@ def embed_corpus(
         CorpusError: no track in these splits.
         ArtifactError: an input is missing, or the labels come from another label encoder.
         AudioError: an audio file has gone since ``corpus_tracks`` was built.
+        LockedError: another process embeds this corpus by one of the models.
         ValueError: an unknown conditioning, or a label without a vector.
     """
     if conditioning not in CONDITIONINGS:
@@ -100,16 +106,16 @@ def embed_corpus(
     built: dict[str, Artifact] = {}
     for group in _groups(list(stale.values())):
         stems = [stem for track in source.tracks for stem in track.stems]
-        conditions = {c: conditions_of(stems, c, label_vectors) for c in names}
-        run = EmbeddingPass(
-            group,
-            conditions,
+        run = _Run(
+            models=group,
+            source=source,
+            rows=source.rows(),
+            conditions={c: conditions_of(stems, c, label_vectors) for c in names},
             device=torch.device(device),
             batch_chunks=batch_chunks,
             precision=precision,
         )
-        _run(run, source, group[0].rate_hz)
-        built |= {m.model_id: _write(m, run, conditions, source, layout) for m in group}
+        built |= run.build(layout)
     return [built.get(m.model_id) or _current(source, m, layout, made[m.model_id]) for m in models]
 
 
@@ -176,66 +182,115 @@ def _groups(models: Sequence[EmbeddingModel]) -> list[list[EmbeddingModel]]:
     return list(groups.values())
 
 
-def _run(run: EmbeddingPass, source: EmbeddingSource, rate_hz: int) -> None:
-    first_stem = 0
-    audios = read_tracks(source.tracks, rate_hz)
-    label = f"embedding {source.corpus}"
-    for audio in progress(audios, total=len(source.tracks), label=label):
-        run.add(audio, first_stem)
-        first_stem += len(audio.stems)
-    run.finish()
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is computed for a group of models, and how."""
+
+    models: Sequence[EmbeddingModel]
+    source: EmbeddingSource
+    rows: Sequence[StemRow]
+    """Of all stems of the source."""
+    conditions: Mapping[str, Conditions]
+    """Per conditioning, for the same stems."""
+    device: torch.device
+    batch_chunks: int
+    precision: Precision
+
+    def build(self, layout: DataLayout) -> dict[str, Artifact]:
+        """Make the parts that are missing, join them, and finish; by model_id."""
+        source = self.source
+        folders = {m.model_id: layout.embeddings(m.model_id, source.corpus) for m in self.models}
+        identities = {m.model_id: _identity(source, m, tuple(self.conditions)) for m in self.models}
+        with ExitStack() as locks:
+            for model_id, folder in folders.items():
+                locks.enter_context(lock(folder / ".lock"))
+                begin_parts(folder, identities[model_id], FORMAT_VERSION)
+            label, rate_hz = f"embedding {source.corpus}", self.models[0].rate_hz
+            make_parts(source, folders, self.embed, rate_hz=rate_hz, label=label)
+            return {m.model_id: _finish(m, self, layout) for m in self.models}
+
+    def embed(
+        self, part: Part, model_ids: Sequence[str], audios: Iterator[TrackAudio]
+    ) -> dict[str, dict[str, pa.Table]]:
+        """Tables of a part, by model_id and file name."""
+        models = [model for model in self.models if model.model_id in model_ids]
+        conditions = {name: found.of(part.stems) for name, found in self.conditions.items()}
+        run = EmbeddingPass(
+            models,
+            conditions,
+            device=self.device,
+            batch_chunks=self.batch_chunks,
+            precision=self.precision,
+        )
+        first_stem = 0
+        for audio in audios:
+            run.add(audio, first_stem)
+            first_stem += len(audio.stems)
+        run.finish()
+        rows = self.rows[part.stems]
+        what = f"of part {part.number} of {self.source.corpus}"
+        return {
+            m.model_id: _tables(m, run, conditions, rows, f"by {m.name} {what}") for m in models
+        }
 
 
-def _write(
+def _tables(
     model: EmbeddingModel,
     run: EmbeddingPass,
     conditions: Mapping[str, Conditions],
-    source: EmbeddingSource,
-    layout: DataLayout,
-) -> Artifact:
-    folder = layout.embeddings(model.model_id, source.corpus)
-    what = f"by {model.name} of {source.corpus}"
-    rows, vectors = source.rows(), run.vectors[model.model_id]
+    rows: Sequence[StemRow],
+    what: str,
+) -> dict[str, pa.Table]:
+    vectors = run.vectors[model.model_id]
     chunk_stems = np.asarray(run.chunk_stems, dtype=np.int64)
-    if not len(chunk_stems):
+    chunks = np.concatenate([np.zeros((0, model.dim), np.float32), *vectors.chunks])
+    sounding, place = np.unique(chunk_stems, return_inverse=True)
+    sums = np.zeros((len(sounding), model.dim))
+    np.add.at(sums, place, chunks)
+    gallery = unit_rows(sums / np.bincount(place)[:, None], f"gallery vectors {what}")
+    unit_chunks = unit_rows(chunks, f"chunk vectors {what}")
+    start_s = np.asarray(run.chunk_start_s)
+    tables = {
+        GALLERY: stem_table([rows[i] for i in sounding], gallery),
+        CHUNKS: stem_table([rows[i] for i in chunk_stems], unit_chunks, start_s),
+    }
+    asked = np.flatnonzero(run.query_counts)
+    for name, condition in conditions.items():
+        predicted = vectors.query_sums[name][asked] / run.query_counts[asked, None]
+        queries = unit_rows(predicted, f"{name} query vectors {what}")
+        texts = [condition.texts[i] for i in asked]
+        tables[queries_name(name)] = query_table([rows[i] for i in asked], texts, queries)
+    return tables
+
+
+def _finish(model: EmbeddingModel, run: _Run, layout: DataLayout) -> Artifact:
+    source, names = run.source, tuple(run.conditions)
+    folder = layout.embeddings(model.model_id, source.corpus)
+    rows = join_parts(source, folder, (GALLERY, CHUNKS, *map(queries_name, names)))
+    gallery, queries = rows[GALLERY], rows[queries_name(names[0])]
+    if not gallery:
         raise CorpusError(
             f"no stem of {source.corpus} sounds for {MIN_ACTIVE_S} s in any chunk; "
             f"look at its levels with: stems corpus inspect"
         )
-    chunks = np.concatenate(vectors.chunks)  # (chunk, dim)
-    sounding, place = np.unique(chunk_stems, return_inverse=True)
-    sums = np.zeros((len(sounding), chunks.shape[1]))
-    np.add.at(sums, place, chunks)
-    gallery = unit_rows(sums / np.bincount(place)[:, None], f"gallery vectors {what}")
-    asked = np.flatnonzero(run.query_counts)
     seen = seen_tracks(source.table, model.training_tracks, layout)
-    chosen = {track.track_id for track in source.tracks}
-    with lock(folder / ".lock"):
-        write_table(stem_table([rows[i] for i in sounding], gallery), folder / GALLERY)
-        start_s = np.asarray(run.chunk_start_s)
-        unit_chunks = unit_rows(chunks, f"chunk vectors {what}")
-        of_chunks = stem_table([rows[i] for i in chunk_stems], unit_chunks, start_s)
-        write_table(of_chunks, folder / CHUNKS)
-        for name, condition in conditions.items():
-            predicted = vectors.query_sums[name][asked] / run.query_counts[asked, None]
-            texts = [condition.texts[i] for i in asked]
-            queries = unit_rows(predicted, f"{name} query vectors {what}")
-            table = query_table([rows[i] for i in asked], texts, queries)
-            write_table(table, folder / queries_name(name))
-        return finish(
-            folder,
-            _identity(source, model, tuple(conditions)),
-            format_version=FORMAT_VERSION,
-            summary={
-                "model": model.name,
-                "tracks": len(source.tracks),
-                "gallery": len(sounding),
-                "queries": len(asked),
-                "chunks": len(chunks),
-                "silent_stems": len(rows) - len(sounding),
-                "silent_mixes": len(sounding) - len(asked),
-                "seen_tracks": len(chosen.intersection(seen)),
-            },
-            dim=model.dim,
-            seen_tracks=sorted(chosen.intersection(seen)),
-        )
+    seen_here = sorted({track.track_id for track in source.tracks}.intersection(seen))
+    artifact = finish(
+        folder,
+        _identity(source, model, names),
+        format_version=FORMAT_VERSION,
+        summary={
+            "model": model.name,
+            "tracks": len(source.tracks),
+            "gallery": gallery,
+            "queries": queries,
+            "chunks": rows[CHUNKS],
+            "silent_stems": len(run.rows) - gallery,
+            "silent_mixes": gallery - queries,
+            "seen_tracks": len(seen_here),
+        },
+        dim=model.dim,
+        seen_tracks=seen_here,
+    )
+    remove_parts(folder)
+    return artifact

@@ -1,4 +1,4 @@
-"""One pass of chunks through several models: batches across stems and tracks, sums per stem."""
+"""Chunks of some tracks through several models: batches across stems, sums per stem."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EmbeddingPass:
 
     Args:
         models: all with the same ``rate_hz`` and ``chunk_s``.
-        conditions: per conditioning, for all stems of the corpus.
+        conditions: per conditioning, for all stems of these tracks.
         device: where the models go.
         batch_chunks: chunks in a batch.
         precision: ``bf16`` computes the encoders in autocast.
@@ -81,7 +81,7 @@ class EmbeddingPass:
         }
 
     def add(self, audio: TrackAudio, first_stem: int) -> None:
-        """Take in a track whose stems are number ``first_stem`` and following of the corpus."""
+        """Take in a track whose stems are number ``first_stem`` and following of these."""
         rate_hz = audio.rate_hz
         size = round(self._models[0].chunk_s * rate_hz)
         samples = audio.stems.shape[1]

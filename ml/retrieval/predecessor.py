@@ -12,11 +12,14 @@ LayerNorm makes all vectors equally long, so the Euclidean distance ranks as the
 Differs: LayerNorm's eps (1e-5, nothing beside variances near 1) is left out, so that they are
 exactly equally long. A stem that never sounds is not among the usable stems of ``corpus_tracks``
 and is left out and counted. Stems are padded to their track's longest, in MUSDB18 they are equal.
+A pass that was stopped goes on where it was (``ml.retrieval.parts``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,19 +36,19 @@ from ml.artifacts import (
 from ml.device import Precision, keep_freed_memory
 from ml.models.stem_jepa import StemJepa
 from ml.plain import jsonable
-from ml.progress import progress
-from ml.retrieval.conditions import CONDITIONINGS, conditions_of
+from ml.retrieval.conditions import CONDITIONINGS, Conditions, conditions_of
 from ml.retrieval.embedding_files import (
     GALLERY,
+    StemRow,
     queries_name,
     query_table,
     stem_table,
-    write_table,
 )
 from ml.retrieval.embedding_source import EmbeddingSource, open_source
 from ml.retrieval.leakage import seen_tracks
 from ml.retrieval.metrics import unit_rows
-from ml.retrieval.mixes import read_tracks
+from ml.retrieval.mixes import TrackAudio
+from ml.retrieval.parts import Part, begin_parts, join_parts, make_parts, remove_parts
 from ml.retrieval.predecessor_files import (
     ENCODER_GALLERY,
     FOLDER,
@@ -56,6 +59,8 @@ from ml.retrieval.predecessor_files import (
 from ml.retrieval.predecessor_pass import WholeFilePass, whole_file_mels
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ml.retrieval.embedding_model import EmbeddingModel
 
 
@@ -92,6 +97,7 @@ def embed_predecessor(
         CorpusError: no track in these splits.
         ArtifactError: ``corpus_tracks`` was not built.
         AudioError: an audio file has gone since then.
+        LockedError: another process does the same with one of the models.
         ValueError: models of different rates, an unknown conditioning, a label without a vector,
             or no track with two usable stems.
     """
@@ -109,18 +115,18 @@ def embed_predecessor(
     if stale:
         union = {c for model in stale for c in wanted[model.model_id]}
         stems = [stem for track in source.tracks for stem in track.stems]
-        conditions = {
-            c: conditions_of(stems, c, label_vectors) for c in CONDITIONINGS if c in union
-        }
-        passes = {
-            m.model_id: WholeFilePass(
-                m, conditions, device=device, batch_chunks=batch_chunks, precision=precision
-            )
-            for m in stale
-        }
-        _run(source, list(passes.values()), rates.pop(), device)
-        for m in stale:
-            found[m.model_id] = _write(m, passes[m.model_id], source, layout)
+        run = _Run(
+            models=stale,
+            source=source,
+            rows=source.rows(),
+            conditions={
+                c: conditions_of(stems, c, label_vectors) for c in CONDITIONINGS if c in union
+            },
+            device=device,
+            batch_chunks=batch_chunks,
+            precision=precision,
+        )
+        found |= run.build(layout)
     return [artifact for m in models if (artifact := found[m.model_id]) is not None]
 
 
@@ -168,26 +174,85 @@ def _found(
     return find_current(folder, identity, format_version=FORMAT_VERSION)
 
 
-def _run(
-    source: EmbeddingSource, passes: Sequence[WholeFilePass], rate_hz: int, device: str
-) -> None:
-    frontends = {whole.log_mel.fingerprint(): whole.log_mel for whole in passes}
-    first_stem = 0
-    audios = read_tracks(source.tracks, rate_hz)
-    label = f"embedding whole files of {source.corpus}"
-    for audio in progress(audios, total=len(source.tracks), label=label):
-        mels = {key: whole_file_mels(log_mel, audio, device) for key, log_mel in frontends.items()}
-        for whole in passes:
-            whole.add(mels[whole.log_mel.fingerprint()], first_stem)
-        first_stem += len(audio.stems)
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is computed, and how."""
+
+    models: Sequence[StemJepa]
+    source: EmbeddingSource
+    rows: Sequence[StemRow]
+    """Of all stems of the source."""
+    conditions: Mapping[str, Conditions]
+    """Per conditioning, for the same stems."""
+    device: str
+    batch_chunks: int
+    precision: Precision
+
+    def build(self, layout: DataLayout) -> dict[str, Artifact]:
+        """Make the parts that are missing, join them, and finish; by model_id."""
+        source, names = self.source, tuple(self.conditions)
+        folders = {
+            m.model_id: predecessor_folder(layout, m.model_id, source.corpus) for m in self.models
+        }
+        with ExitStack() as locks:
+            for m in self.models:
+                locks.enter_context(lock(folders[m.model_id] / ".lock"))
+                begin_parts(folders[m.model_id], _identity(source, m, names), FORMAT_VERSION)
+            label = f"embedding whole files of {source.corpus}"
+            make_parts(source, folders, self.embed, rate_hz=self.models[0].rate_hz, label=label)
+            return {m.model_id: _finish(m, self, layout) for m in self.models}
+
+    def embed(
+        self, part: Part, model_ids: Sequence[str], audios: Iterator[TrackAudio]
+    ) -> dict[str, dict[str, pa.Table]]:
+        """Tables of a part, by model_id and file name."""
+        conditions = {name: found.of(part.stems) for name, found in self.conditions.items()}
+        passes = {
+            m.model_id: WholeFilePass(
+                m,
+                conditions,
+                device=self.device,
+                batch_chunks=self.batch_chunks,
+                precision=self.precision,
+            )
+            for m in self.models
+            if m.model_id in model_ids
+        }
+        frontends = {whole.log_mel.fingerprint(): whole.log_mel for whole in passes.values()}
+        first_stem = 0
+        for audio in audios:
+            mels = {k: whole_file_mels(mel, audio, self.device) for k, mel in frontends.items()}
+            for whole in passes.values():
+                whole.add(mels[whole.log_mel.fingerprint()], first_stem)
+            first_stem += len(audio.stems)
+        rows = self.rows[part.stems]
+        return {model_id: _tables(whole, rows) for model_id, whole in passes.items()}
 
 
-def _write(
-    model: StemJepa, whole: WholeFilePass, source: EmbeddingSource, layout: DataLayout
-) -> Artifact:
+def _tables(whole: WholeFilePass, rows: Sequence[StemRow]) -> dict[str, pa.Table]:
+    galleries = {GALLERY: whole.gallery, ENCODER_GALLERY: whole.encoder_gallery}
+    tables = {
+        file: stem_table(rows, _layer_norm(vectors, file))
+        for file, vectors in galleries.items()
+        if vectors
+    }
+    asked = whole.query_stems
+    none = whole.gallery[0][:0]  # where no track has two stems
+    for name, vectors in whole.queries.items():
+        file = queries_name(name)
+        texts = [whole.conditions[name].texts[i] for i in asked]
+        queries = _layer_norm([none, *vectors], file)
+        tables[file] = query_table([rows[i] for i in asked], texts, queries)
+    return tables
+
+
+def _finish(model: StemJepa, run: _Run, layout: DataLayout) -> Artifact:
+    source, names = run.source, tuple(run.conditions)
     folder = predecessor_folder(layout, model.model_id, source.corpus)
-    rows, asked = source.rows(), whole.query_stems
-    if not asked:
+    galleries = [GALLERY] if model.target_encoder is None else [GALLERY, ENCODER_GALLERY]
+    rows = join_parts(source, folder, [*galleries, *map(queries_name, names)])
+    queries = rows[queries_name(names[0])]
+    if not queries:
         raise ValueError(
             f"no track of {source.corpus} has two usable stems in these splits, so there is no "
             f"mix to find a stem for; evaluate other splits or another corpus"
@@ -195,30 +260,23 @@ def _write(
     chosen = {track.track_id for track in source.tracks}
     seen = sorted(chosen.intersection(seen_tracks(source.table, model.training_tracks, layout)))
     listed = source.table["track_id"].is_in(list(chosen)).sum()
-    with lock(folder / ".lock"):
-        for file, vectors in ((GALLERY, whole.gallery), (ENCODER_GALLERY, whole.encoder_gallery)):
-            if vectors:
-                write_table(stem_table(rows, _layer_norm(vectors, file)), folder / file)
-        for name, vectors in whole.queries.items():
-            file = queries_name(name)
-            texts = [whole.conditions[name].texts[i] for i in asked]
-            table = query_table([rows[i] for i in asked], texts, _layer_norm(vectors, file))
-            write_table(table, folder / file)
-        return finish(
-            folder,
-            _identity(source, model, tuple(whole.queries)),
-            format_version=FORMAT_VERSION,
-            summary={
-                "model": model.name,
-                "tracks": len(source.tracks),
-                "gallery": len(rows),
-                "queries": len(asked),
-                "silent_stems": int(listed) - len(rows),
-                "seen_tracks": len(seen),
-            },
-            seen_tracks=seen,
-            has_encoder_gallery=bool(whole.encoder_gallery),
-        )
+    artifact = finish(
+        folder,
+        _identity(source, model, names),
+        format_version=FORMAT_VERSION,
+        summary={
+            "model": model.name,
+            "tracks": len(source.tracks),
+            "gallery": rows[GALLERY],
+            "queries": queries,
+            "silent_stems": int(listed) - rows[GALLERY],
+            "seen_tracks": len(seen),
+        },
+        seen_tracks=seen,
+        has_encoder_gallery=ENCODER_GALLERY in rows,
+    )
+    remove_parts(folder)
+    return artifact
 
 
 def _layer_norm(batches: Sequence[np.ndarray], name: str) -> np.ndarray:

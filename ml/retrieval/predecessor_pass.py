@@ -46,7 +46,7 @@ class WholeFilePass:
 
     Args:
         model: phase 1 or phase 2.
-        conditions: per conditioning, for all stems of the corpus.
+        conditions: per conditioning, for all stems of these tracks.
         device: where the model goes.
         batch_chunks: chunks in a batch.
         precision: ``bf16`` computes encoders and predictor in autocast.
@@ -85,7 +85,7 @@ class WholeFilePass:
 
     @torch.inference_mode()
     def add(self, mels: WholeFileMels, first_stem: int) -> None:
-        """Take in a track whose stems are number ``first_stem`` and following of the corpus."""
+        """Take in a track whose stems are number ``first_stem`` and following of these."""
         encoder, target = self._model.encoder, self._model.target_encoder
         if target is not None:
             self.gallery.append(self._time_means(target, mels.stems))

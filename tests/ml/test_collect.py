@@ -203,6 +203,31 @@ def test_models_that_no_run_holds_go_but_never_the_champion_or_the_one_before(
         assert (layout.lancedb / model_id).is_dir()
 
 
+def test_what_beat_tracking_and_the_other_protocol_made_goes_with_its_model(
+    layout: DataLayout,
+) -> None:
+    write_run(layout, "film-tiny-0", shards=[train_fingerprint(layout)], model=MODEL)
+    for model_id in (MODEL, GONE, "log-mel-0123456789abcdef"):
+        _write(layout.beat_features(model_id, "demo") / "00000.npy", "x")
+        _write(layout.beat_features(model_id, "demo") / ".lock", "")
+    for name, model_id in (("film", MODEL), ("old", GONE), ("log-mel", "log-mel-0123")):
+        write_json(layout.beat_probes(name) / "manifest.json", {"model_id": model_id})
+    _write(layout.beat_probes("begun") / "fold-0.safetensors", "x")
+    _write(layout.embeddings(GONE, "demo") / "predecessor" / "gallery.parquet", "x")
+    _write(layout.embeddings(GONE, "demo") / "predecessor" / ".lock", "")
+    gone = {f"embeddings/{GONE}", f"beats/features/{GONE}", "beats/probes/old"}
+    with lock(layout.beat_features(GONE, "demo") / ".lock"):
+        assert found(layout) == gone - {f"beats/features/{GONE}"}
+    with lock(layout.embeddings(GONE, "demo") / "predecessor" / ".lock"):
+        assert found(layout) == gone - {f"embeddings/{GONE}"}
+    leftovers = collect_leftovers(layout, delete=True)
+    assert {path.path.relative_to(layout.home).as_posix() for path in leftovers.found} == gone
+    assert not any((layout.home / path).exists() for path in gone)
+    assert any("begun does not say whose probes" in sentence for sentence in leftovers.kept)
+    for path in ("features/log-mel-0123456789abcdef", f"features/{MODEL}", "probes/film"):
+        assert (layout.beats / path).is_dir()
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
