@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     )
     tracker = open_tracker(settings.layout, model)
     beats = tracker(read_audio(args.file, rate_hz=tracker.rate_hz))
+    if not len(beats):
+        print(f"{args.file}: no beats were found", file=sys.stderr)
     if args.out:
         with write_aside(args.out) as aside:
             aside.write_text(_lines(beats))
