@@ -41,7 +41,7 @@ test-all: $(READY)  ## the tests that `make test` leaves out; those that cannot 
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
 
-bench: $(READY)  ## what things cost here, beside named peers (about 10 minutes; ffmpeg is one of them)
+bench: $(READY)  ## what things cost here, beside named peers (about 6 minutes; ffmpeg is one of them)
 	$(QUIET) $(BIN)/python -m ml.benchmarks
 
 dev: $(READY)  ## Dagster: assets, runs, checks, sensors
