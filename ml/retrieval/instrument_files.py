@@ -10,9 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import ArtifactError, DataLayout, read_manifest
-from ml.retrieval.embedding_files import write_table
-from ml.retrieval.score_files import FORMAT_VERSION
+from ml.artifacts import DataLayout, read_manifest
+from ml.retrieval.score_files import (
+    COUNT,
+    FORMAT_VERSION,
+    NUMBER,
+    TEXT,
+    read_rows,
+    write_rows,
+)
 
 EVALUATION = "instruments"
 INSTRUMENTS, CONFUSION = "instruments.parquet", "confusion.parquet"
@@ -28,32 +34,31 @@ SHARES = (
 )
 """What the nearest stem was: the first that applies (Riou et al., Fig. 2). "Right instrument" is
 the same finest label, "right category" the same coarsest one."""
-_TEXT, _COUNT, _NUMBER = "string", "int64", "float64"
 INSTRUMENT_COLUMNS = {
-    **dict.fromkeys(("model", "conditioning", "instrument", "category"), _TEXT),
-    "queries": _COUNT,
-    **dict.fromkeys(SHARES, _NUMBER),
-    "recall@10": _NUMBER,
-    "normalized_rank_mean": _NUMBER,
-    "presence": _TEXT,
-    "nearest_training_label": _TEXT,
-    "similarity": _NUMBER,
+    **dict.fromkeys(("model", "conditioning", "instrument", "category"), TEXT),
+    "queries": COUNT,
+    **dict.fromkeys(SHARES, NUMBER),
+    "recall@10": NUMBER,
+    "normalized_rank_mean": NUMBER,
+    "presence": TEXT,
+    "nearest_training_label": TEXT,
+    "similarity": NUMBER,
 }
 CONFUSION_COLUMNS = {
-    **dict.fromkeys(("model", "conditioning", "category", "nearest_category"), _TEXT),
-    "queries": _COUNT,
-    "share": _NUMBER,
+    **dict.fromkeys(("model", "conditioning", "category", "nearest_category"), TEXT),
+    "queries": COUNT,
+    "share": NUMBER,
 }
 
 
 def write_instruments(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write ``instruments.parquet``."""
-    _write(rows, INSTRUMENT_COLUMNS, folder / INSTRUMENTS)
+    write_rows(rows, INSTRUMENT_COLUMNS, folder / INSTRUMENTS)
 
 
 def write_confusion(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write ``confusion.parquet``."""
-    _write(rows, CONFUSION_COLUMNS, folder / CONFUSION)
+    write_rows(rows, CONFUSION_COLUMNS, folder / CONFUSION)
 
 
 def read_instruments(layout: DataLayout, corpus: str) -> list[dict[str, Any]]:
@@ -74,24 +79,7 @@ def read_confusion(layout: DataLayout, corpus: str) -> list[dict[str, Any]]:
     return _read(layout.scores(EVALUATION, corpus), CONFUSION)
 
 
-def _write(rows: Sequence[dict[str, Any]], columns: dict[str, str], path: Path) -> None:
-    import pyarrow as pa
-
-    types = {_TEXT: pa.string(), _COUNT: pa.int64(), _NUMBER: pa.float64()}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
-
-
 def _read(folder: Path, name: str) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     made_by = f"{MADE_BY} {folder.name}"
     read_manifest(folder, format_version=FORMAT_VERSION, made_by=made_by)
-    try:
-        return pq.ParquetFile(folder / name).read().to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise ArtifactError(
-            f"{folder / name} is missing or damaged ({error}); delete {folder} and make it again "
-            f"with: {made_by}"
-        ) from None
+    return read_rows(folder / name, made_by)

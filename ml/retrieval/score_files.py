@@ -7,7 +7,7 @@ model: the rank of its target and which stem came first. Figures are percent.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +17,42 @@ from ml.artifacts import (
     ArtifactError,
     DataLayout,
     read_manifest,
-    write_aside,
 )
+from ml.retrieval.embedding_files import write_table
 
 FORMAT_VERSION = 1
 SCORES, QUERIES = "scores.parquet", "queries.parquet"
 MADE_BY = "stems evaluate retrieval"
-_TEXT, _COUNT, _NUMBER = "string", "int64", "float64"
+TEXT, COUNT, NUMBER = "string", "int64", "float64"
+"""Kinds of columns, for ``write_rows``."""
 SCORE_COLUMNS = {
-    "evaluation": _TEXT,
-    "corpus": _TEXT,
-    "model": _TEXT,
-    "conditioning": _TEXT,
-    "n_queries": _COUNT,
-    "n_gallery": _COUNT,
-    "metric": _TEXT,
-    "value": _NUMBER,
-    "low": _NUMBER,
-    "high": _NUMBER,
-    "chance": _NUMBER,
+    "evaluation": TEXT,
+    "corpus": TEXT,
+    "model": TEXT,
+    "conditioning": TEXT,
+    "n_queries": COUNT,
+    "n_gallery": COUNT,
+    "metric": TEXT,
+    "value": NUMBER,
+    "low": NUMBER,
+    "high": NUMBER,
+    "chance": NUMBER,
 }
 QUERY_COLUMNS = {
-    **dict.fromkeys(("model", "conditioning", "stem_id", "track_id", "label"), _TEXT),
-    "rank": _COUNT,
-    "nearest_stem_id": _TEXT,
+    **dict.fromkeys(("model", "conditioning", "stem_id", "track_id", "label"), TEXT),
+    "rank": COUNT,
+    "nearest_stem_id": TEXT,
 }
 
 
 def write_scores(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write ``scores.parquet``."""
-    _write(rows, SCORE_COLUMNS, folder / SCORES)
+    write_rows(rows, SCORE_COLUMNS, folder / SCORES)
 
 
 def write_queries(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write ``queries.parquet``."""
-    _write(rows, QUERY_COLUMNS, folder / QUERIES)
+    write_rows(rows, QUERY_COLUMNS, folder / QUERIES)
 
 
 def read_scores(
@@ -74,7 +75,7 @@ def read_scores(
     rows: list[dict[str, Any]] = []
     for path in sorted((layout.home / "scores").glob(f"*/*/{MANIFEST_NAME}")):
         read_manifest(path.parent, format_version=FORMAT_VERSION, made_by=MADE_BY)
-        rows += _read(path.parent / SCORES)
+        rows += _read_scores(path.parent)
     return [
         {name: _json_number(row[name]) for name in SCORE_COLUMNS}
         for row in rows
@@ -84,21 +85,25 @@ def read_scores(
 
 def read_artifact_scores(artifact: Artifact) -> list[dict[str, Any]]:
     """The scores of one artifact, as ``read_scores`` returns them."""
-    rows = _read(artifact.path / SCORES)
+    rows = _read_scores(artifact.path)
     return [{name: _json_number(row[name]) for name in SCORE_COLUMNS} for row in rows]
 
 
-def _write(rows: Sequence[dict[str, Any]], columns: dict[str, str], path: Path) -> None:
+def write_rows(rows: Sequence[dict[str, Any]], columns: Mapping[str, str], path: Path) -> None:
+    """Write rows as Parquet; ``columns`` gives names and kinds, and their order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    types = {_TEXT: pa.string(), _COUNT: pa.int64(), _NUMBER: pa.float64()}
+    types = {TEXT: pa.string(), COUNT: pa.int64(), NUMBER: pa.float64()}
     schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    with write_aside(path) as aside:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), aside)
+    write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, made_by: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file of scores.
+
+    Raises:
+        ArtifactError: missing or damaged; says to make it again with ``made_by``.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,8 +112,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise ArtifactError(
             f"{path} is missing or damaged ({error}); delete {path.parent} and make it again "
-            f"with: {MADE_BY} --corpus {path.parent.name}"
+            f"with: {made_by}"
         ) from None
+
+
+def _read_scores(folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / SCORES, f"{MADE_BY} --corpus {folder.name}")
 
 
 def _json_number(value: Any) -> Any:
