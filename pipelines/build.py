@@ -28,16 +28,12 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
     home = resources["home"]
     if not isinstance(home, StemsHome):
         raise TypeError(f"resource home is a {type(home).__name__}; expected a StemsHome")
-    settings = home.settings()
-    trained_on = _training_corpora(settings)
-    probed = _beat_corpora(settings)
+    needed = _needed_corpora(home.settings())
     modules = [corpus, training, embeddings, retrieval, instruments, beats]
     loaded = dg.load_assets_from_modules(modules)
     assets = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=dg.map_asset_specs(
-            lambda spec: _narrowed(_trained_on(spec, trained_on), probed), assets
-        ),
+        assets=dg.map_asset_specs(lambda spec: _narrowed(spec, needed), assets),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=all_jobs,
         schedules=all_schedules,
@@ -48,59 +44,51 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
     )
 
 
-def _training_corpora(settings: Settings) -> Sequence[str]:
-    """The corpora to train on; Dagster itself would take unknown partitions without a word."""
-    for name in settings.training.corpora:
-        if name not in settings.corpora:
-            raise SettingsError(
-                f"training.corpora names {name!r}, which is not among the corpora of "
-                f"{settings.layout.config_path}: {', '.join(sorted(settings.corpora))}; "
-                f"add it under 'corpora:' or take it out of training.corpora"
-            )
-    if not settings.training.corpora:
+def _needed_corpora(settings: Settings) -> dict[dg.AssetKey, tuple[dg.AssetKey, Sequence[str]]]:
+    """Unpartitioned asset → what it needs of corpora, and of which ones.
+
+    Raises:
+        SettingsError: a corpus that is needed does not exist, or training has none.
+    """
+    trained_on, chosen = settings.training.corpora, settings.beats
+    _require_known(settings, trained_on, "training.corpora", "training.corpora")
+    if not trained_on:
         raise SettingsError(
             f"training.corpora in {settings.layout.config_path} is empty; name at least one corpus"
         )
-    return settings.training.corpora
+    listened_to = tuple(dict.fromkeys((*chosen.corpora, *chosen.heldout)))
+    _require_known(settings, listened_to, "beats.corpora or beats.heldout", "beats")
+    shards, features = corpus.stem_shards.key, beats.beat_features.key
+    return {
+        training.contrastive_encoder.key: (shards, trained_on),
+        training.stem_jepa.key: (shards, trained_on),
+        beats.beat_probe.key: (features, chosen.corpora),
+        beats.beat_scores.key: (features, listened_to),
+    }
 
 
-def _beat_corpora(settings: Settings) -> dict[str, Sequence[str]]:
-    """Whose features ``beat_probe`` and ``beat_scores`` need."""
-    chosen = settings.beats
-    for name in (*chosen.corpora, *chosen.heldout):
+def _require_known(settings: Settings, names: Sequence[str], listed_in: str, section: str) -> None:
+    """Dagster itself would take unknown partitions without a word."""
+    for name in names:
         if name not in settings.corpora:
             raise SettingsError(
-                f"beats.corpora or beats.heldout names {name!r}, which is not among the corpora of "
+                f"{listed_in} names {name!r}, which is not among the corpora of "
                 f"{settings.layout.config_path}: {', '.join(sorted(settings.corpora))}; "
-                f"add it under 'corpora:' or take it out of beats"
+                f"add it under 'corpora:' or take it out of {section}"
             )
-    everything = tuple(dict.fromkeys((*chosen.corpora, *chosen.heldout)))
-    return {"beat_probe": chosen.corpora, "beat_scores": everything}
 
 
-def _narrowed(spec: dg.AssetSpec, needed: Mapping[str, Sequence[str]]) -> dg.AssetSpec:
-    """Let probes and their scores depend on the features of the corpora they use, not of all."""
-    name, features = spec.key.to_user_string(), beats.beat_features.key
-    if name not in needed:
+def _narrowed(
+    spec: dg.AssetSpec, needed: Mapping[dg.AssetKey, tuple[dg.AssetKey, Sequence[str]]]
+) -> dg.AssetSpec:
+    """Let an asset depend on the partitions of the corpora it needs, not on all."""
+    if spec.key not in needed:
         return spec
-    mapping = dg.SpecificPartitionsPartitionMapping(needed[name])
-    return spec.replace_attributes(
-        deps=[
-            dg.AssetDep(features, partition_mapping=mapping) if dep.asset_key == features else dep
-            for dep in spec.deps
-        ]
-    )
-
-
-def _trained_on(spec: dg.AssetSpec, names: Sequence[str]) -> dg.AssetSpec:
-    """Let training depend on the shards of the corpora that are trained on, not of all."""
-    if spec.group_name != "training":
-        return spec
+    upstream, names = needed[spec.key]
     mapping = dg.SpecificPartitionsPartitionMapping(names)
-    shards = corpus.stem_shards.key
     return spec.replace_attributes(
         deps=[
-            dg.AssetDep(shards, partition_mapping=mapping) if dep.asset_key == shards else dep
+            dg.AssetDep(upstream, partition_mapping=mapping) if dep.asset_key == upstream else dep
             for dep in spec.deps
         ]
     )
