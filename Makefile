@@ -12,7 +12,7 @@ PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dura
 NOT_HERE := slow or service or browser or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all soak bench dev mlflow clean
+.PHONY: help environment demo test test-all soak bench bench-gpu dev mlflow clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -43,6 +43,10 @@ soak: $(READY)  ## the tests that take hours
 
 bench: $(READY)  ## what things cost here, beside named peers (about 6 minutes; ffmpeg is one of them)
 	$(QUIET) $(BIN)/python -m ml.benchmarks
+
+# Runs on a bare box: any python3 with torch, torchaudio, numpy, soundfile and webdataset.
+bench-gpu:  ## training at paper size on a GPU: share of its matrix rate, loading (about 8 minutes)
+	$(QUIET) $(if $(wildcard $(BIN)/python),$(BIN)/python,python3) -m ml.benchmarks gpu
 
 dev: $(READY)  ## Dagster: assets, runs, checks, sensors
 	$(IN_HOME) $(BIN)/python -m pipelines.home

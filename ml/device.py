@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -65,3 +66,35 @@ def autocast(
         _log.info("this CPU has no native bf16: computing in fp32")
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
+    """Floating-point operations per second of large bf16 matrix products on a device.
+
+    What training can at best reach there; the share of it that a run reaches is comparable between
+    devices, steps per second are not.
+
+    Args:
+        device: where to compute.
+        seconds: about how long to time.
+    """
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def products(n: int) -> float:
+        _synchronize(device)
+        started = time.perf_counter()
+        for _ in range(n):
+            torch.mm(a, b, out=out)
+        _synchronize(device)
+        return time.perf_counter() - started
+
+    products(3)
+    n = max(3, round(3 * seconds / max(products(3), 1e-6)))
+    return n * 2 * size**3 / products(n)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 
 from ml.corpora.corpus import Stem
 
@@ -104,6 +103,8 @@ def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Band-limited change of rate: (samples,) → (round(samples · to_hz / from_hz),) float32."""
     if from_hz == to_hz:
         return waveform
+    import soxr  # a box that only trains has none
+
     return soxr.resample(waveform, from_hz, to_hz, quality="HQ")
 
 

@@ -14,8 +14,10 @@ from ml.artifacts import write_aside
 from ml.benchmarks.measure import Measure
 from ml.plain import jsonable
 
-AREAS = ("shards", "loader", "planning", "beats", "embedding", "ranks")
-"""Modules of this package with a function ``measure() -> Iterator[Measure]``."""
+AREAS = ("shards", "loader", "planning", "training", "beats", "embedding", "ranks")
+"""Modules of this package with a function ``measure() -> Iterator[Measure]``; run by default."""
+ON_REQUEST = ("gpu",)
+"""Further ones."""
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -25,7 +27,13 @@ def get_parser() -> argparse.ArgumentParser:
         description="Measure what things cost on this machine, beside named peers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"of {', '.join(AREAS)}")
+    known = ", ".join(AREAS)
+    parser.add_argument(
+        "areas",
+        nargs="*",
+        metavar="AREA",
+        help=f"of {known} (all of these by default) or {', '.join(ON_REQUEST)}",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON too")
     return parser
 
@@ -34,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the areas asked for, all by default."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    if unknown := [area for area in args.areas if area not in AREAS]:
-        parser.error(f"area {unknown[0]!r} is unknown; expected of {', '.join(AREAS)}")
+    known = AREAS + ON_REQUEST
+    if unknown := [area for area in args.areas if area not in known]:
+        parser.error(f"area {unknown[0]!r} is unknown; expected of {', '.join(known)}")
     print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores")
     found: list[Measure] = []
     for area in args.areas or AREAS:

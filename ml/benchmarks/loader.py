@@ -24,14 +24,14 @@ import soundfile
 
 from ml.artifacts import DataLayout
 from ml.benchmarks.measure import Measure, cost_of
+from ml.benchmarks.tones import RATE_HZ, Tones, write_tones
 from ml.shards.index import Payload
 from ml.shards.pairs import PairBatch, PairConfig
 from ml.shards.reader import ShardPairs
 
 CONFIG = PairConfig(chunk_s=8.0)
-RATE_HZ = 16000
 SAMPLES = round(CONFIG.chunk_s * RATE_HZ)
-N_TRACKS, N_STEMS, TRACK_S = 48, 4, 32.0
+TONES = Tones(tracks=48)
 """Four stems that sound throughout: one to three of context, two on average."""
 BATCH_SIZE = 48
 BATCHES: dict[Payload, int] = {"flac": 16, "pcm16": 48}
@@ -111,7 +111,7 @@ def measure_memory(payload: Payload, folder: Path) -> Measure:
         asked=5.0,
         lower_is_better=True,
         note=f"{pairs.counts.pairs} pairs ({pairs.counts.pairs * CONFIG.chunk_s / 3600:.1f} h of "
-        f"targets), {pairs.counts.pairs // (N_TRACKS * 2)} epochs; {after:.2f} GB in all "
+        f"targets), {pairs.counts.pairs // (TONES.tracks * 2)} epochs; {after:.2f} GB in all "
         "processes",
     )
 
@@ -160,7 +160,7 @@ def make_shards(home: Path) -> dict[Payload, Path]:
     from ml.corpora.table import build_corpus_tracks
     from ml.shards.writer import ShardConfig, build_shards
 
-    write_corpus(home / "audio")
+    write_tones(home / "audio", TONES)
     workers = len(os.sched_getaffinity(0))
     layout = DataLayout(home=home / "tables")
     corpus = open_corpus("folder", home / "audio")
@@ -173,23 +173,6 @@ def make_shards(home: Path) -> dict[Payload, Path]:
         made = build_shards("tones", DataLayout(home=home / payload), config, workers=workers)
         folders[payload] = made.path
     return folders
-
-
-def write_corpus(root: Path) -> None:
-    """Tracks of decaying tones over some noise, which FLAC stores in about 0.6 of PCM16."""
-    rng = np.random.default_rng(0)
-    time_s = np.arange(round(TRACK_S * RATE_HZ)) / RATE_HZ
-    for track in range(N_TRACKS):
-        (root / f"track {track:02d}").mkdir(parents=True)
-        for stem in range(N_STEMS):
-            pitch_hz = 80.0 * 2 ** (rng.uniform(0, 4))
-            overtones = sum(
-                np.sin(2 * np.pi * pitch_hz * k * time_s + rng.uniform(0, 6)) / k for k in (1, 2, 3)
-            )
-            waveform = 0.2 * overtones * np.exp(-3 * (2 * time_s % 1))
-            waveform += 0.003 * rng.standard_normal(len(time_s))
-            path = root / f"track {track:02d}" / f"stem {stem}.wav"
-            soundfile.write(path, waveform, RATE_HZ, subtype="PCM_16")
 
 
 def memory_gb() -> float:
@@ -225,7 +208,7 @@ def _touch(batch: PairBatch) -> None:
 
 def _stored_ratio(folder: Path) -> float:
     stored = sum(path.stat().st_size for path in folder.glob("[!.]*.tar"))
-    return stored / (N_TRACKS * N_STEMS * TRACK_S * RATE_HZ * 2)
+    return stored / (TONES.stem_s * RATE_HZ * 2)
 
 
 def _workers(n: int) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from functools import reduce
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def build_shards(
         write_json(folder / UNFINISHED_NAME, {"tasks": list(plan.tasks)})
         indexes = _make_all(plan, config, vectors, folder, workers=workers)
         _keep_replaced(folder)
-        artifact = _finish(folder, identity, indexes, encoder, config)
+        artifact = finish_shards(folder, identity, indexes, encoder, config)
         (folder / UNFINISHED_NAME).unlink()
         return artifact
 
@@ -164,13 +164,25 @@ def _keep_replaced(folder: Path) -> None:
     write_json(folder / REPLACED / f"{name}.json", manifest)
 
 
-def _finish(
+def finish_shards(
     folder: Path,
     identity: Mapping[str, Any],
     indexes: Sequence[ShardIndex],
     label_encoder: Mapping[str, Any],
     config: ShardConfig,
 ) -> Artifact:
+    """Write the manifest of shards that are all there.
+
+    Args:
+        folder: holds them.
+        identity: what they were made from.
+        indexes: of each, as ``write_shard`` returns them.
+        label_encoder: ``name``, ``dim`` and ``fingerprint`` of what made the label vectors.
+        config: how they were stored.
+
+    Raises:
+        ArtifactError: no segment gives a pair.
+    """
     splits = sorted({index.split for index in indexes})
     by_split = {
         split: reduce(add, (index.counts for index in indexes if index.split == split))
@@ -193,7 +205,7 @@ def _finish(
         summary=summary,
         config=config,
         label_encoder=label_encoder,
-        libraries={library: version(library) for library in LIBRARIES},
+        libraries={library: _version(library) for library in LIBRARIES},
         shards=[
             {
                 "name": index.name,
@@ -219,3 +231,10 @@ def _summary(counts: ShardCounts) -> dict[str, Any]:
         "dropped_hours": round(counts.dropped_segment_s / 3600, 4),
         "dropped_stem_hours": round(counts.dropped_stem_s / 3600, 4),
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # tracks of plain WAV need neither av nor soxr
+        return None

@@ -1,0 +1,200 @@
+"""Training the ``tiny`` size on this machine: what loading and tracking take from it.
+
+Peers, in turns with the measured run so that a busy machine disturbs both: batches held in memory,
+and a run that nothing tracks. ``train_for`` and ``held_batches`` also serve ``ml.benchmarks.gpu``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from ml.benchmarks.measure import Measure
+from ml.benchmarks.tones import Tones, write_tone_shards
+from ml.models.stem_jepa import StemJepa
+from ml.plain import jsonable
+from ml.shards.index import Payload
+from ml.shards.pairs import PairBatch
+from ml.shards.plan import ShardConfig
+from ml.shards.reader import ShardPairs
+from ml.training.config import LoopConfig, TrainingConfig
+from ml.training.loop import TrainState, build_state, train
+from ml.training.presets import training_config
+from ml.training.tracking import MetricsRecord, MlflowTracker, NoTracker, RunTracker, flat
+
+STEPS, ROUNDS = 20, 5
+"""Of one timed piece, and how often the pieces take turns; the median of a peer's rounds counts."""
+NEVER = 10**9
+QUIET = LoopConfig(log_every=10, validate_every=NEVER, checkpoint_every=NEVER)
+CONDITION_DIM = 64
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(kw_only=True)
+class Pieces:
+    """One training that goes on piece by piece, on whatever batches it is given."""
+
+    state: TrainState
+    device: torch.device
+    loop: LoopConfig = QUIET
+    log: Log = lambda _step, _metrics: None
+
+    def run(self, batches: Iterator[PairBatch], steps: int) -> float:
+        """Train on; returns steps per second."""
+        state = self.state
+        state.config = replace(state.config, steps=state.step + steps)
+        started = time.perf_counter()
+        train(
+            state,
+            batches,
+            loop=self.loop,
+            device=self.device,
+            log=self.log,
+            save=lambda _state: None,
+        )
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return steps / (time.perf_counter() - started)
+
+
+def start(config: TrainingConfig, device: torch.device) -> Pieces:
+    """A training at its first step."""
+    torch.manual_seed(config.seed)
+    return Pieces(state=build_state(config, StemJepa(config.model).to(device)), device=device)
+
+
+def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
+    """Batches of noise at training's shapes: a target and on average two context stems."""
+    rng = np.random.default_rng(0)
+    size, samples = config.batch_size, round(config.pairs.chunk_s * config.model.log_mel.rate_hz)
+    predictor = config.model.predictor
+    dim = CONDITION_DIM if predictor is None else predictor.condition_dim
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.integers(-8000, 8000, shape, dtype=np.int16))
+
+    def batch() -> PairBatch:
+        n_context = torch.from_numpy(rng.integers(1, 4, size))
+        return PairBatch(
+            context=noise(size, 3, samples),
+            context_gain=(torch.arange(3) < n_context[:, None]).float(),
+            target=noise(size, samples),
+            target_gain=torch.ones(size),
+            condition=torch.from_numpy(rng.standard_normal((size, dim), dtype=np.float32)),
+            four_class=torch.from_numpy(rng.integers(0, 4, size)),
+            track=torch.arange(size),
+            label_group=torch.from_numpy(rng.integers(0, 8, size)),
+            labels=[""] * size,
+            keys=[f"noise {i}" for i in range(size)],
+        )
+
+    return [batch() for _ in range(n)]
+
+
+def measure() -> Iterator[Measure]:
+    """Loading from shards, then tracking."""
+    logging.getLogger("ml.shards").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="training-") as scratch:
+        for payload in ("pcm16", "flac"):
+            yield measure_loading(Path(scratch), payload)
+        yield measure_tracking(Path(scratch))
+
+
+def measure_loading(scratch: Path, payload: Payload) -> Measure:
+    """Chunks per second from shards beside those from memory."""
+    config = training_config("film-nce", condition_dim=CONDITION_DIM)
+    tones = Tones(tracks=96, track_s=16.0, condition_dim=CONDITION_DIM)
+    stored = ShardConfig(payload=payload, shard_segments=24)
+    folder = write_tone_shards(scratch / payload, tones, stored, workers=cores())
+    loaded = open_pairs(folder, config, workers=0)
+    held = list(itertools.islice(loaded.batches(), 4))
+    sources = {"shards": loaded.batches(), "memory": itertools.cycle(held)}
+    rates = take_turns(sources, start(config, torch.device("cpu")))
+    chunks = 2 * config.batch_size
+    return Measure(
+        name=f"training `tiny` from {payload} shards",
+        value=chunks * rates["shards"],
+        unit="chunks/s",
+        asked=0.9 * chunks * rates["memory"],
+        peer="batches held in memory",
+        peer_value=chunks * rates["memory"],
+        note=f"4 s chunks, film-nce, {cores()} cores, decoded in the training process",
+    )
+
+
+def measure_tracking(scratch: Path) -> Measure:
+    """What sending metrics to a local MLflow store takes from training, once it is open."""
+    config = training_config("film-nce", condition_dim=CONDITION_DIM)
+    pieces = start(config, torch.device("cpu"))
+    folder = scratch / "run"
+    folder.mkdir()
+    trackers: dict[str, RunTracker] = {
+        "nothing": NoTracker(),
+        "mlflow": MlflowTracker(
+            run_folder=folder,
+            uri=f"sqlite:///{scratch}/mlflow.db",
+            experiment="bench",
+            run_name="bench",
+        ),
+    }
+    record = MetricsRecord(folder, from_step=0)
+    trackers["mlflow"].start(flat(jsonable(config)), {"training_id": "bench"})
+    while not (folder / "mlflow.json").is_file():
+        time.sleep(0.1)
+    held = itertools.cycle(held_batches(config))
+    pieces.run(held, 3)
+    rates: dict[str, list[float]] = {name: [] for name in trackers}
+    for name in [*trackers] * ROUNDS:
+        pieces.log = _tracked(trackers[name], record)
+        rates[name].append(pieces.run(held, STEPS))
+    trackers["mlflow"].finish()
+    tracked, bare = (median(rates[name]) for name in ("mlflow", "nothing"))
+    return Measure(
+        name="time that tracking adds to training `tiny`",
+        value=100 * (bare / tracked - 1),
+        unit="%",
+        asked=2.0,
+        lower_is_better=True,
+        note=f"a line every {QUIET.log_every} steps to SQLite, {bare:.2f} steps/s without, "
+        f"{cores()} cores; opening the store (once, 3 s beside training) is left out",
+    )
+
+
+def take_turns(sources: dict[str, Iterator[PairBatch]], pieces: Pieces) -> dict[str, float]:
+    """Steps per second on each source, the median of rounds in turn."""
+    for batches in sources.values():
+        pieces.run(batches, 3)
+    rates: dict[str, list[float]] = {name: [] for name in sources}
+    for name in [*sources] * ROUNDS:
+        rates[name].append(pieces.run(sources[name], STEPS))
+    return {name: median(found) for name, found in rates.items()}
+
+
+def open_pairs(folder: Path, config: TrainingConfig, workers: int) -> ShardPairs:
+    """The loader as training uses it."""
+    return ShardPairs(
+        [folder], config=config.pairs, batch_size=config.batch_size, seed=0, workers=workers
+    )
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _tracked(tracker: RunTracker, record: MetricsRecord) -> Log:
+    def log(step: int, metrics: dict[str, float]) -> None:
+        record.append(step, metrics)
+        tracker.ship()
+
+    return log
