@@ -1,7 +1,5 @@
 """From an ``ml`` artifact to what Dagster records of it: version, numbers, lineage."""
 
-import functools
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ml.artifacts import Artifact, fingerprint, read_json
+from ml.revision import git_revision
 
 _MLFLOW_UI = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the project's own store."""
@@ -84,22 +83,3 @@ def column_schema(path: Path) -> dg.TableSchema:
             for column in pq.read_schema(path)
         ]
     )
-
-
-@functools.cache
-def git_revision() -> str:
-    """Revision of the program, with ``+`` when files were changed; ``unknown`` outside git."""
-    folder = Path(__file__).parent
-    try:
-        head = _git(folder, "rev-parse", "--short=12", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changed else "")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()

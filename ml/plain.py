@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 D = TypeVar("D")
+_IS_ADDED = "is_added"
+
+
+def added_field(default: D) -> D:
+    """A field of a configuration that is younger than artifacts with this configuration.
+
+    ``jsonable`` leaves it out while it has its default, which must mean: as before the field
+    was there. So whatever was made before keeps its fingerprint (the identity of training runs,
+    the id of models), and ``dataclass_from`` reads what was written then.
+    """
+    return field(default=default, metadata={_IS_ADDED: True})
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses, paths, tuples and sets as plain JSON types, mappings with sorted keys."""
+    """Dataclasses, paths, tuples and sets as plain JSON types, mappings with sorted keys.
+
+    An ``added_field`` at its default is left out.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
+        named = ((f, getattr(value, f.name)) for f in fields(value))
+        value = {
+            f.name: inner
+            for f, inner in named
+            if not (_IS_ADDED in f.metadata and inner == f.default)
+        }
     if isinstance(value, Mapping):
         return {str(k): jsonable(value[k]) for k in sorted(value, key=str)}
     if isinstance(value, (set, frozenset)):

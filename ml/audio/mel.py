@@ -128,9 +128,20 @@ class LogMel(nn.Module):
         power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
         return torch.einsum("bft,fm->bmt", power, self.filterbank)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Standardised log-mel of ``waveform`` (batch, samples): (batch, mel_bin, frame)."""
-        log_mel = torch.log(self.mel_power(waveform) + self.floor)
+    def forward(self, waveform: Tensor, power_gain: Tensor | None = None) -> Tensor:
+        """Standardised log-mel.
+
+        Args:
+            waveform: (batch, samples).
+            power_gain: (batch, mel_bin), multiplies the mel power: an equaliser as fine as bands.
+
+        Returns:
+            (batch, mel_bin, frame).
+        """
+        power = self.mel_power(waveform)
+        if power_gain is not None:
+            power = power * power_gain[..., None]
+        log_mel = torch.log(power + self.floor)
         return (log_mel - self.mean[:, None]) / self.deviation[:, None]
 
     def fingerprint(self) -> str:

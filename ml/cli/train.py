@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ml.settings import Settings, TrainingSettings
+
+if TYPE_CHECKING:
+    from ml.training.tracking import RunTracker
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -30,8 +35,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--preset",
-        default="film-nce",
-        help="contrastive (phase 1), class, clap, pretrained, film, film-nce",
+        default=None,
+        help="contrastive (phase 1), class, clap, pretrained, film, film-nce (default: film-nce)",
     )
     parser.add_argument("--size", default=None, help="tiny, small or paper (default: settings)")
     parser.add_argument("--seed", type=int, default=None, help="(default: settings)")
@@ -44,6 +49,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="FIELD=VALUE",
         help="configuration by dotted field, e.g. optimizer.learning_rate=3e-4",
     )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with this folder of the runs as it was begun, whatever the settings are now; "
+        "other options may be left out, and are refused where they differ",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.set_defaults(run=run)
 
@@ -52,6 +63,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Train, forecast, or send a record."""
     if args.sync:
         return _sync(args.sync, settings)
+    if args.resume:
+        return _resume(args, settings)
+    args.preset = args.preset or "film-nce"
     training = settings.training.model_copy(
         update={
             "corpora": tuple(args.corpora or settings.training.corpora),
@@ -66,7 +80,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.runs import train_preset
-    from ml.training.tracking import MlflowTracker
 
     artifact = train_preset(
         args.preset,
@@ -76,15 +89,43 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
         seed=training.seed,
         overrides=training.overrides,
         device=choose_device(args.device),
-        tracker=lambda folder, name: MlflowTracker(
-            run_folder=folder,
-            uri=settings.tracking_uri,
-            experiment=settings.tracking.experiment,
-            run_name=name,
-        ),
+        tracker=_tracker(settings),
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
     return 0
+
+
+def _resume(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.device import choose_device
+    from ml.training.resume import resume_run
+
+    if args.dry_run:
+        raise ValueError(
+            "--dry-run --resume: expected one of them; a run says how far it is itself"
+        )
+    options = {name: getattr(args, name) for name in ("preset", "size", "seed", "corpora")}
+    artifact = resume_run(
+        args.resume,
+        layout=settings.layout,
+        corpora=settings.training.corpora,
+        options={name: value for name, value in options.items() if value is not None},
+        overrides=parse_overrides(args.overrides),
+        device=choose_device(args.device),
+        tracker=_tracker(settings),
+    )
+    print(f"{'finished already' if artifact.reused else 'resumed'}: {artifact.path}")
+    return 0
+
+
+def _tracker(settings: Settings) -> Callable[[Path, str], RunTracker]:
+    from ml.training.tracking import MlflowTracker
+
+    return lambda folder, name: MlflowTracker(
+        run_folder=folder,
+        uri=settings.tracking_uri,
+        experiment=settings.tracking.experiment,
+        run_name=name,
+    )
 
 
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:

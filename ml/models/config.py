@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from ml.audio.mel import LogMelConfig
 from ml.models.predictor import PredictorConfig
 from ml.models.vit import ViTConfig
+from ml.plain import added_field
+
+TargetNorm = Literal["standardise", "centre", "centre-scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +25,29 @@ class StemJepaConfig:
     """None: phase 1, no predictor and no target encoder."""
     chunk_s: float = 8.0
     """Length of a training chunk, in seconds; longer audio is embedded chunk by chunk."""
-    target_norm: Literal["standardise", "centre"] = "standardise"
+    target_norm: TargetNorm = "standardise"
     """How target patches are normalised before the cosine. ``standardise``: LayerNorm without
     affine (predecessor). ``centre``: minus the running mean at their place. Differs: LayerNorm then
     cosine does not remove the large component that all audio shares, nor the one that all patches
-    of a place share (90 % and 4 % of the power of a trained encoder); centring removes both."""
+    of a place share (90 % and 4 % of the power of a trained encoder); centring removes both.
+    ``centre-scale``: also divided by the running deviation per dimension and frequency row.
+    Differs: a few strong dimensions otherwise decide the cosine. Never by statistics of one chunk
+    over its time: they hold key, timbre and production."""
     is_centred: bool = False
     """Phase 1: subtract each side's mean over the batch before the cosine. Differs: uncentred
     embeddings of all audio point the same way and the loss stays at chance for long."""
+    is_context_centred: bool = added_field(False)
+    """Phase 2: the predictor gets the context's patches normalised as targets are: minus their
+    own running mean at their place, for ``centre-scale`` over the targets' deviation. Differs:
+    with ``predictor.is_residual`` and ``target_norm`` ``centre`` phase 2 starts at the score of
+    phase 1 (which compares pooled embeddings, each side minus its mean)."""
+
+    def __post_init__(self) -> None:
+        if self.target_norm not in get_args(TargetNorm):
+            raise ValueError(
+                f"target_norm is {self.target_norm!r}; expected one of "
+                f"{', '.join(get_args(TargetNorm))}"
+            )
 
     @property
     def patch_grid(self) -> tuple[int, int, int]:

@@ -63,17 +63,36 @@ def jepa_loss(prediction: Tensor, target: Tensor, standardise_target: bool = Fal
     return (2 - 2 * F.cosine_similarity(prediction.float(), target, dim=-1)).mean()
 
 
+def pooled_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of the pooled patches that evaluation compares.
+
+    Differs: not in the paper (``objective.pooled_weight``). 2 − 2·cos(m(ẑ), m(z̄)), in [0, 4], with
+    m the mean over patches of z/‖z‖: equation 3 wants every patch right, evaluation their mean.
+
+    Args:
+        prediction: (batch, patch, dim).
+        target: (batch, patch, dim), normalised as for ``jepa_loss``.
+
+    Returns:
+        Scalar, float32.
+    """
+    query, pooled = (F.normalize(x.float(), dim=-1).mean(1) for x in (prediction, target))
+    return (2 - 2 * F.cosine_similarity(query, pooled, dim=-1)).mean()
+
+
 def conditioned_nce(
     query: Tensor,
     target: Tensor,
     temperature: float,
     tracks: Tensor | None = None,
     label_groups: Tensor | None = None,
+    negatives: Tensor | None = None,
+    is_negative: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE between pooled predictions and pooled targets over the batch.
 
     Differs: not in the paper (preset ``film-nce``). Negatives of the same instrument force the
-    song, negatives of other instruments force the condition.
+    song, negatives of other instruments force the condition, those of the same track both at once.
 
     Args:
         query: (batch, dim), the mean over patches of the prediction, any norm.
@@ -82,15 +101,24 @@ def conditioned_nce(
         tracks: (batch,) integers.
         label_groups: (batch,) integers, equal for equal labels. Two pairs with the same track and
             the same label are no negatives of each other.
+        negatives: (batch, negative, dim), pooled like ``target``: more stems that query i should
+            not find; they have no queries of their own.
+        is_negative: (batch, negative) bool; False: there is none at this place.
 
     Returns:
-        Scalar, float32; ``ln(batch)`` at chance.
+        Scalar, float32; ``ln(batch)`` at chance without further negatives.
     """
-    logits = F.normalize(query.float(), dim=-1) @ F.normalize(target.float(), dim=-1).T
+    queries = F.normalize(query.float(), dim=-1)
+    logits = queries @ F.normalize(target.float(), dim=-1).T
     logits = logits / temperature
     place = torch.arange(logits.shape[0], device=logits.device)
     if tracks is not None and label_groups is not None:
         is_same = (tracks[:, None] == tracks[None]) & (label_groups[:, None] == label_groups[None])
         is_same.fill_diagonal_(False)
         logits = logits.masked_fill(is_same, -math.inf)
-    return (F.cross_entropy(logits, place) + F.cross_entropy(logits.T, place)) / 2
+    found = logits  # (batch, candidate)
+    if negatives is not None and is_negative is not None:
+        own = torch.einsum("bd,bnd->bn", queries, F.normalize(negatives.float(), dim=-1))
+        own = (own / temperature).masked_fill(~is_negative, -math.inf)
+        found = torch.cat([logits, own], dim=1)
+    return (F.cross_entropy(found, place) + F.cross_entropy(logits.T, place)) / 2

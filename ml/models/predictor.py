@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ml.corpora.taxonomy import FOUR_CLASSES
+from ml.plain import added_field
 
 Conditioning = Literal["film", "concat", "class", "none"]
 
@@ -35,11 +36,19 @@ class PredictorConfig:
     """Width of a condition."""
     is_residual: bool = False
     """Differs: ẑ = z + g(z, c) with g zero at first, so that phase 2 starts at the score of
-    phase 1. Off in ``paper``."""
+    phase 1 (see ``StemJepaConfig.is_context_centred``). No LayerNorm after it. Off in ``paper``."""
+    is_condition_centred: bool = added_field(False)
+    """Differs: minus the mean of the training labels' embeddings (buffer ``condition_mean``), which
+    all texts share and which tells no instrument from another. ``film`` and ``concat``."""
 
     def __post_init__(self) -> None:
         if self.layers < 2:
             raise ValueError(f"layers={self.layers}: the predictor needs at least 2")
+        if self.is_condition_centred and self.conditioning not in ("film", "concat"):
+            raise ValueError(
+                f"is_condition_centred with conditioning {self.conditioning!r}: expected film or "
+                "concat, the others take no embedding of a label; leave it false"
+            )
 
 
 class Predictor(nn.Module):
@@ -48,7 +57,11 @@ class Predictor(nn.Module):
     Conditions have unit norm; they are multiplied by √condition_dim so that their entries are of
     order 1. FiLM starts as γ = 1, β ≈ 0 and hidden layers as He: with default initialisation γ is
     near 0 and the predictor cannot see the mix.
+
+    Buffer with ``is_condition_centred``: ``condition_mean`` (condition_dim,), 0 until it is set.
     """
+
+    condition_mean: Tensor
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
@@ -66,6 +79,8 @@ class Predictor(nn.Module):
             for _ in range(config.layers - 1 if config.conditioning == "film" else 0)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-5)
+        if config.is_condition_centred:
+            self.register_buffer("condition_mean", torch.zeros(config.condition_dim))
         self._initialise()
 
     def forward(
@@ -115,6 +130,8 @@ class Predictor(nn.Module):
                 f"condition has shape {found}, expected {wanted}; "
                 "encode labels with the encoder the model was trained with"
             )
+        if self.config.is_condition_centred:
+            condition = condition - self.condition_mean
         return condition * math.sqrt(self.config.condition_dim)
 
     def _initialise(self) -> None:
@@ -126,6 +143,8 @@ class Predictor(nn.Module):
             last = self.linears[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
+            # It stays in checkpoints, but gradients that never come stall those of all ranks.
+            self.norm.requires_grad_(False)
 
 
 class FiLM(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ml.artifacts import ArtifactError, read_json, read_manifest
 from ml.audio.activity import ActivityConfig, active_intervals
@@ -23,29 +23,18 @@ from ml.corpora.taxonomy import FOUR_CLASSES, four_class
 from ml.models.config import StemJepaConfig
 from ml.models.label_encoders import LabelEncoder, build_label_encoder
 from ml.models.predictor import build_predictor
+from ml.models.running_means import RunningMeans
 from ml.models.vit import ViTEncoder
 from ml.plain import dataclass_from
 
 FORMAT_VERSION = 1
-_MEAN_MOMENTUM = 0.99
 
 
-class StemJepa(nn.Module):
-    """Encoder, and in phase 2 target encoder and predictor, with the running means they need.
-
-    Buffers, running means over training batches: ``context_mean`` (dim,), pooled embeddings of
-    mixes; ``target_mean`` (freq_patch, time_patch, dim), patches of stems by their place;
-    ``spectrum_mean`` (2 · mel_bin,), see ``ml.audio.mel``.
-    """
-
-    context_mean: Tensor
-    target_mean: Tensor
-    mean_updates: Tensor
-    spectrum_mean: Tensor
+class StemJepa(RunningMeans):
+    """Encoder, and in phase 2 target encoder and predictor, with the running means they need."""
 
     def __init__(self, config: StemJepaConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.manifest: dict[str, Any] = {}
         self._encoder_of_labels: LabelEncoder | None = None
         self.log_mel = LogMel(config.log_mel)
@@ -54,10 +43,6 @@ class StemJepa(nn.Module):
         self.target_encoder = None if config.predictor is None else copy.deepcopy(self.encoder)
         if self.target_encoder is not None:
             self.target_encoder.requires_grad_(False)
-        self.register_buffer("context_mean", torch.zeros(config.encoder.dim))
-        self.register_buffer("target_mean", torch.zeros(config.patch_grid))
-        self.register_buffer("mean_updates", torch.zeros(()))
-        self.register_buffer("spectrum_mean", torch.zeros(2 * config.log_mel.mel_bins))
 
     # What a checkpoint says of itself.
 
@@ -124,43 +109,21 @@ class StemJepa(nn.Module):
         with torch.no_grad():
             return self.target_encoder(mel)
 
-    def normalise_target(self, patches: Tensor) -> Tensor:
-        """N of the loss and of the gallery, before the L2 norm.
+    def predict_patches(
+        self, patches: Tensor, condition: Tensor | None, classes: Tensor | None
+    ) -> Tensor:
+        """The target's patches from the context's (equation 2), before the L2 norm.
 
         Args:
-            patches: (batch, freq_patch, time_patch, dim).
+            patches: (batch, freq_patch, time_patch, dim), of the encoder.
+            condition: (batch, condition_dim), as ``Predictor`` takes it.
+            classes: (batch,) index into ``FOUR_CLASSES``.
 
         Returns:
-            (batch, patch, dim) float32.
+            (batch, patch, dim).
         """
-        patches = patches.float()
-        if self.config.target_norm == "standardise":
-            return F.layer_norm(patches, patches.shape[-1:]).flatten(1, 2)
-        return (patches - self._target_mean(patches.shape[2])).flatten(1, 2)
-
-    def _target_mean(self, time_patches: int) -> Tensor:
-        """``target_mean`` truncated, or continued by its mean over time, to a length."""
-        mean = self.target_mean[:, :time_patches]
-        if (missing := time_patches - mean.shape[1]) > 0:
-            beyond = self.target_mean.mean(1, keepdim=True).expand(-1, missing, -1)
-            mean = torch.cat([mean, beyond], dim=1)
-        return mean
-
-    @torch.no_grad()
-    def update_means(self, *, target: Tensor, context: Tensor | None = None) -> None:
-        """Move the running means towards the means of a batch.
-
-        The first updates average all batches seen so far, later ones forget with momentum 0.99.
-
-        Args:
-            target: (batch, freq_patch, time_patch, dim), patches of stems.
-            context: (batch, dim), pooled embeddings of mixes; None: their mean stays.
-        """
-        momentum = torch.clamp(self.mean_updates / (self.mean_updates + 1), max=_MEAN_MOMENTUM)
-        self.target_mean.lerp_(target.float().mean(0), 1 - momentum)
-        if context is not None:
-            self.context_mean.lerp_(context.float().mean(0), 1 - momentum)
-        self.mean_updates += 1
+        assert self.predictor is not None
+        return self.predictor(self.normalise_context(patches), condition, classes)
 
     # Embedding.
 
@@ -196,7 +159,7 @@ class StemJepa(nn.Module):
         """
         if self.predictor is None:
             return self._pooled(mel) - self.context_mean
-        predicted = self.predictor(self.encoder(mel).flatten(1, 2), condition, classes)
+        predicted = self.predict_patches(self.encoder(mel), condition, classes)
         return F.normalize(predicted.float(), dim=-1).mean(1)
 
     @torch.inference_mode()

@@ -123,7 +123,7 @@ class WholeFilePass:
         if self._model.condition_dim is not None and conditions.vectors is not None:
             condition = torch.from_numpy(conditions.vectors[stems]).to(self._device)
         classes = torch.from_numpy(conditions.classes[stems]).to(self._device)
-        predicted = self._model.predictor(patches.flatten(1, 2), condition, classes)
+        predicted = self._model.predict_patches(patches, condition, classes)
         return predicted.unflatten(1, patches.shape[1:3])
 
     def _chunks(self, mels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

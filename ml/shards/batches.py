@@ -14,11 +14,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ml.artifacts import ArtifactError
+from ml.corpora.corpus import MUSIC
+from ml.shards.batch_rows import BatchRows
 from ml.shards.damage import Damage, DamagedShardError
-from ml.shards.index import FULL_SCALE, IndexedStem
+from ml.shards.index import FULL_SCALE, IndexedSegment, IndexedStem
 from ml.shards.members import ShardMembers
 from ml.shards.order import EpochOrder
-from ml.shards.pairs import BatchRows, Pair, PairBatch, PairConfig, draw_pair
+from ml.shards.pairs import MUSIC_ROW, Pair, PairBatch, PairConfig, draw_pair
 from ml.shards.split import SplitSegments
 
 
@@ -58,6 +60,10 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         self._rows = range(rank, order.batch_size, world)
         self._samples = round(config.chunk_s * split.rate_hz)
         self._members = ShardMembers(split.shards)
+        self._places_of_texts = split.places_of_texts
+        self._music: np.ndarray | None = None
+        if config.music_share:
+            self._music = self._music_vector(config)
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, index: int) -> PairBatch | ArtifactError:
@@ -76,7 +82,8 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         skipped: list[Damage] = []
         draws = [self._draws(chosen, epoch, number, row, skipped) for row in self._rows]
         pairs = [next(row) for row in draws]
-        rows = BatchRows(pairs, self._samples, self._condition_dim)
+        hard_negatives = self._config.hard_negatives
+        rows = BatchRows(pairs, self._samples, self._condition_dim, hard_negatives)
         for row, (pair, others) in enumerate(zip(pairs, draws, strict=True)):
             while not self._is_filled(rows, row, pair, skipped):
                 pair = next(others)
@@ -158,12 +165,40 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
             track=int(self._order.tracks[place]),
         )
 
+    def label_vectors(self) -> dict[str, np.ndarray]:
+        """Condition (condition_dim,) float32 of every text that a stem is conditioned with, sorted.
+
+        Raises:
+            ArtifactError: a shard is damaged.
+        """
+        return {text: self._vector_of(text) for text in sorted(self._places_of_texts)}
+
+    def _vector_of(self, text: str) -> np.ndarray:
+        place = self._places_of_texts[text]
+        segment = self._segments[place]
+        return self._vector(int(self._order.shards[place]), segment, segment.texts.index(text))
+
+    def _music_vector(self, config: PairConfig) -> np.ndarray:
+        if MUSIC not in self._places_of_texts:
+            raise ArtifactError(
+                f"pairs.music_share is {config.music_share:g}, but every stem of the shards has a "
+                f"label, so they hold no vector of {MUSIC!r}; add a track with an unlabelled stem, "
+                "or set pairs.music_share=0"
+            )
+        return self._vector_of(MUSIC)
+
     def _condition(self, pair: Pair) -> np.ndarray:
         """(condition_dim,) float32."""
+        if pair.draw.label_row == MUSIC_ROW:
+            assert self._music is not None
+            return self._music
+        return self._vector(pair.shard, pair.segment, pair.draw.label_row)
+
+    def _vector(self, shard: int, segment: IndexedSegment, row: int) -> np.ndarray:
+        """A row of a segment's ``labels.npy``: (condition_dim,) float32."""
         size = 2 * self._condition_dim
-        offset = pair.segment.labels_offset + pair.draw.label_row * size
-        row = self._members.read(pair.shard, pair.segment.key, offset, size)
-        return np.frombuffer(row, dtype="<f2").astype(np.float32)
+        data = self._members.read(shard, segment.key, segment.labels_offset + row * size, size)
+        return np.frombuffer(data, dtype="<f2").astype(np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the order of an epoch, which is made again."""

@@ -10,9 +10,7 @@ them that of ``reader``.
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -20,9 +18,13 @@ import numpy as np
 import torch
 
 from ml.corpora.corpus import MUSIC
+from ml.plain import added_field
 from ml.shards.chunks import best_start, gives_pair, sounding_stems
 from ml.shards.damage import Damage
 from ml.shards.index import IndexedSegment, IndexedStem
+
+MUSIC_ROW = -1
+"""``PairDraw.label_row`` of a label that "music" took the place of."""
 
 ActivityRule = Literal["intervals", "peak"]
 OnDamage = Literal["error", "skip"]
@@ -49,6 +51,14 @@ class PairConfig:
     damaged: OnDamage = "error"
     """What a sample that cannot be read does. ``error``: stop. ``skip``: another segment takes its
     place in the batch, drawn by seed and place; skipped samples are counted and shards named."""
+    music_share: float = added_field(0.0)
+    """With this probability "music" takes the place of the drawn label, in training. Differs: so
+    that asking without naming an instrument is learned where every stem has a label."""
+    hard_negatives: int = added_field(0)
+    """So many more stems of the target's track are read for each pair, or fewer where there are no
+    more: such that sound in the chunk, are not in the context and that the drawn label does not
+    name. Differs: negatives of the conditioned contrastive term (``objective.nce_weight``) that
+    only the instrument tells apart."""
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ActivityRule):
@@ -60,6 +70,10 @@ class PairConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         if self.min_active_s > self.chunk_s:
             raise ValueError(f"min_active_s {self.min_active_s} exceeds chunk_s {self.chunk_s}")
+        if not 0 <= self.music_share <= 1:
+            raise ValueError(f"music_share is {self.music_share}; expected 0 … 1")
+        if self.hard_negatives < 0:
+            raise ValueError(f"hard_negatives is {self.hard_negatives}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +89,9 @@ class PairDraw:
     label: str
     """The drawn label text."""
     label_row: int
-    """Its row in ``labels.npy``."""
+    """Its row in ``labels.npy``; ``MUSIC_ROW``: "music", whatever the stem's labels."""
+    negatives: tuple[int, ...] = ()
+    """Indices of stems that the pair's query should not find."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +114,11 @@ class Pair:
     def context(self) -> list[IndexedStem]:
         """The stems that are given."""
         return [self.segment.stems[i] for i in self.draw.context]
+
+    @property
+    def negatives(self) -> list[IndexedStem]:
+        """Other stems of the track that the query should not find."""
+        return [self.segment.stems[i] for i in self.draw.negatives]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +145,10 @@ class PairBatch:
     """The drawn label texts."""
     keys: list[str]
     """The sample of each pair."""
+    negatives: torch.Tensor | None = None
+    """(batch, hard_negative, samples) int16; None unless ``PairConfig.hard_negatives``."""
+    negative_gain: torch.Tensor | None = None
+    """(batch, hard_negative) float32; 0 where there is no stem."""
     skipped: tuple[Damage, ...] = ()
     """Samples that could not be read, in whose place others stand."""
     bytes_read: int = 0
@@ -183,89 +208,38 @@ def draw_pair(
         start, sounding = _fallback(segment, rate_hz, config)
     target, *others = rng.permutation(sounding).tolist()  # the others: in random order too
     context = others[: int(rng.integers(len(others))) + 1]
-    stem = segment.stems[target]
-    drawn = int(rng.integers(len(stem.label_rows)))
+    label, row = _label(segment.stems[target], config, rng)
     return PairDraw(
         start=start,
         target=target,
         context=tuple(sorted(context)),
-        label=stem.labels[drawn] if stem.labels else MUSIC,
-        label_row=stem.label_rows[drawn],
+        label=label,
+        label_row=row,
+        negatives=_negatives(segment, target, others[len(context) :], label, config),
     )
 
 
-class BatchRows:
-    """The arrays of a batch while its rows are filled, audio read straight to its place."""
-
-    def __init__(self, pairs: Sequence[Pair], samples: int, condition_dim: int) -> None:
-        """Make room.
-
-        Args:
-            pairs: what each row is expected to hold; ``fill`` may bring another pair.
-            samples: length of a chunk.
-            condition_dim: length of a condition.
-        """
-        self._pairs = list(pairs)
-        widest = max(len(pair.draw.context) for pair in pairs)
-        self._target = _shareable(len(pairs), samples, dtype=torch.int16)
-        self._context = _shareable(len(pairs), widest, samples, dtype=torch.int16)
-        self._condition = torch.empty(len(pairs), condition_dim)
-
-    def fill(
-        self,
-        row: int,
-        pair: Pair,
-        condition: np.ndarray,
-        read: Callable[[IndexedStem, np.ndarray], None],
-    ) -> None:
-        """Read a pair into a row; may be tried again with another pair after an error.
-
-        Args:
-            row: which.
-            pair: what to read.
-            condition: (condition_dim,) float32.
-            read: fills (samples,) int16 with the chunk of a stem.
-        """
-        missing = len(pair.context) - self._context.shape[1]
-        if missing > 0:
-            self._context = torch.nn.functional.pad(self._context, (0, 0, 0, missing))
-        self._pairs[row] = pair
-        self._condition[row] = torch.from_numpy(condition)
-        read(pair.target, self._target[row].numpy())
-        context = self._context[row].numpy()
-        for place, stem in enumerate(pair.context):
-            read(stem, context[place])
-        context[len(pair.context) :] = 0
-
-    def batch(self, skipped: Sequence[Damage], bytes_read: int) -> PairBatch:
-        """The batch, once every row is filled."""
-        pairs = self._pairs
-        context_gain = torch.zeros(self._context.shape[:2])
-        for row, pair in enumerate(pairs):
-            for place, stem in enumerate(pair.context):
-                context_gain[row, place] = stem.gain
-        return PairBatch(
-            context=self._context,
-            context_gain=context_gain,
-            target=self._target,
-            target_gain=torch.tensor([pair.target.gain for pair in pairs], dtype=torch.float32),
-            condition=self._condition,
-            four_class=torch.tensor([pair.target.four_class for pair in pairs]),
-            track=torch.tensor([pair.track for pair in pairs]),
-            label_group=torch.tensor([_label_group(pair.target.labels) for pair in pairs]),
-            labels=[pair.draw.label for pair in pairs],
-            keys=[pair.segment.key for pair in pairs],
-            skipped=tuple(skipped),
-            bytes_read=bytes_read,
-        )
+def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> tuple[str, int]:
+    """The drawn label of a target and its row."""
+    drawn = int(rng.integers(len(stem.label_rows)))
+    if config.music_share and rng.random() < config.music_share:
+        return MUSIC, MUSIC_ROW
+    return (stem.labels[drawn] if stem.labels else MUSIC), stem.label_rows[drawn]
 
 
-def _shareable(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """An empty tensor; in a worker process in shared memory, so it is not copied to get out."""
-    if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(dtype.itemsize * math.prod(shape))
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue]
+def _negatives(
+    segment: IndexedSegment, target: int, left: list[int], label: str, config: PairConfig
+) -> tuple[int, ...]:
+    """The first stems (they come in random order) that ``label`` does not ask for."""
+    if not config.hard_negatives or label == MUSIC:  # any stem is music
+        return ()
+    finest = segment.stems[target].labels[-1:]
+    wrong = [
+        i
+        for i in left
+        if (labels := segment.stems[i].labels) and label not in labels and labels[-1:] != finest
+    ]
+    return tuple(wrong[: config.hard_negatives])
 
 
 def _sounding(segment: IndexedSegment, start_s: float, config: PairConfig) -> list[int]:
@@ -279,8 +253,3 @@ def _fallback(segment: IndexedSegment, rate_hz: int, config: PairConfig) -> tupl
     duration_s = segment.samples / rate_hz
     start_s, _ = best_start(intervals, duration_s, config.chunk_s, config.min_active_s)
     return round(start_s * rate_hz), _sounding(segment, start_s, config)
-
-
-def _label_group(labels: Sequence[str]) -> int:
-    digest = hashlib.sha256((labels[-1] if labels else MUSIC).encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)

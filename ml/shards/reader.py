@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -141,6 +142,17 @@ class ShardPairs:
             world=world,
         )
         self._workers = workers
+
+    def label_vectors(self) -> dict[str, np.ndarray]:
+        """Condition of every text that a stem of the split is conditioned with, sorted by text.
+
+        Returns:
+            Text → (condition_dim,) float32; "music" among them where a stem has no label.
+
+        Raises:
+            ArtifactError: a shard is damaged.
+        """
+        return self._dataset.label_vectors()
 
     def batches(self, start: int = 0, stop: int = sys.maxsize) -> Iterator[PairBatch]:
         """Batches ``start``, ``start`` + 1, … up to ``stop``: this rank's rows of each.

@@ -60,6 +60,8 @@ class SplitSegments:
         self.dropped = 0
         """Segments without a chunk that gives a pair."""
         self.labels: set[str] = set()
+        self.places_of_texts: dict[str, int] = {}
+        """First segment with each text that a stem is conditioned with, "music" included."""
         self._hashes: dict[tuple[str, str], set[str]] = {}
         self._names: dict[tuple[str, str], dict[str, str | None]] = {}
         self._places: dict[tuple[str, str], int] = {}
@@ -117,6 +119,8 @@ class SplitSegments:
         self._hashes.setdefault(track, set()).update(x.content_hash for x in segment.stems)
         self._names[track] = {"artist": segment.artist, "title": segment.title}
         self.labels.update(label for stem in segment.stems for label in stem.labels)
+        for text in segment.texts:
+            self.places_of_texts.setdefault(text, len(self.segments))
         self._track_of.append(self._places.setdefault(track, len(self._places)))
         self._shard_of.append(len(self.shards))
         self.segments.append(segment)

@@ -1,10 +1,11 @@
-"""From a batch of int16 chunks to log-mels, on the device: gains, mixing of the context, mel."""
+"""From a batch of int16 chunks to log-mels, on the device: mixing, random gain and EQ, mel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ml.audio.mel import LogMel
@@ -12,6 +13,8 @@ from ml.shards.pairs import PairBatch
 from ml.training.distributed import rank, world
 
 FULL_SCALE = 32768.0
+EQ_KNOTS = 6
+"""Points of a random equaliser, evenly over the mel scale; linear in dB between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +33,19 @@ class MelBatch:
     """(batch,): equal for pairs of one track."""
     label_groups: Tensor
     """(batch,): equal for targets with the same finest label."""
+    negatives: Tensor | None = None
+    """(batch, negative, mel_bin, frame): stems of the target's track that the query should not
+    find; None unless ``PairConfig.hard_negatives``."""
+    is_negative: Tensor | None = None
+    """(batch, negative) bool; False: no stem at this place, only silence."""
 
 
-def waveforms(
-    batch: PairBatch, device: torch.device, *, gain_db: float = 0.0, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     """Context mix and target of a batch as float waveforms, with stored gains undone.
 
     Args:
         batch: int16 chunks and gains.
         device: where the result goes; mixing happens there.
-        gain_db: each side is scaled by an independent uniform gain of ± this.
-        seed: of the random gains, drawn for the global batch.
 
     Returns:
         context, target: (batch, samples) float32; sums are not clipped.
@@ -50,27 +54,76 @@ def waveforms(
     gain = batch.context_gain.to(device, non_blocking=True) / FULL_SCALE
     mix = torch.einsum("bns,bn->bs", context.float(), gain)
     target = batch.target.to(device, non_blocking=True).float()
-    target = target * (batch.target_gain.to(device) / FULL_SCALE)[:, None]
-    if gain_db:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.rand(2, world() * len(mix), 1, generator=generator)[:, rank() :: world()]
-        factors = (10 ** ((drawn * 2 - 1) * gain_db / 20)).to(device)
-        mix, target = mix * factors[0], target * factors[1]
-    return mix, target
+    return mix, target * (batch.target_gain.to(device) / FULL_SCALE)[:, None]
 
 
 def mel_batch(
-    batch: PairBatch, log_mel: LogMel, device: torch.device, *, gain_db: float, seed: int
+    batch: PairBatch,
+    log_mel: LogMel,
+    device: torch.device,
+    *,
+    gain_db: float = 0.0,
+    eq_db: float = 0.0,
+    seed: int = 0,
 ) -> MelBatch:
-    """The batch's log-mels and what conditions them, on the device."""
-    mix, target = waveforms(batch, device, gain_db=gain_db, seed=seed)
-    mels = log_mel(torch.cat([mix, target]))
-    context_mel, target_mel = mels.chunk(2)
+    """The batch's log-mels and what conditions them, on the device.
+
+    Args:
+        batch: int16 chunks and gains.
+        log_mel: the frontend.
+        device: where everything goes.
+        gain_db: each side is scaled by an independent uniform gain of ± this.
+        eq_db: and coloured by an independent random equaliser within ± this.
+        seed: of the random gains and equalisers, which are drawn for the global batch.
+    """
+    sides = [*waveforms(batch, device), *_negatives(batch, device)]  # each (batch, samples)
+    generator = torch.Generator().manual_seed(seed)
+    if gain_db:
+        drawn = _drawn(len(sides), len(batch), 1, generator)
+        factors = (10 ** ((drawn * 2 - 1) * gain_db / 20)).to(device)
+        sides = [side * factor for side, factor in zip(sides, factors, strict=True)]
+    power_gain = None
+    if eq_db:
+        drawn = _drawn(len(sides), len(batch), EQ_KNOTS, generator)
+        knots = ((drawn * 2 - 1) * eq_db).flatten(0, 1)  # (side · batch, knot)
+        power_gain = equaliser(knots, log_mel.config.mel_bins).to(device)
+    mels = log_mel(torch.cat(sides), power_gain).chunk(len(sides))
+    gains = batch.negative_gain
     return MelBatch(
-        context=context_mel,
-        target=target_mel,
+        context=mels[0],
+        target=mels[1],
         condition=batch.condition.to(device),
         classes=batch.four_class.to(device),
         tracks=batch.track.to(device),
         label_groups=batch.label_group.to(device),
+        negatives=None if gains is None else torch.stack(mels[2:], dim=1),
+        is_negative=None if gains is None else (gains > 0).to(device),
     )
+
+
+def equaliser(knots_db: Tensor, mel_bins: int) -> Tensor:
+    """Factors on the mel power by which an equaliser acts, as fine as mel bins.
+
+    Args:
+        knots_db: (batch, knot), its gain in dB at points evenly over the mel scale, ends included.
+        mel_bins: how many bins.
+
+    Returns:
+        (batch, mel_bin) > 0.
+    """
+    curve_db = F.interpolate(knots_db[:, None], size=mel_bins, mode="linear", align_corners=True)
+    return 10 ** (curve_db[:, 0] / 10)
+
+
+def _negatives(batch: PairBatch, device: torch.device) -> list[Tensor]:
+    """One (batch, samples) float32 for each place of a hard negative."""
+    if batch.negatives is None or batch.negative_gain is None:
+        return []
+    gain = batch.negative_gain.to(device) / FULL_SCALE
+    chunks = batch.negatives.to(device, non_blocking=True).float() * gain[..., None]
+    return list(chunks.unbind(1))
+
+
+def _drawn(sides: int, rows: int, width: int, generator: torch.Generator) -> Tensor:
+    """This rank's rows of uniform numbers for the global batch: (side, row, width) in [0, 1)."""
+    return torch.rand(sides, world() * rows, width, generator=generator)[:, rank() :: world()]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ml.device import Precision
 from ml.models.config import StemJepaConfig
+from ml.plain import added_field
 from ml.shards.pairs import PairConfig
 
 Size = Literal["tiny", "small", "paper"]
@@ -64,6 +65,18 @@ class ObjectiveConfig:
     nce_temperature: float = 0.1
     gain_db: float = 0.0
     """Independent uniform random gain of ± this on context and target. Differs."""
+    eq_db: float = added_field(0.0)
+    """Independent random equaliser on context and target, within ± this: smooth over the mel
+    scale. Differs: against what tells the song by its colour alone; stems of one production share
+    it. Like the gain it is drawn for the global batch from seed and step."""
+    pooled_weight: float = added_field(0.0)
+    """Phase 2: weight of the pooled term (``losses.pooled_loss``). Differs: evaluation compares
+    means over patches."""
+
+    def __post_init__(self) -> None:
+        for name in ("gain_db", "eq_db", "nce_weight", "pooled_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 (off) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +102,16 @@ class TrainingConfig:
                 f"batch_size={self.batch_size}, steps={self.steps}: expected at least 2 and 1"
             )
         self._check_agreement()
+        if self.pairs.hard_negatives and (model := self.model).phase != "jepa":
+            raise ValueError(
+                f"pairs.hard_negatives={self.pairs.hard_negatives} in phase {model.phase}: they "
+                "belong to the conditioned contrastive term of phase 2; leave it 0"
+            )
+        if self.pairs.hard_negatives and not self.objective.nce_weight:
+            raise ValueError(
+                f"pairs.hard_negatives={self.pairs.hard_negatives} with objective.nce_weight=0: "
+                "expected a weight, as they belong to that term; use preset film-nce or set it"
+            )
 
     def _check_agreement(self) -> None:
         """What is set in two places must be the same in both."""

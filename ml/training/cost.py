@@ -44,9 +44,10 @@ def step_cost(config: TrainingConfig) -> StepCost:
         )
     predictor = _predictor_parameters(model.predictor)
     per_chunk = predictor_flops(model.predictor, patches)
+    targets = 1 + config.pairs.hard_negatives  # chunks of a pair for the target encoder
     return StepCost(
         parameters=encoder + predictor,
-        flops=batch * ((forward + per_chunk) * (1 + _BACKWARD) + forward),
+        flops=batch * ((forward + per_chunk) * (1 + _BACKWARD) + targets * forward),
         state_gb=((encoder + predictor) * 16 + encoder * 12) / 1e9,
         activations_gb=batch * (kept + _predictor_kept(model.predictor, patches)) / 1e9,
     )
@@ -82,7 +83,8 @@ def _predictor_parameters(config: PredictorConfig) -> int:
     linears = sum((a + 1) * b for a, b in itertools.pairwise(widths))
     films = 2 * (config.condition_dim + 1) * config.hidden * (config.layers - 1)
     table = 4 * config.dim if config.conditioning == "class" else 0
-    return linears + table + 2 * config.dim + (films if config.conditioning == "film" else 0)
+    norm = 0 if config.is_residual else 2 * config.dim
+    return linears + table + norm + (films if config.conditioning == "film" else 0)
 
 
 def _encoder_kept(config: ViTConfig, patches: int) -> float:

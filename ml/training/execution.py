@@ -9,16 +9,19 @@ import functools
 import itertools
 import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ml.artifacts import MANIFEST_NAME, fingerprint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import jsonable
 from ml.progress import ProgressBar
+from ml.revision import git_revision
 from ml.shards.folders import ShardFolder
 from ml.shards.pairs import PairBatch
 from ml.shards.reader import EmptySplitError, ShardPairs
@@ -32,8 +35,10 @@ from ml.training.config import LoopConfig, TrainingConfig
 from ml.training.distributed import from_rank_0, rank, world
 from ml.training.loop import TrainState, build_state, train
 from ml.training.model_index import UNTRAINED
-from ml.training.statistics import BATCHES, measure_statistics
-from ml.training.tracking import MetricsRecord, RunTracker, flat
+from ml.training.record import MetricsRecord
+from ml.training.speed import matmul_rate
+from ml.training.statistics import BATCHES, measure_statistics, measure_target_variance
+from ml.training.tracking import RunTracker, flat
 
 _log = logging.getLogger(__name__)
 ALGORITHM_VERSION = 1
@@ -71,11 +76,26 @@ class Run:
         return self.runs / f"{config.preset}-{config.size}-{fingerprint(self.identity)[:12]}"
 
 
+def run_tags(run: Run) -> dict[str, str]:
+    """What tracking can be searched by, besides the configuration."""
+    encoder, pairs = run.pairs.label_encoder, run.pairs
+    tags = {
+        "phase": run.config.model.phase,
+        "training_id": run.folder.name,
+        "git_revision": git_revision(),
+        "shards": " ".join(pairs.fingerprints),
+        "label_encoder": f"{encoder['name']} {str(encoder['fingerprint'])[:16]}",
+    }
+    if run.phase_1 is not None:
+        tags["phase1_run_id"] = read_checkpoint_manifest(run.phase_1).get("mlflow_run_id") or ""
+    return tags
+
+
 def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
     """Train a run to its end, from its last checkpoint if it has one, and write its model.
 
     Raises:
-        NonFiniteLossError: the loss is not finite; the last checkpoint stays.
+        NonFiniteLossError: the loss is not finite; a checkpoint from before it is saved.
         KeyboardInterrupt: asked to stop; a checkpoint is saved.
     """
     state = _initial_state(run)
@@ -90,9 +110,6 @@ def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
         untrained = origin | {"name": UNTRAINED}
         save_checkpoint(run.folder / "initial", state.model, run.config, origin=untrained)
     record = MetricsRecord(run.folder, from_step=state.step)
-    tags = {"phase": state.model.phase, "training_id": run.folder.name, **tags}
-    if run.phase_1 is not None:
-        tags["phase1_run_id"] = read_checkpoint_manifest(run.phase_1).get("mlflow_run_id") or ""
     tracker.start(flat(jsonable(run.config)), tags)
     try:
         _train_with_progress(run, state, origin, tracker, record)
@@ -100,8 +117,9 @@ def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
         # Also for Ctrl-C: a tracker left running would send again what a resumed run sends.
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    origin["mlflow_run_id"] = tracker.finish()
+    origin["mlflow_run_id"] = tracker.finish("RUNNING")
     save_checkpoint(run.folder / "model", state.model, run.config, origin=origin)
+    tracker.finish()
     shutil.rmtree(run.folder / "checkpoints")
 
 
@@ -129,6 +147,7 @@ def _train_with_progress(
             valid=_valid_batches(run),
             save=lambda s: _save(run, s, origin),
             save_best=(lambda s: _save_best(run, s, origin)) if run.loop.keep_best else None,
+            matmul_rate=matmul_rate(run.config, run.config.steps - state.step, run.device),
         )
 
 
@@ -149,12 +168,23 @@ def _initial_state(run: Run) -> TrainState:
     torch.manual_seed(run.config.seed)
     model = StemJepa(run.config.model).to(run.device)
     if run.phase_1 is None:
-        # Whole batches on every rank: the same statistics whatever the number of ranks.
-        whole = run.pairs if world() == 1 else open_pairs(run.shards, run.config, "train", 0, 1)
-        measure_statistics(model, itertools.islice(whole.batches(), BATCHES))
+        measure_statistics(model, _first_batches(run))
     else:
         start_from_phase_1(model, run.phase_1)
+    if model.has_variance:
+        measure_target_variance(model, _first_batches(run))
+    if model.has_context_patches:
+        model.begin_context_patches()
+    if model.predictor is not None and model.predictor.config.is_condition_centred:
+        vectors = np.stack(list(run.pairs.label_vectors().values()))
+        model.predictor.condition_mean.copy_(torch.from_numpy(vectors.mean(0)))
     return build_state(run.config, model)
+
+
+def _first_batches(run: Run) -> Iterator[PairBatch]:
+    """Whole batches on every rank: the same statistics whatever the number of ranks."""
+    whole = run.pairs if world() == 1 else open_pairs(run.shards, run.config, "train", 0, 1)
+    return itertools.islice(whole.batches(), BATCHES)
 
 
 def _origin(run: Run) -> dict[str, Any]:
@@ -211,11 +241,11 @@ def open_pairs(
     workers: int,
     ranks: int | None = None,
 ) -> ShardPairs:
-    """This rank's rows of each batch; ``ranks`` 1: all rows."""
+    """This rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all its labels."""
     return ShardPairs(
         folders,
         split=split,
-        config=config.pairs,
+        config=config.pairs if split == "train" else replace(config.pairs, music_share=0.0),
         batch_size=config.batch_size,
         seed=config.seed,
         rank=0 if ranks == 1 else rank(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ml.models.losses import conditioned_nce, jepa_loss
+from ml.models.losses import conditioned_nce, jepa_loss, pooled_loss
 from ml.models.stem_jepa import StemJepa
 from ml.training.batches import MelBatch
 from ml.training.config import TrainingConfig
@@ -24,29 +24,26 @@ class JepaPhase(nn.Module):
         self.config = config
         assert model.target_encoder is not None
         self.ema = ExponentialMovingAverage(model.target_encoder)
-        self._seen: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of a batch."""
         model, objective = self.model, self.config.objective
-        assert model.predictor is not None
-        context = model.encoder(batch.context).flatten(1, 2)  # (batch, patch, dim)
-        prediction = model.predictor(context, batch.condition, batch.classes).float()
-        patches = model.target_patches(batch.target)
+        context = model.encoder(batch.context)  # (batch, freq_patch, time_patch, dim)
+        prediction = model.predict_patches(context, batch.condition, batch.classes).float()
+        patches, negative_patches = self._target_patches(batch)
         if self.training:
-            self._seen = patches.detach()
+            self._seen = context.detach(), patches.detach()
         target = model.normalise_target(patches)
         loss = jepa_loss(prediction, target)
         query, pooled = prediction.mean(1), target.mean(1)  # (batch, dim)
         metrics = {"jepa/patch_loss": loss.detach(), "jepa/right": in_batch_recall(query, pooled)}
+        if objective.pooled_weight:
+            pooled_term = pooled_loss(prediction, target)
+            loss = loss + objective.pooled_weight * pooled_term
+            metrics["jepa/pooled_loss"] = pooled_term.detach()
         if objective.nce_weight:
-            nce = conditioned_nce(
-                gather_rows(query),
-                gather_rows(pooled),
-                objective.nce_temperature,
-                gather_rows(batch.tracks),
-                gather_rows(batch.label_groups),
-            )
+            nce = self._nce(batch, query, pooled, negative_patches)
             loss = loss + objective.nce_weight * nce
             metrics["jepa/nce_loss"] = nce.detach()
         if not self.training:
@@ -54,14 +51,49 @@ class JepaPhase(nn.Module):
             metrics |= {f"jepa/{name}": value for name, value in health.items()}
         return loss, {"jepa/loss": loss.detach(), **metrics}
 
+    def _target_patches(self, batch: MelBatch) -> tuple[Tensor, Tensor | None]:
+        """Patches of targets (batch, freq_patch, time_patch, dim) and, flat, of negatives."""
+        if batch.negatives is None:
+            return self.model.target_patches(batch.target), None
+        rows = len(batch.target)
+        mels = torch.cat([batch.target, batch.negatives.flatten(0, 1)])
+        patches = self.model.target_patches(mels)
+        return patches[:rows], patches[rows:]
+
+    def _nce(
+        self, batch: MelBatch, query: Tensor, pooled: Tensor, negative_patches: Tensor | None
+    ) -> Tensor:
+        """The conditioned contrastive term of the global batch."""
+        negatives = is_negative = None
+        if negative_patches is not None and batch.is_negative is not None:
+            rows = self.model.normalise_target(negative_patches).mean(1)
+            negatives = gather_rows(rows.unflatten(0, batch.is_negative.shape))
+            is_negative = gather_rows(batch.is_negative.long()) > 0
+        return conditioned_nce(
+            gather_rows(query),
+            gather_rows(pooled),
+            self.config.objective.nce_temperature,
+            gather_rows(batch.tracks),
+            gather_rows(batch.label_groups),
+            negatives,
+            is_negative,
+        )
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Equation 4, then the running mean of target patches."""
-        objective, steps = self.config.objective, self.config.steps
+        """Equation 4, then the running means of patches."""
+        objective, steps, model = self.config.objective, self.config.steps, self.model
         rate = linear(step, steps=steps, start=objective.ema_start, end=objective.ema_end)
-        self.ema.update(self.model.encoder, rate)
+        self.ema.update(model.encoder, rate)
         assert self._seen is not None
-        self.model.update_means(target=global_mean(self._seen.float().mean(0))[None])
+        context, target = self._seen
+        spread = global_mean(model.target_spread(target)) if model.has_variance else None
+        mixes = global_mean(context.float().mean(0))[None] if model.has_context_patches else None
+        model.update_means(
+            target=global_mean(target.float().mean(0))[None],
+            target_spread=spread,
+            context_patches=mixes,
+        )
 
     def learned_parts(self) -> dict[str, tuple[nn.Module | nn.Parameter, float]]:
         """What is learned, with the factor on its learning rate."""

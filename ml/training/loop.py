@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +23,15 @@ from ml.training.contrastive import ContrastivePhase
 from ml.training.distributed import agreed, global_mean, world
 from ml.training.jepa import JepaPhase
 from ml.training.schedules import warmup_cosine
+from ml.training.speed import SpeedMeter
 from ml.training.watch import warn_of_collapse
 
+_log = logging.getLogger(__name__)
 Phase = ContrastivePhase | JepaPhase
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; training stopped before it touched the weights."""
+    """The loss or its gradient is NaN or infinite; training stopped before it reached weights."""
 
 
 @dataclass(kw_only=True)
@@ -101,6 +103,7 @@ def train(
     save: Callable[[TrainState], None],
     save_best: Callable[[TrainState], None] | None = None,
     valid: list[PairBatch] | None = None,
+    matmul_rate: float | None = None,
 ) -> None:
     """Train from ``state.step`` to ``config.steps``; ``state`` is changed in place.
 
@@ -114,31 +117,32 @@ def train(
             last one, and when the process is asked to stop.
         save_best: writes the best state so far, by the normalised rank of validations.
         valid: batches to validate on.
+        matmul_rate: of the device in FLOP/s, where the share of it that is used shall be logged.
 
     Raises:
-        NonFiniteLossError: names the step and the samples of the batch.
+        NonFiniteLossError: names the step and the samples of the batch; the state before it is
+            saved.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and saved.
     """
     config = state.config
-    started, waited = time.perf_counter(), 0.0
-    logged_step = state.step
+    meter = SpeedMeter(config, device, step=state.step, matmul_rate=matmul_rate)
     forward = distributed_phase(state, loop, device)
     with stop_requests() as is_stop_requested:
         while state.step < config.steps:
-            before = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - before
+            with meter.waiting():
+                batch = next(batches)
             # ----------------------------------------------------------------------------------
-            metrics = train_step(state, batch, device, forward)
+            try:
+                metrics = train_step(state, batch, device, forward)
+            except NonFiniteLossError:
+                save(state)  # as it was before this step
+                raise
             # ----------------------------------------------------------------------------------
             is_last = state.step == config.steps
             is_stopping = agreed(is_stop_requested())
             if state.step % loop.log_every == 0 or is_last:
-                elapsed = time.perf_counter() - started
-                steps = state.step - logged_step
                 values = {name: float(global_mean(value)) for name, value in metrics.items()}
-                log(state.step, values | _speed(steps, elapsed, waited, config))
-                started, waited, logged_step = time.perf_counter(), 0.0, state.step
+                log(state.step, values | meter.look(state.step))
             if valid and (state.step % loop.validate_every == 0 or is_last):
                 log(state.step, found := validate(state, valid, device))
                 warn_of_collapse(found, state.step)
@@ -199,18 +203,14 @@ def train_step(
     rate = set_rates(state.optimizer, config, step)
     state.phase.train()
     with torch.no_grad():
-        mels = _mels(state, batch, device, gain_db=config.objective.gain_db)
+        mels = _mels(state, batch, device)
     with autocast(device, config.precision):
         loss, metrics = (forward or state.phase)(mels)
-    if not math.isfinite(mean_loss := global_mean(loss).item()):
-        raise NonFiniteLossError(
-            f"the loss is {mean_loss} at step {step}; the batch's samples are "
-            f"{', '.join(batch.keys[:8])}, …; lower optimizer.learning_rate or look at them"
-        )
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+    _check_finite(global_mean(loss), norm, batch, step)
     state.optimizer.step()
     state.phase.after_step(step)
     state.step = step + 1
@@ -219,6 +219,20 @@ def train_step(
         f"{prefix}/gradient_norm": norm,
         f"{prefix}/learning_rate": torch.tensor(rate, dtype=torch.float64, device=device),
     }
+
+
+def _check_finite(loss: Tensor, norm: Tensor, batch: PairBatch, step: int) -> None:
+    """Stop before a step that would spoil the weights; the one time that a step waits for a GPU."""
+    found = torch.stack([loss.float(), norm.float()]).tolist()
+    if all(math.isfinite(value) for value in found):
+        return
+    _log.error("samples of the batch of step %d: %s", step, ", ".join(batch.keys))
+    raise NonFiniteLossError(
+        f"the loss is {found[0]:g} and its gradient's norm {found[1]:g} at step {step}; the "
+        f"batch's samples are {', '.join(batch.keys[:8])}, … (all {len(batch)} are in the log); a "
+        "checkpoint from before this step is saved; look at the samples, or lower "
+        "optimizer.learning_rate"
+    )
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
@@ -244,7 +258,7 @@ def validate(state: TrainState, batches: list[PairBatch], device: torch.device) 
     sums: dict[str, Tensor] = {}
     for batch in batches:
         with autocast(device, state.config.precision):
-            _, metrics = state.phase(_mels(state, batch, device, gain_db=0.0))
+            _, metrics = state.phase(mel_batch(batch, state.model.log_mel, device))
         for name, value in metrics.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value
     return {
@@ -252,17 +266,14 @@ def validate(state: TrainState, batches: list[PairBatch], device: torch.device) 
     }
 
 
-def _mels(state: TrainState, batch: PairBatch, device: torch.device, *, gain_db: float) -> MelBatch:
-    seed = state.config.seed * 1_000_003 + state.step
-    return mel_batch(batch, state.model.log_mel, device, gain_db=gain_db, seed=seed)
-
-
-def _speed(
-    steps: int, elapsed_s: float, waited_s: float, config: TrainingConfig
-) -> dict[str, float]:
-    per_s = steps / elapsed_s if elapsed_s else 0.0
-    return {
-        "speed/steps_per_s": per_s,
-        "speed/chunks_per_s": per_s * config.batch_size * 2,
-        "speed/waiting_share": waited_s / elapsed_s if elapsed_s else 0.0,
-    }
+def _mels(state: TrainState, batch: PairBatch, device: torch.device) -> MelBatch:
+    """A training batch with the random gains and equalisers of its step."""
+    objective = state.config.objective
+    return mel_batch(
+        batch,
+        state.model.log_mel,
+        device,
+        gain_db=objective.gain_db,
+        eq_db=objective.eq_db,
+        seed=state.config.seed * 1_000_003 + state.step,
+    )

@@ -55,8 +55,16 @@ def training_config(
         raise ValueError(f"size {size!r}: expected one of {', '.join(sizes)}")
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    config = replace(sizes[size](preset, condition_dim), seed=seed)
-    return _replaced(config, {tuple(k.split(".")): v for k, v in (overrides or {}).items()})
+    return changed_config(replace(sizes[size](preset, condition_dim), seed=seed), overrides or {})
+
+
+def changed_config(config: TrainingConfig, overrides: Mapping[str, Any]) -> TrainingConfig:
+    """A configuration with other values by dotted field.
+
+    Raises:
+        ValueError: an unknown field, or a value out of range.
+    """
+    return _replaced(config, {tuple(k.split(".")): v for k, v in overrides.items()})
 
 
 def paper(preset: str, condition_dim: int) -> TrainingConfig:

@@ -1,6 +1,6 @@
 """Training runs: one folder per identity, reused when finished, resumed when not.
 
-``runs/<preset>-<size>-<fingerprint12>/`` holds ``run.json`` (identity and status),
+``runs/<preset>-<size>-<fingerprint12>/`` holds ``run.json`` (identity, corpora, tracking tags),
 ``metrics.jsonl``, ``checkpoints/step-…`` while it trains, ``initial`` (phase 1: the untrained
 model), ``best`` (of the best validation) and ``model`` (the result). Under ``torchrun`` every rank
 trains and rank 0 writes.
@@ -19,23 +19,21 @@ import torch
 from ml.artifacts import (
     MANIFEST_NAME,
     Artifact,
-    ArtifactError,
     DataLayout,
     lock,
-    read_json,
-    write_json,
 )
 from ml.device import keep_freed_memory
-from ml.plain import jsonable
 from ml.shards.folders import training_folder
 from ml.shards.reader import ShardPairs
 from ml.training.checkpoints import read_checkpoint_manifest
 from ml.training.config import LoopConfig, Size, TrainingConfig
 from ml.training.distributed import from_rank_0, process_group, rank
-from ml.training.execution import Run, execute_run, open_pairs
+from ml.training.execution import Run, execute_run, open_pairs, run_tags
 from ml.training.model_index import phase_1_model, point_models
 from ml.training.presets import training_config
-from ml.training.tracking import RECORD_NAME, NoTracker, RunTracker, read_record
+from ml.training.record import RECORD_NAME, read_record
+from ml.training.run_description import describe_run
+from ml.training.tracking import NoTracker, RunTracker
 
 
 def train_preset(
@@ -94,17 +92,42 @@ def train_preset(
             loop=loop or LoopConfig(),
             device=device,
         )
-        # One process holds the lock for all ranks; the others wait for what it finds.
-        with lock(run.folder / ".lock") if rank() == 0 else contextlib.nullcontext():
-            is_reused = from_rank_0((run.folder / "model" / MANIFEST_NAME).is_file())
-            if not is_reused:
-                if rank() == 0:
-                    _check_resumable(run)
-                execute_run(run, tracker(run.folder, run.folder.name), dict(tags or {}))
-        if rank() == 0:
-            point_models(layout, preset, run.folder)
-        from_rank_0(None)  # the others wait until it has written the model
-        return _trained(run.folder, is_reused=is_reused)
+        return train_run(run, layout=layout, corpora=corpora, tracker=tracker, tags=tags)
+
+
+def train_run(
+    run: Run,
+    *,
+    layout: DataLayout,
+    corpora: Sequence[str],
+    tracker: Callable[[Path, str], RunTracker],
+    tags: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Train a run to its end, or reuse its model; called by every rank, inside the process group.
+
+    Args:
+        run: what to train.
+        layout: its ``models.json`` will name the model.
+        corpora: names of what it is trained on, remembered beside it.
+        tracker: makes a tracker from the run folder and the run's name.
+        tags: what else the tracking run should carry.
+
+    Raises:
+        ArtifactError: the folder describes another run.
+        LockedError: another process trains it.
+    """
+    # One process holds the lock for all ranks; the others wait for what it finds.
+    with lock(run.folder / ".lock") if rank() == 0 else contextlib.nullcontext():
+        is_reused = from_rank_0((run.folder / "model" / MANIFEST_NAME).is_file())
+        if not is_reused:
+            all_tags = run_tags(run) | dict(tags or {})
+            if rank() == 0:
+                describe_run(run.folder, run.identity, corpora, all_tags)
+            execute_run(run, tracker(run.folder, run.folder.name), all_tags)
+    if rank() == 0:
+        point_models(layout, run.config.preset, run.folder)
+    from_rank_0(None)  # the others wait until it has written the model
+    return _trained(run.folder, is_reused=is_reused)
 
 
 def open_training(
@@ -140,11 +163,3 @@ def _trained(run: Path, *, is_reused: bool) -> Artifact:
         last |= line["metrics"] | {"step": line["step"]}
     model_id = read_checkpoint_manifest(run / "model")["model_id"]
     return Artifact(path=run / "model", fingerprint=model_id, reused=is_reused, summary=last)
-
-
-def _check_resumable(run: Run) -> None:
-    path = run.folder / "run.json"
-    if not path.is_file():
-        write_json(path, {"identity": run.identity})
-    elif (found := read_json(path)["identity"]) != jsonable(run.identity):
-        raise ArtifactError(f"{path} describes another run ({found}); remove the folder")

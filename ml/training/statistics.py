@@ -53,3 +53,17 @@ def measure_statistics(model: StemJepa, batches: Iterable[PairBatch]) -> None:
         model.update_means(context=context.mean((1, 2)), target=target_patches)
         spectra.append(spectrum_vectors(mels[1]))
     model.spectrum_mean.copy_(torch.cat(spectra).mean(0))
+
+
+@torch.no_grad()
+def measure_target_variance(model: StemJepa, batches: Iterable[PairBatch]) -> None:
+    """Set ``target_variance`` about the ``target_mean`` that the model has.
+
+    Args:
+        model: of phase 2 at its start; changed in place.
+        batches: some training batches.
+    """
+    device = model.target_mean.device
+    targets = (model.log_mel(waveforms(batch, device)[1]) for batch in batches)
+    spreads = [model.target_spread(model.target_patches(mel)) for mel in targets]
+    model.target_variance.copy_(torch.stack(spreads).mean(0))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml.artifacts import MANIFEST_NAME, ArtifactError, lock, read_json
-from ml.training.tracking import RECORD_NAME, MlflowTracker, flat, read_record
+from ml.artifacts import MANIFEST_NAME, ArtifactError, lock
+from ml.training.record import RECORD_NAME, read_record
+from ml.training.run_description import read_run
+from ml.training.tracking import MlflowTracker, flat
 
 
 def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:
@@ -23,23 +25,19 @@ def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:
         ArtifactError: there is no such run, or the server did not take its record.
         LockedError: it is training now; its own thread ships.
     """
-    path = folder / "run.json"
-    if not path.is_file():
-        known = sorted(p.parent.name for p in folder.parent.glob("*/run.json"))
-        raise ArtifactError(
-            f"{folder} is no training run (no run.json); runs there: {', '.join(known) or 'none'}"
-        )
+    described = read_run(folder)
     from mlflow.exceptions import MlflowException
 
-    config = read_json(path)["identity"]["config"]
+    config = described["identity"]["config"]
     phase = "contrastive" if config["model"]["predictor"] is None else "jepa"
+    tags = {"phase": phase, "training_id": folder.name, **described.get("tags", {})}
     is_finished = (folder / "model" / MANIFEST_NAME).is_file()
     tracker = MlflowTracker(run_folder=folder, uri=uri, experiment=experiment, run_name=folder.name)
     with lock(folder / ".lock"):
         try:
             run_id = tracker.send(
                 flat(config),
-                {"phase": phase, "training_id": folder.name},
+                tags,
                 "FINISHED" if is_finished else "KILLED",
             )
         except (MlflowException, OSError) as error:

@@ -6,27 +6,43 @@ training. What has been shipped is remembered beside the record, so that no step
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ml.artifacts import read_json, write_json
+from ml.training.record import RECORD_NAME, SHIPPED_NAME, MetricsRecord, read_record
+from ml.training.run_artifacts import send_artifacts
 
-RECORD_NAME = "metrics.jsonl"
-SHIPPED_NAME = "mlflow.json"
+__all__ = [
+    "RECORD_NAME",
+    "SHIPPED_NAME",
+    "MetricsRecord",
+    "MlflowTracker",
+    "NoTracker",
+    "RunStatus",
+    "RunTracker",
+    "flat",
+    "mlflow_client",
+    "read_record",
+]
+
+_JOIN_S, _ARTIFACTS_JOIN_S = 60, 300
+"""How long a finished training waits for a server that answers slowly."""
 _SHIP_EVERY_S = 5.0
 _SHIPPING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 _log = logging.getLogger(__name__)
 
 
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 class RunTracker(Protocol):
@@ -44,7 +60,10 @@ class RunTracker(Protocol):
         ...
 
     def finish(self, status: RunStatus = "FINISHED") -> str | None:
-        """The run ended, well or not; returns the tracking run's id if there is one."""
+        """The run ended, well or not; returns the tracking run's id if there is one.
+
+        ``RUNNING``: all steps are done, but its model is not written yet; called again then.
+        """
         ...
 
 
@@ -67,7 +86,7 @@ class MlflowTracker:
     """Ships a run folder's record to MLflow."""
 
     run_folder: Path
-    """Holds ``metrics.jsonl`` and ``mlflow.json`` (run id, lines shipped, last step shipped)."""
+    """Holds ``metrics.jsonl`` and ``mlflow.json``."""
     uri: str
     """Tracking URI."""
     experiment: str
@@ -87,27 +106,45 @@ class MlflowTracker:
         self._wake.set()
 
     def finish(self, status: RunStatus = "FINISHED") -> str | None:
-        """Ship what is left and close the run; waits up to 60 s."""
-        self._status: RunStatus = status
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(timeout=60)
+        """Ship what is left and close the run; waits up to a minute, with artifacts up to five."""
         shipped = self.run_folder / SHIPPED_NAME
+        if self._thread.is_alive():
+            self._status = status
+            self._stop.set()
+            self._wake.set()
+            self._thread.join(timeout=_JOIN_S)
+        elif status == "FINISHED" and shipped.is_file():
+            self._thread = threading.Thread(
+                target=self._close, args=(status,), name="mlflow", daemon=True
+            )
+            self._thread.start()
+            self._thread.join(timeout=_ARTIFACTS_JOIN_S)
         return read_json(shipped)["run_id"] if shipped.is_file() else None
 
     def _run(self, params: dict[str, Any], tags: dict[str, str]) -> None:
+        with self._warning_of_trouble(), _SHIPPING[self.run_folder]:  # of an earlier thread's too
+            client, run_id = self._open(params, tags)
+            while not self._stop.is_set():
+                self._wake.wait(timeout=_SHIP_EVERY_S)
+                self._wake.clear()
+                self._ship_lines(client, run_id)
+                time.sleep(0.2)
+            self._ship_lines(client, run_id)
+            if self._status != "RUNNING":
+                client.set_terminated(run_id, status=self._status)
+
+    def _close(self, status: RunStatus) -> None:
+        with self._warning_of_trouble(), _SHIPPING[self.run_folder]:
+            run_id = read_json(self.run_folder / SHIPPED_NAME)["run_id"]
+            self._complete(mlflow_client(self.uri), run_id, status)
+
+    @contextlib.contextmanager
+    def _warning_of_trouble(self) -> Iterator[None]:
+        """A server that is down is a warning that says what to do, not an error."""
         from mlflow.exceptions import MlflowException
 
         try:
-            with _SHIPPING[self.run_folder]:  # an earlier thread may still wait for a slow server
-                client, run_id = self._open(params, tags)
-                while not self._stop.is_set():
-                    self._wake.wait(timeout=_SHIP_EVERY_S)
-                    self._wake.clear()
-                    self._ship_lines(client, run_id)
-                    time.sleep(0.2)
-                self._ship_lines(client, run_id)
-                client.set_terminated(run_id, status=self._status)
+            yield
         except (MlflowException, OSError) as error:
             record = self.run_folder / RECORD_NAME
             _log.warning(
@@ -127,9 +164,18 @@ class MlflowTracker:
         """
         with _SHIPPING[self.run_folder]:
             client, run_id = self._open(dict(params), dict(tags))
-            self._ship_lines(client, run_id)
-            client.set_terminated(run_id, status=status)
+            self._complete(client, run_id, status)
         return run_id
+
+    def _complete(self, client: Any, run_id: str, status: RunStatus) -> None:
+        """Send lines and artifacts that the server has not got, then close the run."""
+        self._ship_lines(client, run_id)
+        path = self.run_folder / SHIPPED_NAME
+        state = read_json(path)
+        if state.get("model_id") is None:
+            sent = send_artifacts(client, run_id, self.run_folder)
+            write_json(path, state | {"model_id": sent})
+        client.set_terminated(run_id, status=status)
 
     def _open(self, params: dict[str, Any], tags: dict[str, str]) -> tuple[Any, str]:
         client = mlflow_client(self.uri)
@@ -137,6 +183,8 @@ class MlflowTracker:
         if shipped.is_file():
             run_id = read_json(shipped)["run_id"]
             client.update_run(run_id, status="RUNNING")
+            for name, value in tags.items():  # a resumed run belongs to another run of Dagster
+                client.set_tag(run_id, name, value)
             return client, run_id
         experiment_id = find_or_make_experiment(client, self.experiment)
         # A process killed right after creating the run has left one that nobody remembers.
@@ -196,42 +244,6 @@ def find_or_make_experiment(client: Any, name: str) -> str:
     if uri.startswith("sqlite:///"):
         location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").resolve().as_uri()
     return client.create_experiment(name, artifact_location=location)
-
-
-class MetricsRecord:
-    """``metrics.jsonl``: one line per logged step, ``{"step", "time", "metrics"}``."""
-
-    def __init__(self, run_folder: Path, *, from_step: int) -> None:
-        """Open for appending; lines after ``from_step`` (of a run that was killed) are dropped."""
-        self.path = run_folder / RECORD_NAME
-        lines = read_record(self.path)
-        kept = [line for line in lines if line["step"] <= from_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        shipped = run_folder / SHIPPED_NAME
-        if shipped.is_file() and (state := read_json(shipped))["lines"] > len(kept):
-            # What was shipped of the dropped lines must not be sent again when it is recomputed.
-            sent = [line["step"] for line in lines[: state["lines"]]]
-            through = max([state["through_step"], *sent])
-            write_json(shipped, state | {"lines": len(kept), "through_step": through})
-
-    def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a line; it is on disk when this returns."""
-        line = {"step": step, "time": time.time(), "metrics": dict(metrics)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def read_record(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record; a half-written last line (the process was killed) is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

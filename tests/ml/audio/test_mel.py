@@ -46,6 +46,13 @@ def test_silence_is_the_floor(log_mel):
     assert log_mel(torch.zeros(1, 1600)).numpy() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_flat_equaliser_is_a_gain(log_mel):
+    waveform = torch.randn(3, 3200)
+    gain = torch.tensor([0.5, 1.0, 2.0])[:, None]
+    found = log_mel(waveform, power_gain=gain.square().expand(3, 80))
+    torch.testing.assert_close(found, log_mel(waveform * gain), atol=1e-5, rtol=1e-5)
+
+
 def test_the_fingerprint_tells_functions_apart():
     one, same, other = (LogMel(LogMelConfig()) for _ in range(3))
     other.mean += 1

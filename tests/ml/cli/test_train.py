@@ -44,3 +44,19 @@ def test_a_record_is_sent_later_and_only_once(home, capsys):
 def test_a_wrong_run_is_named(home, capsys, words, message):
     assert main(["--home", str(home), "train", *words]) == WRONG_USE
     assert message in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_by_its_name_and_not_with_other_options(home, capsys):
+    run = read_models(DataLayout(home=home))["film"].parent
+    resume = ["--home", str(home), "train", "--resume", run.name]
+    assert main(resume) == 0
+    assert f"finished already: {run / 'model'}" in capsys.readouterr().out
+    for options, message in (
+        (["--seed", "7", "--set", "batch_size=8"], "batch_size: 4 → 8; seed: 0 → 7; leave"),
+        (["--dry-run"], "expected one of them"),
+        (["--corpora", "x"], "corpora: [demo] → [x]"),
+    ):
+        assert main([*resume, *options]) == WRONG_USE
+        assert message in capsys.readouterr().err
+    assert main(["--home", str(home), "train", "--resume", "film-tiny-0"]) == WRONG_USE
+    assert "no training run" in capsys.readouterr().err

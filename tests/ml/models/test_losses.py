@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ml.models.losses import conditioned_nce, jepa_loss, nt_xent
+from ml.models.losses import conditioned_nce, jepa_loss, nt_xent, pooled_loss
 
 
 def cosine(a, b):
@@ -106,3 +106,50 @@ def test_a_stem_of_the_same_track_and_label_is_no_negative():
     masked = conditioned_nce(query[[0, 0, 2]], target, 0.1, tracks, labels)
     assert masked < 1e-3
     assert conditioned_nce(query[[0, 0, 2]], target, 0.1) > 0.4
+
+
+def test_pooled_loss_by_hand():
+    # Means of unit patches: (1, 1)/2 against (1, 0): cosine 1/√2. Norms of patches do not count.
+    prediction = torch.tensor([[[4.0, 0.0], [0.0, 0.5]]])
+    target = torch.tensor([[[2.0, 0.0], [3.0, 0.0]]])
+    assert pooled_loss(prediction, target).item() == pytest.approx(2 - math.sqrt(2), rel=1e-6)
+    assert pooled_loss(target, target).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_pooled_loss_is_content_with_the_mean():
+    torch.manual_seed(6)
+    target = torch.randn(3, 6, 5)
+    shuffled = target[:, torch.randperm(6)]
+    assert pooled_loss(shuffled, target).item() == pytest.approx(0.0, abs=1e-5)
+    assert jepa_loss(shuffled, target) > 0.5
+
+
+def test_further_negatives_stand_beside_the_targets_of_their_query_alone():
+    torch.manual_seed(7)
+    query, target, negatives = torch.randn(4, 6), torch.randn(4, 6), torch.randn(4, 2, 6)
+    is_negative = torch.tensor([[True, True], [True, False], [False, False], [False, True]])
+    total = 0.0
+    for i in range(4):
+        own = [negatives[i, j] for j in range(2) if is_negative[i, j]]
+        for row, candidates in ((query[i], [*target, *own]), (target[i], [*query])):
+            terms = [math.exp(cosine(row, other) / 0.2) for other in candidates]
+            total -= math.log(terms[i] / sum(terms))
+    found = conditioned_nce(query, target, 0.2, negatives=negatives, is_negative=is_negative)
+    assert found.item() == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_no_further_negatives_are_as_none_at_all():
+    torch.manual_seed(8)
+    query, target, negatives = torch.randn(4, 6), torch.randn(4, 6), torch.zeros(4, 3, 6)
+    none = torch.zeros(4, 3, dtype=torch.bool)
+    found = conditioned_nce(query, target, 0.2, negatives=negatives, is_negative=none)
+    torch.testing.assert_close(found, conditioned_nce(query, target, 0.2))
+
+
+def test_a_step_down_moves_a_query_from_its_negative_to_its_target():
+    query = torch.tensor([[1.0, 1.0, 0.0]], requires_grad=True)
+    target, negative = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[[0.0, 1.0, 0.0]]])
+    is_negative = torch.ones(1, 1, dtype=torch.bool)
+    conditioned_nce(query, target, 0.1, negatives=negative, is_negative=is_negative).backward()
+    assert query.grad is not None
+    assert query.grad[0, 0] < 0 < query.grad[0, 1]

@@ -1,5 +1,7 @@
 """The predictor: FiLM is live at initialisation, and is a plain MLP when it does nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -67,3 +69,23 @@ def test_a_condition_of_another_encoder_is_refused(predictor):
         predictor(torch.randn(2, 5, 32), torch.randn(2, 47))
     with pytest.raises(ValueError, match="None"):
         predictor(torch.randn(2, 5, 32))
+
+
+@pytest.mark.parametrize("conditioning", ["film", "concat"])
+def test_a_centred_condition_is_the_condition_minus_the_mean(conditioning):
+    torch.manual_seed(0)
+    config = replace(CONFIG, conditioning=conditioning)
+    plain = build_predictor(config)
+    centred = build_predictor(replace(config, is_condition_centred=True))
+    centred.load_state_dict(plain.state_dict(), strict=False)
+    patches, condition, mean = torch.randn(3, 7, 32), torch.randn(3, 48), torch.randn(48)
+    torch.testing.assert_close(centred(patches, condition), plain(patches, condition))
+    centred.condition_mean.copy_(mean)
+    torch.testing.assert_close(centred(patches, condition), plain(patches, condition - mean))
+    assert "condition_mean" in centred.state_dict()
+    assert "condition_mean" not in plain.state_dict()
+
+
+def test_only_embeddings_can_be_centred():
+    with pytest.raises(ValueError, match="conditioning 'class'"):
+        PredictorConfig(conditioning="class", is_condition_centred=True)

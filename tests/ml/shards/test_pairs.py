@@ -1,21 +1,22 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ml.shards.index import IndexedSegment, IndexedStem
-from ml.shards.pairs import PairConfig, can_give_pair, draw_pair
+from ml.shards.pairs import MUSIC_ROW, PairConfig, can_give_pair, draw_pair
 
 CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.5)
 
 
-def segment(*intervals, duration_s=8.0):
+def segment(*intervals, duration_s=8.0, labels=None):
     stems = tuple(
         IndexedStem(
             stem_id=f"t/{i}",
             content_hash="",
-            labels=("a", "b"),
-            label_rows=(0, 1),
+            labels=("a", "b") if labels is None else labels[i],
+            label_rows=(0, 1) if labels is None else tuple(range(max(1, len(labels[i])))),
             four_class=0,
             gain=1.0,
             intervals=tuple(x),
@@ -83,7 +84,56 @@ def test_the_peak_rule_asks_for_peaks():
     assert all({x.target, *x.context} == {0, 2} and x.start > 100 for x in found)
 
 
+def test_music_takes_the_place_of_labels_and_of_nothing_else():
+    whole = segment(*[[(0.0, 8.0)]] * 4)
+    plain, mixed = draws(whole, 2000), draws(whole, 2000, replace(CONFIG, music_share=0.1))
+    is_music = [x.label == "music" for x in mixed]
+    assert 0.08 < sum(is_music) / 2000 < 0.12
+    for one, other, changed in zip(plain, mixed, is_music, strict=True):
+        assert (other.label_row == MUSIC_ROW) == changed
+        if changed:
+            other = replace(other, label=one.label, label_row=one.label_row)
+        assert one == other
+    always = draws(whole, 20, replace(CONFIG, music_share=1.0))
+    assert {x.label for x in always} == {"music"}
+
+
+LABELS = [("guitar", "clean"), ("guitar", "lead"), ("drums",), ("bass",), (), ("keys", "lead")]
+
+
+def test_hard_negatives_are_other_instruments_that_the_context_lacks():
+    band = segment(*[[(0.0, 8.0)]] * 6, [(7.5, 8.0)], labels=[*LABELS, ("flute",)])
+    config = replace(CONFIG, hard_negatives=2)
+    found = draws(band, 2000, config)
+    assert [replace(x, negatives=()) for x in found] == draws(band, 2000)
+    names = {stem_labels: i for i, stem_labels in enumerate(LABELS)}
+    seen = Counter()
+    for draw in found:
+        assert len(draw.negatives) == len(set(draw.negatives)) <= 2
+        assert not {draw.target, *draw.context} & set(draw.negatives)
+        assert names[()] not in draw.negatives  # nobody knows that it is another instrument
+        for other in draw.negatives:
+            seen[other] += 1
+            labels = band.stems[other].labels
+            assert draw.label not in labels
+            assert labels[-1:] != band.stems[draw.target].labels[-1:]
+    assert {*seen} >= {0, 1, 2, 3, 5}
+    of_clean = [x for x in found if x.target == 0 and names[LABELS[1]] in x.negatives]
+    assert {x.label for x in of_clean} == {"clean"}  # asked for a guitar, the other one is right
+    assert all(x.negatives == () for x in found if x.label == "music")
+
+
+def test_as_many_negatives_as_there_are():
+    trio = segment(*[[(0.0, 8.0)]] * 3, labels=[("a",), ("b",), ("c",)])
+    found = draws(trio, 200, replace(CONFIG, hard_negatives=5))
+    assert {(len(x.context), len(x.negatives)) for x in found} == {(1, 1), (2, 0)}
+
+
 def test_wrong_config_is_named():
+    with pytest.raises(ValueError, match="music_share is 2"):
+        PairConfig(music_share=2)
+    with pytest.raises(ValueError, match="hard_negatives is -1"):
+        PairConfig(hard_negatives=-1)
     with pytest.raises(ValueError, match="rule is 'loud'"):
         PairConfig(rule="loud")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="exceeds chunk_s"):

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import numpy as np
@@ -99,6 +101,71 @@ def test_conditions_labels_and_classes_belong_together(corpus):
     # Both levels of the hierarchy are drawn, and "music" where there is no label.
     assert {("bass", "bass"), ("bass guitar", "bass"), ("drums", "drums")} < drawn
     assert {("piano", "other"), ("grand piano", "other"), ("music", "other")} < drawn
+
+
+def test_music_takes_the_place_of_a_label_with_its_own_vector(flac_corpus):
+    plain, mixed = (
+        open_pairs(flac_corpus, config=replace(CONFIG, music_share=share)) for share in (0.0, 0.5)
+    )
+    drawn = Counter()
+    for one, other in zip(take(plain, 20), take(mixed, 20), strict=True):
+        assert torch.equal(one.target, other.target)
+        assert torch.equal(one.context, other.context)
+        wanted = torch.from_numpy(flac_corpus.encoder.encode(other.labels))
+        torch.testing.assert_close(other.condition, wanted, atol=1e-3, rtol=0)
+        drawn += Counter(b == "music" for a, b in zip(one.labels, other.labels, strict=True)
+                         if a != "music")  # fmt: skip
+    assert 0.3 < drawn[True] / drawn.total() < 0.7
+    for number in (3, 7):  # a pure function of seed and place
+        assert_same(*(take(mixed, 1, number)[0] for _ in range(2)))
+
+
+def test_music_without_a_vector_of_it_is_refused(tmp_path, make_corpus):
+    labelled = make_corpus(tmp_path, n_tracks=0)  # both of its tracks have labels throughout
+    labelled.build()
+    with pytest.raises(ArtifactError, match=r"music_share is 0.1.*set pairs.music_share=0"):
+        open_pairs(labelled, batch_size=1, config=replace(CONFIG, music_share=0.1))
+
+
+def test_label_vectors_are_those_of_all_texts(flac_corpus):
+    pairs = open_pairs(flac_corpus)
+    found = pairs.label_vectors()
+    assert list(found) == sorted({*pairs.training_labels, "music"})
+    wanted = flac_corpus.encoder.encode(list(found))
+    np.testing.assert_allclose(np.stack(list(found.values())), wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_hard_negatives_are_other_stems_of_the_same_chunk(flac_corpus, workers):
+    config = replace(CONFIG, hard_negatives=2)
+    plain = take(open_pairs(flac_corpus), 12)
+    with_negatives = open_pairs(flac_corpus, config=config, workers=workers)
+    found = take(with_negatives, 12)
+    count = 0
+    for one, other in zip(plain, found, strict=True):
+        assert_same(one, other)
+        assert one.negatives is one.negative_gain is None
+        assert other.negatives is not None
+        assert other.negative_gain is not None
+        assert other.negatives.shape == (4, 2, SAMPLES)
+        for row in range(4):
+            taken = [other.target[row], *other.context[row]]
+            for chunk, gain in zip(other.negatives[row], other.negative_gain[row], strict=True):
+                assert bool(chunk.any()) == (gain > 0)
+                if gain > 0:
+                    count += 1
+                    assert not any(torch.equal(chunk, stem) for stem in taken)
+                    track_id = with_negatives.tracks[int(other.track[row])][1]
+                    waveform = chunk.numpy() / 32768 * float(gain)
+                    assert is_of_track(flac_corpus, track_id, waveform)
+    assert count > 5
+
+
+def is_of_track(corpus, track_id, chunk):
+    loudest = int(np.abs(chunk[:-64]).argmax())
+    probe = chunk[max(0, loudest - 32) : loudest + 32]
+    (track,) = (x for x in corpus.listed if x.track_id == track_id)
+    return any(contains(corpus.source(x.stem_id), probe, tolerance=2e-4) for x in track.stems)
 
 
 def test_what_was_trained_on_is_listed_by_content(flac_corpus):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ml.artifacts import fingerprint
 from ml.plain import dataclass_from, jsonable
 from ml.training.config import PRESETS, TrainingConfig
 from ml.training.presets import training_config
@@ -34,6 +35,51 @@ def test_the_paper_size_is_the_paper():
     assert config.model.target_norm == "standardise"
     assert not config.model.log_mel.is_measured
     assert (optimizer.encoder_rate, config.objective.nce_weight) == (1.0, 0.0)
+    assert not config.model.is_context_centred
+    assert not predictor.is_residual
+    assert not predictor.is_condition_centred
+    objective, pairs = config.objective, config.pairs
+    assert (objective.gain_db, objective.eq_db, objective.pooled_weight) == (0.0, 0.0, 0.0)
+    assert (pairs.music_share, pairs.hard_negatives) == (0.0, 0)
+
+
+RECORDED = {
+    ("tiny", "contrastive"): "0360dd32a528",
+    ("tiny", "class"): "aa4eb5d6c4b1",
+    ("tiny", "clap"): "7b6acb389844",
+    ("tiny", "pretrained"): "0f919b086b7d",
+    ("tiny", "film"): "7ffd4475570c",
+    ("tiny", "film-nce"): "a2247d7c3364",
+    ("small", "contrastive"): "cafdfd1ce4e7",
+    ("small", "film-nce"): "355fed5b8ef0",
+    ("paper", "contrastive"): "3392bd5e6957",
+    ("paper", "film"): "748891389e36",
+}
+"""Fingerprints as they were before any ``added_field``: they name trained runs."""
+
+
+@pytest.mark.parametrize(("size", "preset"), RECORDED)
+def test_configurations_keep_the_fingerprints_that_name_trained_runs(size, preset):
+    config = training_config(preset, size=size)
+    assert fingerprint(config)[:12] == RECORDED[size, preset]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.target_norm": "centre-scale"},
+        {"model.is_context_centred": True},
+        {"model.predictor.is_condition_centred": True},
+        {"objective.eq_db": 6},
+        {"objective.pooled_weight": 0.5},
+        {"pairs.music_share": 0.1},
+        {"pairs.hard_negatives": 2},
+    ],
+)
+def test_a_lead_is_another_run_and_round_trips(overrides):
+    config = training_config("film-nce", overrides=overrides)
+    assert fingerprint(config)[:12] not in RECORDED.values()
+    assert dataclass_from(TrainingConfig, json.loads(json.dumps(jsonable(config)))) == config
 
 
 def test_presets_differ_in_what_their_row_says():
@@ -85,11 +131,19 @@ def test_a_wrong_override_is_named(name, value, message):
         ({"pairs.chunk_s": 8.0}, "model.chunk_s=4, pairs.chunk_s=8"),
         ({"model.encoder.dim": 64}, "model.encoder.dim=64, model.predictor.dim=128"),
         ({"model.log_mel.mel_bins": 64}, "mel_bins=64, model.encoder.mel_bins=80"),
+        ({"pairs.hard_negatives": 1}, "objective.nce_weight=0: expected a weight"),
+        ({"objective.eq_db": -3.0}, "eq_db=-3.0: expected 0"),
     ],
 )
 def test_what_is_set_in_two_places_must_agree(overrides, message):
     with pytest.raises(ValueError, match=message):
         training_config("film", overrides=overrides)
+
+
+def test_hard_negatives_belong_to_phase_2():
+    overrides = {"pairs.hard_negatives": 1, "objective.nce_weight": 0.5}
+    with pytest.raises(ValueError, match="in phase contrastive"):
+        training_config("contrastive", overrides=overrides)
 
 
 def test_unknown_names_list_the_known_ones():

@@ -6,13 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ml.models.stem_jepa import StemJepa
 from ml.training.config import PRESETS
-from ml.training.cost import step_cost
+from ml.training.cost import encoder_flops, step_cost
 from ml.training.presets import training_config
 
+RESIDUAL = {"model.predictor.is_residual": True}
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_parameters_are_those_of_the_model(preset):
-    config = training_config(preset)
+
+@pytest.mark.parametrize(("preset", "overrides"), [*((x, {}) for x in PRESETS), ("film", RESIDUAL)])
+def test_parameters_are_those_of_the_model(preset, overrides):
+    config = training_config(preset, overrides=overrides)
     model = StemJepa(config.model)
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     temperature = 1 if preset == "contrastive" else 0
@@ -33,6 +35,18 @@ def test_flops_are_those_of_the_matrix_products(preset):
         model.target_patches(mel)
     # By hand the gradient into the log-mel is counted too, which nobody computes.
     assert step_cost(config).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_each_hard_negative_costs_a_pass_of_the_target_encoder():
+    one, two, three = (
+        step_cost(training_config("film-nce", overrides={"pairs.hard_negatives": k})).flops
+        for k in range(3)
+    )
+    config = training_config("film-nce")
+    freq_patches, time_patches, _ = config.model.patch_grid
+    forward = encoder_flops(config.model.encoder, freq_patches * time_patches)
+    assert two - one == pytest.approx(64 * forward)
+    assert three - two == pytest.approx(64 * forward)
 
 
 @pytest.mark.parametrize(("preset", "teraflops"), [("contrastive", 69), ("film", 48)])

@@ -1,8 +1,8 @@
 """Two processes on half a batch each: the loss and gradients of one process on all of it."""
 
+import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch
 from ml.training.distributed import agreed, from_rank_0, gather_rows, global_mean
 
 SCRIPT = """
+import json
 import sys
 from pathlib import Path
 import torch
@@ -20,14 +21,12 @@ from ml.training.presets import training_config
 from ml.training.distributed import agreed, process_group, rank, world
 from ml.training.loop import build_state, distributed_phase
 
-preset, out = sys.argv[1], Path(sys.argv[2])
-torch.set_num_threads(1)
-with process_group(torch.device("cpu")) as device:
+def measure(preset, overrides, device):
     config = training_config(preset, condition_dim=8, overrides={
         "model.encoder.dim": 16, "model.encoder.layers": 1, "model.encoder.heads": 2,
         "model.chunk_s": 1.0, "pairs.chunk_s": 1.0, "precision": "fp32", "batch_size": 8,
         **({} if preset == "contrastive" else
-           {"model.predictor.dim": 16, "model.predictor.hidden": 16})})
+           {"model.predictor.dim": 16, "model.predictor.hidden": 16}), **overrides})
     torch.manual_seed(0)
     state = build_state(config, StemJepa(config.model))
     generator = torch.Generator().manual_seed(1)
@@ -36,6 +35,8 @@ with process_group(torch.device("cpu")) as device:
     whole = dict(context=draw(8, 80, 100), target=draw(8, 80, 100), condition=draw(8, 8),
         classes=torch.arange(8) % 4, tracks=torch.tensor([0, 1, 2, 3, 4, 5, 0, 6]),
         label_groups=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]))
+    if config.pairs.hard_negatives:
+        whole |= dict(negatives=draw(8, 2, 80, 100), is_negative=draw(8, 2) > 0)
     batch = MelBatch(**{name: rows[rank()::world()] for name, rows in whole.items()})
     phase = distributed_phase(state, LoopConfig(), device)
     loss, _ = phase(batch)
@@ -44,29 +45,54 @@ with process_group(torch.device("cpu")) as device:
     if world() > 1:
         torch.distributed.all_reduce(gathered)
     state.phase.after_step(0)
+    grads = {n: p.grad for n, p in state.phase.named_parameters() if p.grad is not None}
+    return {"loss": gathered / world(), "grads": grads, "means": list(state.model.buffers())}
+
+out, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+torch.set_num_threads(1)
+with process_group(torch.device("cpu")) as device:
+    found = {name: measure(*case, device) for name, case in cases.items()}
     assert agreed(rank() == world() - 1)
     assert not agreed(False)
     if rank() == 0:
-        grads = {n: p.grad for n, p in state.phase.named_parameters() if p.grad is not None}
-        torch.save({"loss": gathered / world(), "grads": grads,
-                    "means": [state.model.target_mean, state.model.context_mean]}, out)
+        torch.save(found, out)
 """
+LEADS = {
+    "model.target_norm": "centre-scale",
+    "model.is_context_centred": True,
+    "model.predictor.is_residual": True,
+    "objective.pooled_weight": 0.5,
+    "pairs.hard_negatives": 2,
+}
+CASES = {
+    "contrastive": ("contrastive", {}),
+    "film-nce": ("film-nce", {}),
+    "leads": ("film-nce", LEADS),
+}
 
 
-@pytest.mark.parametrize("preset", ["contrastive", "film-nce"])
-def test_two_ranks_have_the_loss_and_gradients_of_one(tmp_path: Path, preset):
-    script = tmp_path / "ranks.py"
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory):
+    """What one process and what two processes find, by case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "ranks.py"
     script.write_text(SCRIPT)
-    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([sys.executable, script, preset, one], check=True)
-    subprocess.run([*torchrun, str(script), preset, str(two)], check=True)
-    single, double = torch.load(one), torch.load(two)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        arguments = [str(script), str(folder / f"{name}.pt"), json.dumps(CASES)]
+        subprocess.run([sys.executable, *launcher, *arguments], check=True)
+    return tuple(torch.load(folder / f"{name}.pt") for name in ("one", "two"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_have_the_loss_and_gradients_of_one(one_and_two, case):
+    single, double = (found[case] for found in one_and_two)
     torch.testing.assert_close(double["loss"], single["loss"], atol=1e-5, rtol=1e-5)
     assert double["grads"].keys() == single["grads"].keys()
     assert len(single["grads"]) > 5
     for name, gradient in single["grads"].items():
         torch.testing.assert_close(double["grads"][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    assert len(single["means"]) > 5
     for mine, theirs in zip(single["means"], double["means"], strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 

@@ -52,6 +52,37 @@ def test_two_ranks_train_the_model_of_one(home, small):
     assert manifest["training_tracks"] == model.training_tracks
 
 
+@pytest.mark.slow
+def test_a_sample_that_breaks_the_loss_of_one_rank_stops_all_with_a_checkpoint(home, small):
+    program = home / "train.py"
+    program.write_text(
+        "import os\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "import ml.training.loop as loop\n"
+        "from ml.artifacts import DataLayout\n"
+        "from ml.training.runs import train_preset\n"
+        "real_step, rank = loop.train_step, os.environ['RANK']\n"
+        "def poisoned_step(state, batch, *args):\n"
+        "    if state.step == 2 and rank == '1':\n"
+        "        batch = replace(batch, target_gain=batch.target_gain * float('nan'))\n"
+        "    return real_step(state, batch, *args)\n"
+        "loop.train_step = poisoned_step\n"
+        "try:\n"
+        f"    train_preset('contrastive', layout=DataLayout(home=Path({str(home)!r})),\n"
+        f"        corpora=['demo'], overrides={small!r}, seed=12)\n"
+        "except loop.NonFiniteLossError as error:\n"
+        f"    Path({str(home)!r}, 'rank' + rank).write_text(str(error))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*torchrun, str(program)], check=True, env=environment, timeout=300)
+    for rank in range(2):
+        assert "at step 2" in (home / f"rank{rank}").read_text()
+    (checkpoint,) = home.glob("runs/*/checkpoints/step-*/manifest.json")
+    assert checkpoint.parent.name == "step-0000002"
+
+
 def losses_of(run: Path) -> list[float]:
     metrics = [line["metrics"] for line in read_record(run / RECORD_NAME)]
     return [x["contrastive/loss"] for x in metrics if "contrastive/loss" in x]

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ml.artifacts import ArtifactError, DataLayout, LockedError, lock
+from ml.artifacts import ArtifactError, DataLayout, LockedError, lock, read_json, write_json
+from ml.models.label_encoders import build_label_encoder
 from ml.models.stem_jepa import load_model
 from ml.shards.reader import ShardPairs
 from ml.training.config import LoopConfig
@@ -42,12 +43,28 @@ class _KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("preset", ["contrastive", "film-nce"])
+LEADS = {
+    "model.target_norm": "centre-scale",
+    "model.is_context_centred": True,
+    "model.predictor.is_residual": True,
+    "model.predictor.is_condition_centred": True,
+    "optimizer.encoder_frozen_share": 0.5,
+    "objective.pooled_weight": 0.5,
+    "objective.eq_db": 6.0,
+    "pairs.music_share": 0.2,
+    "pairs.hard_negatives": 2,
+}
+"""Everything that is off in ``paper`` and has state, randomness or data of its own."""
+
+
+@pytest.mark.parametrize(
+    ("preset", "leads"), [("contrastive", {}), ("film-nce", {}), ("film-nce", LEADS)]
+)
 def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(
-    home, preset, monkeypatch, small, small_jepa
+    home, preset, leads, monkeypatch, small, small_jepa
 ):
     layout = DataLayout(home=home)
-    overrides = small if preset == "contrastive" else small_jepa
+    overrides = small if preset == "contrastive" else small_jepa | leads
     loop = LoopConfig(checkpoint_every=2, log_every=1)
 
     def run(seed_offset=0):
@@ -169,6 +186,19 @@ def test_phase_2_starts_from_phase_1(home, small_jepa):
             torch.testing.assert_close(started[name], phase_1[name], atol=1e-6, rtol=1e-4)
 
 
+def test_conditions_are_centred_by_the_mean_of_the_training_labels(home, small_jepa):
+    layout = DataLayout(home=home)
+    centred = {"model.predictor.is_condition_centred": True, "steps": 1}
+    artifact = train_preset("film", layout=layout, corpora=["demo"], overrides=small_jepa | centred)
+    model = load_model(artifact.path)
+    assert model.predictor is not None
+    labels = [*model.manifest["training_labels"], "music"]
+    vectors = build_label_encoder("minilm").encode(labels)
+    torch.testing.assert_close(
+        model.predictor.condition_mean, torch.from_numpy(vectors).mean(0), atol=1e-3, rtol=0
+    )
+
+
 def test_phase_2_without_phase_1_says_what_to_do(home, small_jepa):
     layout = DataLayout(home=home)
     layout.models_index.unlink()
@@ -204,21 +234,83 @@ def test_the_model_overfits_one_batch(shared_home, preset, small, small_jepa):
     assert losses[-1] < 0.4 * losses[0]
 
 
-def test_a_non_finite_loss_stops_before_it_reaches_the_weights(shared_home, small):
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_non_finite_loss_or_gradient_stops_before_it_reaches_the_weights(
+    shared_home, small, kind, caplog
+):
     config = training_config("contrastive", overrides=small)
     state, batch = _state_and_batch(shared_home, config)
+    if kind == "loss":
+        batch = replace(batch, target_gain=batch.target_gain * float("nan"))
+    else:
+        state.model.encoder.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    broken = replace(batch, target_gain=batch.target_gain * float("nan"))
-    with pytest.raises(NonFiniteLossError, match=f"step 0.*{batch.keys[0]}"):
+    saved = []
+    with pytest.raises(NonFiniteLossError, match=f"{kind}.* (nan|inf).*step 0.*{batch.keys[0]}"):
         train(
             state,
-            itertools.repeat(broken),
+            itertools.repeat(batch),
             loop=LoopConfig(),
             device=CPU,
             log=lambda *_: None,
-            save=lambda _: None,
+            save=lambda state: saved.append(state.step),
         )
+    assert saved == [0]
     assert all(torch.equal(before[name], p) for name, p in state.model.named_parameters())
+    assert ", ".join(batch.keys) in caplog.text
+
+
+def test_after_a_non_finite_loss_a_run_goes_on_from_the_step_before_it(home, small, monkeypatch):
+    layout = DataLayout(home=home)
+
+    def run():
+        return train_preset(
+            "contrastive", layout=layout, corpora=["demo"], overrides=small, seed=21,
+            loop=LoopConfig(checkpoint_every=100, log_every=1),
+        )  # fmt: skip
+
+    straight = run().path
+    kept = straight.rename(home / "straight")
+    _remove(straight.parent)
+
+    import ml.training.loop as loop_module
+
+    real_step = loop_module.train_step
+
+    def poisoned_step(state, batch, *args):
+        if state.step == 4:
+            batch = replace(batch, target_gain=batch.target_gain * float("nan"))
+        return real_step(state, batch, *args)
+
+    monkeypatch.setattr(loop_module, "train_step", poisoned_step)
+    with pytest.raises(NonFiniteLossError, match="checkpoint from before this step is saved"):
+        run()
+    (checkpoint,) = home.glob("runs/*/checkpoints/step-*")
+    assert checkpoint.name == "step-0000004"
+    monkeypatch.setattr(loop_module, "train_step", real_step)
+    resumed = run()
+    assert_equal_weights(resumed.path, kept)
+    steps = [json.loads(x)["step"] for x in _record(resumed.path).splitlines()]
+    assert [s for s, _ in itertools.groupby(steps)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_folder_that_describes_another_run_is_refused_with_the_fields(home, small):
+    def run():
+        return train_preset(
+            "contrastive", layout=DataLayout(home=home), corpora=["demo"], overrides=small, seed=22
+        )
+
+    folder = run().path.parent
+    _remove(folder / "model")
+    described = read_json(folder / "run.json")
+    described["identity"]["config"]["optimizer"]["learning_rate"] = 0.5
+    described["identity"]["config"]["objective"]["eq_db"] = 6.0
+    write_json(folder / "run.json", described)
+    with pytest.raises(ArtifactError) as refused:
+        run()
+    assert "objective.eq_db: 6.0 → not set; optimizer.learning_rate: 0.5 → 0.0003" in str(
+        refused.value
+    )
 
 
 def _state_and_batch(home, config):

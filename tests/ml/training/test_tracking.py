@@ -1,11 +1,16 @@
 """Tracking with a real MLflow: the record is complete there, and no step twice after a resume."""
 
+from pathlib import Path
+
 import pytest
 
 from ml.artifacts import DataLayout, read_json
 from ml.training.config import LoopConfig
+from ml.training.model_index import read_models
+from ml.training.record import MetricsRecord, read_record
 from ml.training.runs import train_preset
-from ml.training.tracking import MetricsRecord, MlflowTracker, mlflow_client, read_record
+from ml.training.sync import sync_run
+from ml.training.tracking import MlflowTracker, mlflow_client
 
 
 def tracker_of(uri):
@@ -55,6 +60,12 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, mo
     assert info.data.tags["phase"] == "contrastive"
     assert info.data.tags["dagster_run_id"] == "abc"
     assert info.data.params["optimizer.learning_rate"] == "0.0003"
+    tags, manifest = info.data.tags, read_json(artifact.path / "manifest.json")
+    assert tags["shards"] == " ".join(manifest["shards"])
+    assert tags["label_encoder"].startswith("minilm ")
+    assert tags["git_revision"]
+    assert {"speed/model_flop_per_s", "memory/process_peak_bytes"} <= set(info.data.metrics)
+    assert_artifacts(client, info.info.run_id, artifact.path)
     history = client.get_metric_history(info.info.run_id, "contrastive/loss")
     recorded = [
         line
@@ -63,6 +74,47 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, mo
     ]
     assert [m.step for m in history] == [line["step"] for line in recorded] == [1, 2, 3, 4, 5, 6]
     assert [m.value for m in history] == [line["metrics"]["contrastive/loss"] for line in recorded]
+
+
+def assert_artifacts(client, run_id, model):
+    assert {x.path for x in client.list_artifacts(run_id)} == {
+        *("checkpoint", "config.json", "loss.png")
+    }
+    files = {path.name for path in model.iterdir()}
+    found = {
+        x.path.removeprefix("checkpoint/") for x in client.list_artifacts(run_id, "checkpoint")
+    }
+    assert found == files >= {"config.json", "manifest.json", "model.safetensors"}
+    copy = Path(client.download_artifacts(run_id, "checkpoint"))
+    for name in files:
+        assert (copy / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_a_resumed_run_takes_the_tags_of_who_resumed_it(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (tmp_path / "run").mkdir()
+    for asked_by in ("one", "two"):
+        tracker = tracker_of(uri)(tmp_path / "run", "run")
+        tracker.start({"steps": 1}, {"training_id": "run", "dagster_run_id": asked_by})
+        run_id = tracker.finish("KILLED")
+    run = mlflow_client(uri).get_run(run_id)
+    assert run.data.tags["dagster_run_id"] == "two"
+    assert run.info.status == "KILLED"
+
+
+def test_artifacts_that_a_server_missed_are_sent_later(home):
+    run = read_models(DataLayout(home=home))["film"].parent
+    uri = f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+    tracker = tracker_of(uri)(run, run.name)
+    tracker.start({"steps": 4}, {"training_id": run.name})
+    run_id = tracker.finish("RUNNING")  # and the process is killed before its model is sent
+    client = mlflow_client(uri)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert not client.list_artifacts(run_id)
+    for _ in range(2):
+        assert sync_run(run, uri=uri, experiment="stems")[0] == run_id
+        assert client.get_run(run_id).info.status == "FINISHED"
+        assert_artifacts(client, run_id, run / "model")
 
 
 def test_a_server_that_is_down_does_not_stop_training(home, small):

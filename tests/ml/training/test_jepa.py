@@ -1,0 +1,133 @@
+"""Phase 2 with the fields that are off in ``paper``: where it starts, and what each one trains."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ml.artifacts import DataLayout
+from ml.models.stem_jepa import StemJepa, load_model
+from ml.shards.reader import ShardPairs
+from ml.training.batches import mel_batch
+from ml.training.checkpoints import start_from_phase_1
+from ml.training.jepa import JepaPhase
+from ml.training.loop import build_state, train_step
+from ml.training.model_index import read_models
+from ml.training.presets import training_config
+from ml.training.statistics import measure_target_variance
+
+CPU = torch.device("cpu")
+CENTRED_RESIDUAL = {"model.predictor.is_residual": True, "model.is_context_centred": True}
+
+
+@pytest.fixture
+def start(shared_home, small_jepa):
+    """A preset and overrides to a state at step 0 after phase 1, and a batch."""
+    layout = DataLayout(home=shared_home)
+
+    def begin(overrides, preset="film-nce"):
+        overrides = small_jepa | {"batch_size": 6, "precision": "fp32"} | overrides
+        config = training_config(preset, overrides=overrides)
+        pairs = ShardPairs([layout.shards("demo")], config=config.pairs, batch_size=6, seed=0)
+        torch.manual_seed(0)
+        model = StemJepa(config.model)
+        start_from_phase_1(model, read_models(layout)["contrastive"])
+        if model.has_variance:
+            measure_target_variance(model, itertools.islice(pairs.batches(), 8))
+        if model.has_context_patches:
+            model.begin_context_patches()
+        return build_state(config, model), next(pairs.batches())
+
+    return begin
+
+
+def phase_of(state) -> JepaPhase:
+    assert isinstance(state.phase, JepaPhase)
+    return state.phase
+
+
+@pytest.mark.parametrize("norm", ["centre", "centre-scale"])
+def test_a_centred_residual_predictor_starts_at_the_score_of_phase_1(start, shared_home, norm):
+    state, batch = start(CENTRED_RESIDUAL | {"model.target_norm": norm})
+    model = state.model
+    mels = mel_batch(batch, model.log_mel, CPU)
+    phase_1 = load_model(read_models(DataLayout(home=shared_home))["contrastive"])
+    scale = model.target_variance.sqrt() if model.has_variance else torch.ones(1, 1)
+    with torch.no_grad():
+        context = model.encoder(mels.context)
+        query = model.predict_patches(context, mels.condition, mels.classes).mean(1)
+        target = model.normalise_target(model.target_patches(mels.target)).mean(1)
+    # A mean over frequency rows of what each row's deviation divides; with "centre" nothing does.
+    for found, pooled_mean, patches in (
+        (query, phase_1.context_mean, phase_1.encoder(mels.context)),
+        (target, phase_1.target_mean.mean((0, 1)), phase_1.encoder(mels.target)),
+    ):
+        places = phase_1.target_mean - phase_1.target_mean.mean((0, 1))
+        expected = ((patches - places - pooled_mean) / scale[:, None]).mean((1, 2))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    if norm == "centre":  # what phase 1 compares
+        torch.testing.assert_close(query, phase_1.query_vectors(mels.context), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            target, phase_1.gallery_vectors(mels.target), atol=1e-4, rtol=1e-3
+        )
+
+
+def test_the_residual_alone_starts_elsewhere(start):
+    vectors = []
+    for overrides in (CENTRED_RESIDUAL, {"model.predictor.is_residual": True}):
+        state, batch = start(overrides)
+        mels = mel_batch(batch, state.model.log_mel, CPU)
+        vectors.append(F.normalize(state.model.query_vectors(mels.context, mels.condition), dim=-1))
+    assert (vectors[0] @ vectors[0].T).mean() < (vectors[1] @ vectors[1].T).mean() - 0.2
+
+
+def test_what_the_loss_is_made_of(start):
+    state, batch = start({"objective.pooled_weight": 0.7, "pairs.hard_negatives": 2})
+    mels = mel_batch(batch, state.model.log_mel, CPU)
+    loss, metrics = phase_of(state)(mels)
+    parts = (metrics[f"jepa/{name}"] for name in ("patch_loss", "pooled_loss", "nce_loss"))
+    expected = sum(w * part for w, part in zip((1.0, 0.7, 0.5), parts, strict=True))
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+def test_hard_negatives_change_the_contrastive_term_alone(start):
+    losses = []
+    for hard_negatives in (0, 3):
+        state, batch = start({"pairs.hard_negatives": hard_negatives})
+        _, metrics = phase_of(state)(mel_batch(batch, state.model.log_mel, CPU))
+        losses.append(metrics)
+    assert losses[0]["jepa/patch_loss"] == pytest.approx(float(losses[1]["jepa/patch_loss"]))
+    assert losses[1]["jepa/nce_loss"] > losses[0]["jepa/nce_loss"] + 1e-3
+
+
+LEADS = {
+    "model.target_norm": "centre-scale",
+    "model.predictor.is_condition_centred": True,
+    "objective.pooled_weight": 0.5,
+    "objective.gain_db": 6.0,
+    "objective.eq_db": 6.0,
+    "pairs.music_share": 0.2,
+    "pairs.hard_negatives": 2,
+    **CENTRED_RESIDUAL,
+}
+
+
+def test_all_leads_together_learn_one_batch(start):
+    plain = {"steps": 80, "optimizer.warmup_steps": 5, "optimizer.learning_rate": 3e-3}
+    state, batch = start(LEADS | plain | {"objective.gain_db": 0.0, "objective.eq_db": 0.0})
+    losses = [float(train_step(state, batch, CPU)["jepa/loss"]) for _ in range(80)]
+    assert losses[-1] < 0.5 * losses[0]
+    means = (state.model.target_variance, state.model.context_patch_mean)
+    assert all(bool(torch.isfinite(x).all()) for x in means)
+
+
+def test_running_deviation_and_context_mean_follow_training(start):
+    state, batch = start(LEADS)
+    before = {n: b.clone() for n, b in state.model.named_buffers()}
+    for _ in range(3):
+        train_step(state, batch, CPU)
+    for name in ("target_variance", "context_patch_mean", "target_mean"):
+        assert not torch.equal(before[name], state.model.get_buffer(name)), name
+    for name in ("predictor.condition_mean", "context_mean"):
+        assert torch.equal(before[name], state.model.get_buffer(name)), name
