@@ -45,6 +45,8 @@ class DataLayout:
     they are built."""
     shard_cache_gb: float = 50.0
     """Bound of ``shard_cache``."""
+    lancedb_uri: str | None = None
+    """Where the LanceDB databases lie: a path from ``home`` or a URL; None: ``lancedb``."""
 
     @property
     def config_path(self) -> Path:
@@ -80,6 +82,11 @@ class DataLayout:
     def lancedb(self) -> Path:
         """LanceDB databases, one per model, and ``champion.json``."""
         return self.home / "lancedb"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of processes that Dagster's assets started."""
+        return self.home / "logs"
 
     @property
     def reports(self) -> Path:
@@ -291,8 +298,12 @@ def finish(
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold an exclusive lock that the kernel frees when the process dies, however it dies.
+
+    Args:
+        path: the file to lock.
+        waits: for who holds it, where that takes moments.
 
     Raises:
         LockedError: another process holds it; names its process id and host.
@@ -300,7 +311,7 @@ def lock(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"

@@ -98,6 +98,7 @@ class TrainingSettings(_Section):
     presets: tuple[str, ...] = ("film-nce", "film")
     size: Literal["tiny", "small", "paper"] = "tiny"
     seed: int = Field(default=0, ge=0)
+    processes: int = Field(default=0, ge=0)
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -119,6 +120,31 @@ class BeatSettings(_Section):
     models: tuple[str, ...] = ()
     layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
     seed: int = Field(default=0, ge=0)
+
+
+class LanceDbSettings(_Section):
+    """Where the tables that queries search lie; empty: under ``STEMS_HOME/lancedb``."""
+
+    uri: str | None = Field(default=None, min_length=1)
+
+
+class PromotionSettings(_Section):
+    """When a model becomes the one that queries use: ``ml.retrieval.promotion``."""
+
+    corpora: tuple[str, ...] = ()
+    metric: Literal["recall@1", "recall@5", "recall@10", "normalized_rank_mean"] = "recall@10"
+    conditioning: Literal["fine", "coarse", "none"] = "fine"
+    tolerance: float = Field(default=1.0, ge=0)
+    gallery: tuple[str, ...] = ()
+    registered_model: str = Field(default="stem-jepa", min_length=1)
+
+
+class AutomationSettings(_Section):
+    """When everything is made anew without anybody asking; both ways are off at first."""
+
+    cron: str = "0 2 * * 6"
+    timezone: str = "UTC"
+    min_new_hours: float = Field(default=1.0, ge=0)
 
 
 class TrackingSettings(_Section):
@@ -158,13 +184,19 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     beats: BeatSettings = BeatSettings()
+    lancedb: LanceDbSettings = LanceDbSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    automation: AutomationSettings = AutomationSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @property
     def layout(self) -> DataLayout:
         """Where everything lies below this home."""
         return DataLayout(
-            home=self.home, shards_uri=self.shards.uri, shard_cache_gb=self.shards.cache_gb
+            home=self.home,
+            shards_uri=self.shards.uri,
+            shard_cache_gb=self.shards.cache_gb,
+            lancedb_uri=self.lancedb.uri,
         )
 
     @property

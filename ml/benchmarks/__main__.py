@@ -14,7 +14,18 @@ from ml.artifacts import write_aside
 from ml.benchmarks.measure import Measure
 from ml.plain import jsonable
 
-AREAS = ("shards", "loader", "planning", "training", "beats", "embedding", "ranks")
+AREAS = (
+    "shards",
+    "loader",
+    "planning",
+    "training",
+    "beats",
+    "embedding",
+    "ranks",
+    "search",
+    "query",
+    "serve",
+)
 """Modules of this package with a function ``measure() -> Iterator[Measure]``; run by default."""
 ON_REQUEST = ("gpu",)
 """Further ones."""

@@ -52,20 +52,30 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.baselines import is_baseline
     from ml.retrieval.store import publish_corpus
 
-    for model in embed(args, settings, args.conditioning):
+    for model in embed(args, settings, args.conditioning, has_champion=True):
         if not (args.no_publish or is_baseline(model)):
             published = publish_corpus(settings.layout, model.model_id, args.corpus)
             print(f"{model.name} is published to {published.summary['uri']}")
     return 0
 
 
-def embed(args: argparse.Namespace, settings: Settings, conditioning: str) -> list[EmbeddingModel]:
-    """Embed ``args.corpus``, building what that needs; returns the models."""
+def embed(
+    args: argparse.Namespace, settings: Settings, conditioning: str, *, has_champion: bool = False
+) -> list[EmbeddingModel]:
+    """Embed ``args.corpus``, building what that needs; returns the models.
+
+    Args:
+        args: of the verb, with ``add_options``.
+        settings: of the home.
+        conditioning: of the queries.
+        has_champion: with the champion too, where it is none of the current models any more.
+    """
     from ml.corpora.corpus import open_corpus
     from ml.corpora.labels import build_label_embeddings, label_encoder_of, read_label_vectors
     from ml.corpora.table import build_corpus_tracks
     from ml.device import choose_device
     from ml.retrieval.baselines import load_models
+    from ml.retrieval.champion import earlier_champion
     from ml.retrieval.embed import embed_corpus
 
     if args.batch_chunks < 1:
@@ -76,6 +86,8 @@ def embed(args: argparse.Namespace, settings: Settings, conditioning: str) -> li
     corpus = open_corpus(found.kind, found.root, **found.options)
     build_corpus_tracks(name, corpus, layout, workers=len(os.sched_getaffinity(0)))
     build_label_embeddings(name, layout, label_encoder_of(settings))
+    if has_champion and not args.models:
+        models += earlier_champion(layout, models, name)
     artifacts = embed_corpus(
         name,
         models,

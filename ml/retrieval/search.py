@@ -1,11 +1,13 @@
-"""Exact search in a model's tables: rows in memory, one matrix product a query.
+"""Search in the tables of one model, at the version they have when opened.
 
-Up to some tens of thousands of stems this is faster than LanceDB's own exact scan, and gives the
-same result on every machine.
+Exact in memory for small tables, through the index for large ones (``ml.retrieval.gallery``).
+Everything here may be called from several threads at once.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml.artifacts import ArtifactError
+from ml.retrieval.database import open_table, sql_text
 from ml.retrieval.embedding_files import vectors_of
-from ml.retrieval.store import CHUNK_TABLE, FORMAT_VERSION, STEM_TABLE, sql_text
+from ml.retrieval.gallery import Gallery, open_gallery
+from ml.retrieval.store import CHUNK_TABLE, FORMAT_VERSION, STEM_TABLE, count_values
+from ml.retrieval.table_index import EXACT_ROWS
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -33,40 +38,43 @@ class Hit:
 
 
 class StemTables:
-    """The tables of one model, as they are when first searched.
+    """The tables of one model, as they are when opened.
 
     Args:
-        uri: the database (``stems table path``).
+        uri: the database (``stems table path``): a folder or a URL.
+        exact_rows: up to so many stems are searched exactly, in memory.
 
     Raises:
         ArtifactError: it holds no stems, or a newer format.
     """
 
-    def __init__(self, uri: str | Path):
+    def __init__(self, uri: str | Path, *, exact_rows: int = EXACT_ROWS):
         self.uri = str(uri)
-        self._stems = self._open(STEM_TABLE)
+        self._exact_rows = exact_rows
+        self._lock = threading.RLock()
+        self._stems = open_table(self.uri, STEM_TABLE)
         schema = self._stems.schema
         metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
-        if not metadata.get("format_version", "").isdigit() or not metadata.get("model_id"):
-            raise ArtifactError(
-                f"table {STEM_TABLE} in {self.uri} names no model in its metadata; it was not "
-                f"published by: stems embed CORPUS"
-            )
-        if int(metadata["format_version"]) > FORMAT_VERSION:
-            raise ArtifactError(
-                f"table {STEM_TABLE} in {self.uri} has format version "
-                f"{metadata['format_version']}, this program reads up to {FORMAT_VERSION}; "
-                f"update the program"
-            )
+        _check_format(self.uri, metadata)
         self.model_id = metadata["model_id"]
         """Whose vectors these are."""
-        self.dim = schema.field("vector").type.list_size
+        self.dim: int = schema.field("vector").type.list_size
         """Width of a vector."""
-        self.version = self._stems.version
+        self.version: int = self._stems.version
         """Version of the stem table that is searched."""
+        self._count = self._stems.count_rows()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
+
+    def is_current(self) -> bool:
+        """Whether the stem table has this version still; False too where it is gone."""
+        try:
+            with self._lock:
+                self._newest.checkout_latest()
+                return self._newest.version == self.version
+        except (ValueError, RuntimeError, OSError):
+            return False
 
     def search(
         self,
@@ -89,33 +97,33 @@ class StemTables:
         Raises:
             ValueError: LanceDB does not understand ``where``.
         """
-        allowed = np.ones(len(self), dtype=bool) if where is None else self._matches(where)
         excluded = set(exclude_tracks)
-        scores = self._vectors @ vector.astype(np.float32)
         hits: list[Hit] = []
-        found: dict[tuple[str, str], int] = {}
-        for i in np.argsort(-scores, kind="stable"):
-            row = self._rows[i]
+        found: Counter[tuple[str, str]] = Counter()
+        likely = k if per_track is None else 4 * k
+        for score, row in self._gallery.ranked(vector, likely, where, exclude_tracks):
             track = (row["corpus"], row["track_id"])
-            is_full = per_track is not None and found.get(track, 0) >= per_track
-            if not allowed[i] or row["track_id"] in excluded or is_full:
+            is_full = per_track is not None and found[track] >= per_track
+            if is_full or row["track_id"] in excluded:
                 continue
-            found[track] = found.get(track, 0) + 1
-            hits.append(Hit(score=float(scores[i]), row=row))
+            found[track] += 1
+            hits.append(Hit(score=score, row=row))
             if len(hits) == k:
                 break
-        return hits
+        return sorted(hits, key=lambda hit: (-hit.score, hit.row["key"]))
 
     def best_starts(self, vector: np.ndarray, keys: Sequence[str]) -> dict[str, float]:
         """Per stem, by its key: where its chunk of highest cosine begins, in seconds."""
-        pairs = {key: _split(self._by_key[key]) for key in keys}
+        pairs = {key: _split(row) for key, (row, _) in self._gallery.find(keys).items()}
         if not pairs:
             return {}
         corpora = ", ".join(sorted({sql_text(corpus) for corpus, _ in pairs.values()}))
         stem_ids = ", ".join(sorted({sql_text(stem) for _, stem in pairs.values()}))
         where = f"corpus IN ({corpora}) AND stem_id IN ({stem_ids})"
         columns = ["corpus", "stem_id", "start_s", "vector"]
-        chunks = self._open(CHUNK_TABLE).search().where(where).select(columns).to_arrow()
+        with self._lock:
+            table = self._chunks
+        chunks = table.search().where(where).select(columns).to_arrow()
         scores = vectors_of(chunks) @ vector.astype(np.float32)
         owners = [_split(row) for row in chunks.select(columns[:2]).to_pylist()]
         starts = chunks["start_s"].to_pylist()
@@ -124,44 +132,68 @@ class StemTables:
             best.setdefault(owners[i], starts[i])
         return {key: best[pair] for key, pair in pairs.items() if pair in best}
 
-    @cached_property
-    def _vectors(self) -> np.ndarray:
-        return vectors_of(self._table)
+    def row(self, key: str) -> dict[str, Any] | None:
+        """The columns of a stem without its vector; None: no stem of this key."""
+        found = self._gallery.find([key]).get(key)
+        return None if found is None else found[0]
+
+    def vectors(self, keys: Sequence[str]) -> np.ndarray:
+        """(key, dim) float32, unit norm.
+
+        Raises:
+            KeyError: a key is not in the table.
+        """
+        found = self._gallery.find(keys)
+        vectors = [found[key][1] for key in keys]
+        return np.stack(vectors) if vectors else np.zeros((0, self.dim), dtype=np.float32)
+
+    def label_counts(self) -> dict[str, int]:
+        """Label → stems whose finest label it is, sorted by label."""
+        return dict(self._counts("label"))
+
+    def corpora(self) -> dict[str, int]:
+        """Corpus → its stems, sorted by name."""
+        return dict(self._counts("corpus"))
+
+    def _counts(self, column: str) -> dict[str, int]:
+        with self._lock:
+            if column not in self._counted:
+                self._counted[column] = count_values(self._stems, column)
+            return self._counted[column]
 
     @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        return self._table.drop_columns(["vector"]).to_pylist()
+    def _counted(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    @property
+    def _gallery(self) -> Gallery:
+        with self._lock:
+            return self._opened
 
     @cached_property
-    def _by_key(self) -> dict[str, dict[str, Any]]:
-        return {row["key"]: row for row in self._rows}
+    def _opened(self) -> Gallery:
+        return open_gallery(self._stems, exact_rows=self._exact_rows)
 
     @cached_property
-    def _table(self) -> Any:
-        return self._stems.to_arrow().sort_by("key")
+    def _chunks(self) -> Table:
+        return open_table(self.uri, CHUNK_TABLE)
 
-    def _matches(self, where: str) -> np.ndarray:
-        try:
-            found = self._stems.search().where(where).select(["key"]).to_arrow()
-        except ValueError as error:
-            columns = ", ".join(name for name in self._stems.schema.names if name != "vector")
-            raise ValueError(
-                f"the filter {where!r} is not understood ({error}); expected an SQL condition "
-                f"such as category = 'guitar' on the columns {columns}"
-            ) from None
-        keys = set(found["key"].to_pylist())
-        return np.array([row["key"] in keys for row in self._rows], dtype=bool)
+    @cached_property
+    def _newest(self) -> Table:
+        return open_table(self.uri, STEM_TABLE)
 
-    def _open(self, name: str) -> Table:
-        import lancedb
 
-        is_local = "://" not in self.uri
-        if not is_local or Path(self.uri).is_dir():
-            database = lancedb.connect(self.uri)
-            if name in database.list_tables().tables:
-                return database.open_table(name)
+def _check_format(uri: str, metadata: dict[str, str]) -> None:
+    version = metadata.get("format_version", "")
+    if not version.isdigit() or not metadata.get("model_id"):
         raise ArtifactError(
-            f"{self.uri} holds no table {name}; publish a corpus with: stems embed CORPUS"
+            f"table {STEM_TABLE} in {uri} names no model in its metadata; it was not published "
+            f"by: stems embed CORPUS"
+        )
+    if int(version) > FORMAT_VERSION:
+        raise ArtifactError(
+            f"table {STEM_TABLE} in {uri} has format version {version}, this program reads up to "
+            f"{FORMAT_VERSION}; update the program"
         )
 
 

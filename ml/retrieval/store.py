@@ -1,8 +1,9 @@
-"""The LanceDB tables that queries search: one database per model, and which model is champion.
+"""The LanceDB tables that queries search: one database per model, published from its embeddings.
 
-``lancedb/<model_id>/`` holds ``stem_embeddings`` (one row a stem) and ``chunk_embeddings`` (one
-row a sounding chunk of it), published from the Parquet embeddings. Publishing a corpus is *one*
-merge in each table: it updates, inserts, and deletes what has left the corpus, in one version.
+A database holds ``stem_embeddings`` (one row a stem) and ``chunk_embeddings`` (one row a sounding
+chunk of it), published from the Parquet embeddings. Publishing a corpus is *one* merge in each
+table: it updates, inserts, and deletes what has left the corpus, in one version; files pass by in
+batches. The record of it lies in ``lancedb/<model_id>/published/<corpus>``, wherever the database.
 
 Stem ids repeat across corpora, and LanceDB 0.40 takes a single column as primary key, so rows
 carry a ``key``: ``<corpus>/<stem_id>``, for chunks with ``@<start_s>``. The key is declared in the
@@ -12,19 +13,25 @@ schema at creation; without it, two processes that insert the same rows at once 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish
-from ml.retrieval.embedding_files import (
-    CHUNKS,
-    GALLERY,
-    read_embedding_manifest,
-    read_table,
-    stem_schema,
+from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish, lock
+from ml.retrieval.database import (
+    commit,
+    connect,
+    database_uri,
+    ensure_table,
+    first_line,
+    open_table,
+    sql_text,
+    stored_bytes,
+    table_names,
 )
+from ml.retrieval.embedding_files import CHUNKS, GALLERY, read_embedding_manifest, stem_schema
+from ml.retrieval.table_index import IndexTuning, optimize_tables, read_tuning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +40,19 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 STEM_TABLE, CHUNK_TABLE = "stem_embeddings", "chunk_embeddings"
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key:position": b"1"}
+_BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexDescription:
+    """An index at a glance."""
+
+    column: str
+    kind: str
+    """As LanceDB names it: "IvfFlat", "BTree"."""
+    rows: int
+    unindexed_rows: int
+    """Rows that came since; they are found, only slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,36 +65,43 @@ class TableDescription:
     rows_by_corpus: Mapping[str, int]
     columns: Mapping[str, str]
     """Name → Arrow type."""
-
-
-def database_uri(layout: DataLayout, model_id: str) -> str:
-    """Where a model's tables lie: what ``lancedb.connect`` takes."""
-    return str(layout.lancedb / model_id)
+    indices: tuple[IndexDescription, ...] = ()
+    """None: every search reads all rows."""
+    tuning: IndexTuning | None = None
+    """How the vector index is searched, and the recall measured then."""
+    stored_bytes: int = 0
+    """All its files, those of earlier versions included."""
 
 
 def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
-    """Bring a model's tables up to date with its embeddings of a corpus.
+    """Bring a model's tables up to date with its embeddings of a corpus, and index what is large.
 
     Returns:
         The record of the publication, ``lancedb/<model_id>/published/<corpus>``; reused when the
         tables hold these embeddings already.
 
     Raises:
-        ArtifactError: there are no embeddings, or the tables are of another shape.
+        ArtifactError: there are no embeddings, the tables are of another shape, or the object
+            store cannot be reached.
     """
     manifest = read_embedding_manifest(layout, model_id, corpus)
     made = manifest["summary"]
     counts = {CHUNK_TABLE: made["chunks"], STEM_TABLE: made["gallery"]}
     identity = {"model_id": model_id, "corpus": corpus, "embeddings": manifest["fingerprint"]}
-    record = layout.lancedb / model_id / "published" / corpus
+    home = layout.lancedb / model_id
+    record = home / "published" / corpus
     uri = database_uri(layout, model_id)
     found = find_current(record, identity, format_version=FORMAT_VERSION)
-    if found is not None and all(count_rows(uri, t, corpus) == n for t, n in counts.items()):
+    if found is not None and found.summary["uri"] == uri and _holds(uri, corpus, counts):
         return found
     folder = layout.embeddings(model_id, corpus)
     for name, file_name in ((CHUNK_TABLE, CHUNKS), (STEM_TABLE, GALLERY)):
-        merge_corpus(uri, name, read_table(folder / file_name), corpus=corpus, model_id=model_id)
-    return finish(record, identity, format_version=FORMAT_VERSION, summary={"uri": uri, **counts})
+        merge_file(uri, name, folder / file_name, corpus=corpus, model_id=model_id)
+    optimize_tables(uri)
+    with lock(home / ".lock", waits=True):
+        return finish(
+            record, identity, format_version=FORMAT_VERSION, summary={"uri": uri, **counts}
+        )
 
 
 def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: str) -> None:
@@ -88,35 +115,88 @@ def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: 
         model_id: whose vectors these are; kept with the table.
 
     Raises:
-        ArtifactError: the table is there with other columns or another dimension.
+        ArtifactError: the table is there with other columns, another dimension or another model's
+            vectors; or others write to it without a pause.
     """
-    import lancedb
+    merge_batches(uri, name, rows.schema, rows.to_batches, corpus=corpus, model_id=model_id)
 
-    keyed = _with_key(rows, model_id)
+
+def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -> None:
+    """``merge_corpus`` with the rows of a Parquet file, a few thousand in memory at a time.
+
+    Raises:
+        ArtifactError: as ``merge_corpus``; or the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    met: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS)
+        except (pa.ArrowException, OSError) as error:
+            met.append(error)  # of what comes out of the merge one cannot tell what it was
+            raise
+
     try:
-        table = lancedb.connect(uri).create_table(name, schema=keyed.schema, exist_ok=True)
-    except ValueError as error:
-        raise ArtifactError(
-            f"table {name} in {uri} has other columns or vectors than those of model {model_id} "
-            f"({error}); remove that folder and publish again"
-        ) from None
-    (
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+    try:
+        merge_batches(uri, name, schema, batches, corpus=corpus, model_id=model_id)
+    except (pa.ArrowException, OSError, RuntimeError):
+        if not met:
+            raise
+        raise _damaged(path, met[0]) from None
+
+
+def merge_batches(
+    uri: str,
+    name: str,
+    schema: pa.Schema,
+    batches: Callable[[], Iterator[pa.RecordBatch] | list[pa.RecordBatch]],
+    *,
+    corpus: str,
+    model_id: str,
+) -> None:
+    """``merge_corpus`` with rows that pass by, a batch in memory at a time.
+
+    Args:
+        uri: the database.
+        name: the table.
+        schema: of the batches.
+        batches: makes them, anew for each try when others write at the same time.
+        corpus: whose rows are replaced.
+        model_id: whose vectors these are.
+
+    Raises:
+        ArtifactError: as ``merge_corpus``.
+    """
+    import pyarrow as pa
+
+    keyed = _keyed_schema(schema, model_id)
+    table = ensure_table(uri, name, keyed)
+    _check_schema(table, keyed, uri)
+    merge = (
         table.merge_insert("key")
         .when_matched_update_all()
         .when_not_matched_insert_all()
         .when_not_matched_by_source_delete(f"corpus = {sql_text(corpus)}")
-        .execute(keyed)
     )
+
+    def write() -> None:
+        rows = (_with_key(batch, keyed) for batch in batches())
+        merge.execute(pa.RecordBatchReader.from_batches(keyed, rows))
+
+    commit(table, write)
 
 
 def count_rows(uri: str, name: str, corpus: str) -> int:
     """How many rows a table holds of a corpus; 0 where there is no such table."""
-    import lancedb
-
-    database = lancedb.connect(uri)
-    if name not in database.list_tables().tables:
+    if name not in table_names(uri):
         return 0
-    return database.open_table(name).count_rows(f"corpus = {sql_text(corpus)}")
+    return open_table(uri, name).count_rows(f"corpus = {sql_text(corpus)}")
 
 
 def describe_tables(uri: str) -> list[TableDescription]:
@@ -125,42 +205,87 @@ def describe_tables(uri: str) -> list[TableDescription]:
     Raises:
         ArtifactError: there are none.
     """
-    import lancedb
-
-    names = lancedb.connect(uri).list_tables().tables if Path(uri).is_dir() else []
+    names = table_names(uri)
     if not names:
         raise ArtifactError(f"{uri} holds no tables; publish a corpus with: stems embed CORPUS")
-    return [_described(lancedb.connect(uri).open_table(name)) for name in names]
+    database = connect(uri)
+    return [_described(uri, database.open_table(name)) for name in names]
 
 
-def sql_text(value: str) -> str:
-    """A string literal for a filter."""
-    return "'" + value.replace("'", "''") + "'"
+def count_values(table: Table, column: str) -> dict[str, int]:
+    """Value → rows that have it, sorted; the table passes by in batches."""
+    counts: Counter[str] = Counter()
+    for batch in table.search().select([column]).to_batches():
+        for pair in batch[column].value_counts().to_pylist():
+            counts[pair["values"]] += pair["counts"]
+    return dict(sorted(counts.items()))
 
 
-def _described(table: Table) -> TableDescription:
-    corpora = table.search().select(["corpus"]).to_arrow()["corpus"].to_pylist()
+def _holds(uri: str, corpus: str, counts: Mapping[str, int]) -> bool:
+    return all(count_rows(uri, table, corpus) == rows for table, rows in counts.items())
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is missing or damaged ({first_line(error)}); delete {path.parent} and embed the "
+        f"corpus again"
+    )
+
+
+def _check_schema(table: Table, schema: pa.Schema, uri: str) -> None:
+    found, wanted = table.schema, schema.metadata[b"model_id"].decode()
+    model_id = (found.metadata or {}).get(b"model_id", b"").decode()
+    if found.equals(schema) and model_id == wanted:
+        return
+    raise ArtifactError(
+        f"table {table.name} in {uri} has other columns or vectors than those of model {wanted} "
+        f"(its model: {model_id or 'none named'}; its vectors: {found.field('vector').type}; its "
+        f"columns: {', '.join(found.names)}); remove it and publish again: stems embed CORPUS"
+    )
+
+
+def _described(uri: str, table: Table) -> TableDescription:
+    stats = [(index, table.index_stats(index.name)) for index in table.list_indices()]
     return TableDescription(
         name=table.name,
         version=table.version,
         rows=table.count_rows(),
-        rows_by_corpus=dict(sorted(Counter(corpora).items())),
+        rows_by_corpus=count_values(table, "corpus"),
         columns={field.name: str(field.type) for field in table.schema},
+        indices=tuple(
+            IndexDescription(
+                column=", ".join(index.columns),
+                kind=index.index_type,
+                rows=found.num_indexed_rows,
+                unindexed_rows=found.num_unindexed_rows,
+            )
+            for index, found in stats
+            if found is not None
+        ),
+        tuning=read_tuning(table),
+        stored_bytes=stored_bytes(uri, table.name),
     )
 
 
-def _with_key(rows: pa.Table, model_id: str) -> pa.Table:
-    """The rows with their ``key`` in front, and the model in the schema's metadata."""
+def _keyed_schema(schema: pa.Schema, model_id: str) -> pa.Schema:
+    """The columns of a table: ``key`` in front, and the model in the metadata."""
+    import pyarrow as pa
+
+    columns = stem_schema(
+        schema.field("vector").type.list_size, has_start="start_s" in schema.names
+    )
+    field = pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
+    metadata = {"model_id": model_id, "format_version": str(FORMAT_VERSION)}
+    return pa.schema([field, *columns], metadata=metadata)
+
+
+def _with_key(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     import pyarrow as pa
 
     parts = zip(rows["corpus"].to_pylist(), rows["stem_id"].to_pylist(), strict=True)
     keys = [f"{corpus}/{stem_id}" for corpus, stem_id in parts]
-    if "start_s" in rows.column_names:
+    if "start_s" in schema.names:
         starts = rows["start_s"].to_pylist()
         keys = [f"{key}@{start:.6f}" for key, start in zip(keys, starts, strict=True)]
-    dim = rows.schema.field("vector").type.list_size
-    columns = stem_schema(dim, has_start="start_s" in rows.column_names)
-    field = pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
-    metadata = {"model_id": model_id, "format_version": str(FORMAT_VERSION)}
-    schema = pa.schema([field, *columns], metadata=metadata)
-    return pa.table([pa.array(keys, pa.string()), *rows.cast(columns).columns], schema=schema)
+    columns = [rows[field.name].cast(field.type) for field in list(schema)[1:]]
+    return pa.record_batch([pa.array(keys, pa.string()), *columns], schema=schema)

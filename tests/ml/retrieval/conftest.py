@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ml.artifacts import DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
+from ml.retrieval.embedding_files import StemRow, stem_table
 
 RATE_HZ = 16_000
 LABELS = ("bass", "drums", "guitar", "piano", "music")
@@ -96,6 +98,35 @@ def label_vectors() -> dict[str, np.ndarray]:
 @pytest.fixture
 def layout(tmp_path: Path) -> DataLayout:
     return DataLayout(home=tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def clustered_stems() -> Callable[..., pa.Table]:
+    """Stems around directions, four a track and one label a direction; equal for equal seeds."""
+
+    def make(count: int, *, corpus: str = "many", dim: int = 16, seed: int = 0) -> pa.Table:
+        random = np.random.default_rng(seed)
+        labels = random.integers(12, size=count)
+        centres = np.random.default_rng(9).standard_normal((12, dim))
+        vectors = centres[labels] + 0.8 * random.standard_normal((count, dim))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        rows = [
+            StemRow(
+                stem_id=f"t{i // 4}/it's {i}",
+                track_id=f"t{i // 4}",
+                corpus=corpus,
+                split=None,
+                label=f"label {label}",
+                category=f"category {label % 3}",
+                labels=(f"category {label % 3}", f"label {label}"),
+                duration_s=float(i),
+                audio="a.wav",
+            )
+            for i, label in enumerate(labels)
+        ]
+        return stem_table(rows, vectors.astype(np.float32))
+
+    return make
 
 
 @pytest.fixture

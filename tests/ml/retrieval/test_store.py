@@ -11,12 +11,15 @@ import pytest
 from ml.artifacts import ArtifactError, DataLayout
 from ml.retrieval.champion import checkpoint_path, read_champion, write_champion
 from ml.retrieval.embed import embed_corpus
-from ml.retrieval.embedding_files import StemRow, stem_table
+from ml.retrieval.embedding_files import StemRow, stem_table, write_table
 from ml.retrieval.store import (
     CHUNK_TABLE,
     STEM_TABLE,
+    count_rows,
     database_uri,
+    describe_tables,
     merge_corpus,
+    merge_file,
     publish_corpus,
 )
 
@@ -80,6 +83,52 @@ def test_another_dimension_is_refused(tmp_path: Path) -> None:
     publish_rows(uri, "a", 5)
     with pytest.raises(ArtifactError, match="other columns or vectors"):
         merge_corpus(uri, STEM_TABLE, rows("a", 5, dim=6), corpus="a", model_id="m")
+
+
+def test_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "a", 5)
+    with pytest.raises(ArtifactError, match=r"those of model other \(its model: m;"):
+        merge_corpus(uri, STEM_TABLE, rows("a", 5), corpus="a", model_id="other")
+    assert opened(uri).count_rows() == 5
+
+
+def test_a_corpus_may_be_named_like_a_condition(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "a", 5)
+    publish_rows(uri, "' OR '1'='1", 2)
+    publish_rows(uri, "' OR '1'='1", 1)
+    assert count_rows(uri, STEM_TABLE, "' OR '1'='1") == 1
+    (table,) = describe_tables(uri)
+    assert table.rows_by_corpus == {"' OR '1'='1": 1, "a": 5}
+
+
+def test_a_file_is_merged_as_its_rows_are(tmp_path: Path) -> None:
+    table = rows("a", 20_000)  # several batches
+    write_table(table, tmp_path / "gallery.parquet")
+    merge_corpus(str(tmp_path / "one"), STEM_TABLE, table, corpus="a", model_id="m")
+    uri = str(tmp_path / "two")
+    merge_file(uri, STEM_TABLE, tmp_path / "gallery.parquet", corpus="a", model_id="m")
+    one, two = (opened(uri).to_arrow().sort_by("key") for uri in (str(tmp_path / "one"), uri))
+    assert one.equals(two, check_metadata=True)
+    assert opened(uri).version == 2
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_damaged_file_changes_nothing(tmp_path: Path, keep: float) -> None:
+    uri, path = str(tmp_path / "db"), tmp_path / "gallery.parquet"
+    publish_rows(uri, "a", 3)
+    write_table(rows("a", 100), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ArtifactError, match=r"gallery\.parquet is missing or damaged .*again"):
+        merge_file(uri, STEM_TABLE, path, corpus="a", model_id="m")
+    middle = bytearray(content)
+    middle[100:200] = bytes(100)
+    path.write_bytes(bytes(middle))
+    with pytest.raises(ArtifactError, match=r"gallery\.parquet is missing or damaged"):
+        merge_file(uri, STEM_TABLE, path, corpus="a", model_id="m")
+    assert opened(uri).count_rows() == 3
 
 
 def test_a_corpus_is_published_once(
