@@ -1,22 +1,21 @@
-"""``stems query``: which stems fit with a mix?"""
+"""``stems query``: which stems fit with a mix, are like another, or play an instrument?"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ml.cli.query_table import print_candidates
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.models.label_encoders import LabelEncoder
-    from ml.models.stem_jepa import StemJepa
-    from ml.retrieval.query import Candidate
+    from ml.retrieval.candidates import Candidate
+    from ml.retrieval.query import StemRetriever
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -24,13 +23,25 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "query",
         help="find the stems that fit with a mix",
-        description="Rank the stems of the table by how well they fit with a mix.",
+        description="Rank the stems of the table: by how well they fit with a mix (MIX, perhaps "
+        "--instrument), by how near they are to a stem (--like), or by what they play "
+        "(--instrument alone).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "mix", nargs="+", type=Path, metavar="MIX", help="audio file; several are summed"
+        "mix",
+        nargs="*",
+        type=Path,
+        metavar="MIX",
+        help="audio file of 1 s or more; several are summed",
     )
     parser.add_argument("--instrument", help="what the stem should play (default: any music)")
+    parser.add_argument(
+        "--like", metavar="KEY|FILE", help="more stems like this one: <corpus>/<stem>, or a file"
+    )
+    parser.add_argument(
+        "--exclude-own-track", action="store_true", help="with --like: none of that stem's track"
+    )
     parser.add_argument("-k", type=int, default=10, help="how many stems")
     parser.add_argument(
         "--model", metavar="NAME|PATH", help="model or checkpoint folder (default: the champion)"
@@ -40,80 +51,127 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--exclude-tracks", nargs="+", default=[], metavar="ID")
     parser.add_argument("--per-track", type=int, metavar="N", help="at most N stems of a track")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write the best chunk of each stem, alone and with the mix, and results.json",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Search and print."""
-    from ml.models.stem_jepa import load_model
-    from ml.retrieval.champion import find_checkpoint
-    from ml.retrieval.query import StemRetriever
-    from ml.retrieval.store import database_uri
+    """Search, print, and save."""
+    _check(args)
+    from ml.retrieval.retrievers import open_retriever
 
-    model = load_model(find_checkpoint(settings.layout, args.model))
-    encoder = _label_encoder(model, settings)
-    retriever = StemRetriever(model, database_uri(settings.layout, model.model_id), encoder)
-    found = retriever.query(
-        list(args.mix),
-        args.instrument,
-        k=args.k,
-        where=_where(args.corpus, args.where),
-        exclude_tracks=args.exclude_tracks,
-        per_track=args.per_track,
-    )
-    if encoder is not None and args.instrument:
-        _explain(args.instrument, model, encoder, settings)
+    retriever = open_retriever(settings, args.model)
+    found = _search(args, retriever)
+    if args.instrument is not None and args.mix:
+        _explain(args.instrument, retriever)
+    rows = [asdict(candidate) for candidate in found]
+    if args.save is not None:
+        rows = _save(args, settings, retriever, found)
     if args.json:
-        print(json.dumps([asdict(candidate) for candidate in found], indent=1))
+        print(json.dumps(rows, indent=1))
     else:
-        _print(found)
+        print_candidates(found)
     return 0
 
 
-def _label_encoder(model: StemJepa, settings: Settings) -> LabelEncoder | None:
-    """The encoder that the model was trained with, from where the settings say it lies."""
-    from ml.corpora.labels import label_encoder_of
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be asked before anything is loaded."""
+    if args.like is not None and (args.mix or args.instrument is not None):
+        raise ValueError(
+            "--like asks by a stem alone; leave MIX and --instrument out, or narrow the answer "
+            "with --where \"category = 'guitar'\""
+        )
+    if args.like is None and args.exclude_own_track:
+        raise ValueError("--exclude-own-track goes with --like; with a MIX use --exclude-tracks ID")
+    if args.like is None and args.instrument is None and not args.mix:
+        raise ValueError(
+            "nothing to ask with; give MIX, --instrument TEXT, --like KEY, or MIX and TEXT"
+        )
+    if args.save is not None:
+        from ml.retrieval.excerpts import check_folder
 
-    if model.condition_dim is None or not model.label_encoder:
-        return None
-    return label_encoder_of(settings, model.label_encoder["name"])
+        check_folder(args.save.resolve())
 
 
-def _explain(instrument: str, model: StemJepa, encoder: LabelEncoder, settings: Settings) -> None:
-    """Say on stderr which labels of the training an instrument, unknown to it, is close to.
+def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidate]:
+    filters: dict[str, Any] = {
+        "k": args.k,
+        "where": _where(args.corpus, args.where),
+        "exclude_tracks": args.exclude_tracks,
+        "per_track": args.per_track,
+    }
+    if args.like is not None:
+        own = args.exclude_own_track
+        return retriever.query_by_stem(args.like, exclude_own_track=own, **filters)
+    if not args.mix:
+        return retriever.query_by_text(args.instrument, **filters)
+    return retriever.query(list(args.mix), args.instrument, **filters)
+
+
+def _explain(instrument: str, retriever: StemRetriever) -> None:
+    """Say on stderr how the model takes an instrument that its training has not met.
 
     By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
     """
-    from ml.retrieval.presence import text_vectors
-    from ml.retrieval.query import nearest_labels
+    from ml.retrieval.label_search import nearest_labels
 
-    labels = model.manifest.get("training_labels") or []
-    if not labels or instrument in labels:
+    model = retriever.model
+    if not retriever.takes_instrument:
+        print(
+            f'model {model.name} listens to the mix only, "{instrument}" changes nothing; narrow '
+            f"the answer with --where, or use a model with a predictor",
+            file=sys.stderr,
+        )
         return
-    known = text_vectors(settings.layout, labels, encoder)
-    nearest = nearest_labels(encoder.encode([instrument])[0], known)
+    labels = getattr(model, "manifest", {}).get("training_labels") or []
+    if not labels or instrument in labels or model.condition_dim is None:
+        return
+    *known, asked = retriever.encode_texts([*labels, instrument])
+    nearest = nearest_labels(asked, dict(zip(labels, known, strict=True)))
     shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
     spelt = get_close_matches(instrument.lower(), labels, n=1)
     meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
     print(f'"{instrument}" is not a training label; it acts like: {shown}{meant}', file=sys.stderr)
 
 
+def _save(
+    args: argparse.Namespace,
+    settings: Settings,
+    retriever: StemRetriever,
+    found: list[Candidate],
+) -> list[dict[str, Any]]:
+    from ml.retrieval.excerpts import PlayedMix, save_excerpts
+    from ml.serve.stem_files import StemFiles
+
+    files, model = StemFiles(settings.layout), retriever.model
+    rows = save_excerpts(
+        args.save,
+        found,
+        lambda candidate: files.stem(asdict(candidate)),
+        chunk_s=model.chunk_s,
+        played=PlayedMix(mix=list(args.mix), rate_hz=model.rate_hz) if args.mix else None,
+        about={
+            "mix": [str(path) for path in args.mix],
+            "instrument": args.instrument,
+            "like": args.like,
+            "model": model.name,
+            "model_id": model.model_id,
+        },
+    )
+    quieter = [row for row in rows if row["preview_gain_db"] < 0]
+    said = f", {len(quieter)} previews turned down to full scale" if quieter else ""
+    print(f"{len(rows)} stems saved in {args.save}{said}", file=sys.stderr)
+    return rows
+
+
 def _where(corpus: str | None, where: str | None) -> str | None:
-    from ml.retrieval.store import sql_text
+    from ml.retrieval.database import sql_text
 
     parts = [f"corpus = {sql_text(corpus)}"] if corpus else []
     parts += [f"({where})"] if where else []
     return " AND ".join(parts) or None
-
-
-def _print(found: Sequence[Candidate]) -> None:
-    if not found:
-        print("no stem passes the filters")
-        return
-    rows = [("rank", "score", "label", "corpus", "stem", "fits best at")]
-    for c in found:
-        start = "" if c.best_start_s is None else f"{c.best_start_s:.1f} s"
-        rows.append((str(c.rank), f"{c.score:.3f}", c.label, c.corpus, c.stem_id, start))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())

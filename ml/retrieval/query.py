@@ -1,56 +1,37 @@
-"""Ask for a stem: a mix and an instrument in words in, ranked stems out."""
+"""Ask for a stem: by a mix and an instrument in words, by an example, or by words alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ml.artifacts import ArtifactError
-from ml.audio.activity import active_intervals
-from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.corpora.corpus import MUSIC
 from ml.corpora.taxonomy import FOUR_CLASSES, four_class
 from ml.models.label_encoders import LabelEncoder, build_label_encoder
-from ml.retrieval.embedding_model import EmbeddingModel, check_label_encoder
-from ml.retrieval.metrics import unit_rows
-from ml.retrieval.mix_input import Mix, read_mix
-from ml.retrieval.mixes import ACTIVITY
+from ml.retrieval.candidates import Candidate, candidates_of, owner_of
+from ml.retrieval.database import sql_text
+from ml.retrieval.embedding_model import EmbeddingModel, EncodesLabels, check_label_encoder
+from ml.retrieval.label_search import nearest_first, search_by_label
+from ml.retrieval.mix_input import Mix, read_chunks
+from ml.retrieval.places import place_alone, place_with_mix
+from ml.retrieval.query_vectors import (
+    ChunkVectors,
+    query_vectors,
+    stem_vectors,
+    takes_condition,
+    takes_instrument,
+)
 from ml.retrieval.search import StemTables
-
-MIN_MIX_S = 1.0
-"""A shorter mix says too little; refused."""
-_BATCH_CHUNKS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A stem that could fit."""
-
-    rank: int
-    """1 = first."""
-    score: float
-    """Cosine of the prediction and the stem, -1…1."""
-    stem_id: str
-    track_id: str
-    corpus: str
-    label: str
-    """What it plays; ``"music"`` when its corpus does not say."""
-    best_start_s: float | None
-    """Where in the stem the chunk begins that fits best."""
-    duration_s: float
-    """Length of the stem."""
-    audio: str
-    """Path of its audio; several files are separated by line breaks."""
+from ml.retrieval.table_rows import TableRows
 
 
 class StemRetriever:
-    """Finds stems in a model's table.
+    """Finds stems in a model's table; any thread may ask.
 
     Args:
         model: makes the queries; must be the one that made the table.
@@ -81,7 +62,22 @@ class StemRetriever:
             )
         if label_encoder is not None:
             _check_encoder(model, label_encoder)
-            self._label_encoder = label_encoder
+        self._encoder = label_encoder
+        self._encoder_lock = threading.Lock()
+        self._rows = TableRows(self.tables.uri)
+
+    @property
+    def takes_instrument(self) -> bool:
+        """Whether the instrument changes what ``query`` finds; some models listen to the mix only.
+
+        Such a model (``contrastive``, ``untrained``, ``spectrum``) still answers; narrow its answer
+        with ``where``.
+        """
+        return takes_instrument(self.model)
+
+    def with_tables(self, tables: StemTables) -> StemRetriever:
+        """The same model with other tables of it (a newer version); nothing is loaded again."""
+        return StemRetriever(self.model, tables, self._encoder)
 
     def query(
         self,
@@ -97,7 +93,7 @@ class StemRetriever:
 
         Args:
             mix: a path, an array at the model's rate, (array, rate in Hz), or a list of these to
-                sum; from 1 s up.
+                sum; from 1 s up. Of over ten minutes a spread of ten is listened to.
             instrument: what the stem should play, free text; None: any music.
             k: how many.
             where: an SQL condition on the table's columns: ``category = 'guitar'``.
@@ -112,77 +108,160 @@ class StemRetriever:
             ValueError: the mix is silent or too short, k is out of range, the instrument is
                 blank, or the filter is not understood.
         """
+        self._check(k, per_track)
+        asked = self._ask(mix, instrument)
+        filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
+        hits = self.tables.search(asked.mean, k, where=where, **filters)
+        chunks = self._rows.chunks([owner_of(hit) for hit in hits])
+        return candidates_of(hits, {key: place_with_mix(c, asked) for key, c in chunks.items()})
+
+    def query_by_stem(
+        self,
+        example: Mix,
+        k: int = 10,
+        *,
+        exclude_own_track: bool = False,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Candidate]:
+        """More stems like one: those whose embeddings are nearest to its own.
+
+        Args:
+            example: the key of a stem of the table (``<corpus>/<stem_id>``), which itself is not
+                found; or audio as in ``query``. A text that is no key is the path of a file.
+            k: how many.
+            exclude_own_track: find none of the track that the keyed stem is of.
+            where: as in ``query``.
+            exclude_tracks: as in ``query``.
+            per_track: as in ``query``; the example itself does not count.
+
+        Returns:
+            Best first; fewer than k when the filters leave fewer. Without ``mix_start_s``.
+
+        Raises:
+            AudioError: a file cannot be read.
+            ValueError: there is no such stem; the audio is silent or shorter than 1 s; k is out of
+                range, or the filter is not understood.
+        """
+        self._check(k, per_track)
+        vector, condition = self._example(example, exclude_own_track)
+        self._check_where(where, vector)
+        hits = self.tables.search(
+            vector,
+            k,
+            where=_both(condition, where),
+            exclude_tracks=exclude_tracks,
+            per_track=per_track,
+        )
+        chunks = self._rows.chunks([owner_of(hit) for hit in hits])
+        return candidates_of(hits, {key: place_alone(c, vector) for key, c in chunks.items()})
+
+    def query_by_text(
+        self,
+        instrument: str,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Candidate]:
+        """Stems of an instrument, without a mix: by their labels (``ml.retrieval.label_search``).
+
+        Args:
+            instrument: free text.
+            k: how many.
+            where: as in ``query``.
+            exclude_tracks: as in ``query``.
+            per_track: as in ``query``.
+
+        Returns:
+            Best first, among stems of one label the most typical first; fewer than k when the
+            filters leave fewer. Without ``mix_start_s``; ``best_start_s`` is the chunk that is most
+            typical of the label.
+
+        Raises:
+            ValueError: the instrument is blank, k is out of range, the filter is not understood, or
+                there is no label encoder.
+        """
+        self._check(k, per_track)
+        labels = self._rows.labels
+        *known, asked = self.encode_texts([*labels, _not_blank(instrument)])
+        cosines = nearest_first(np.array(known) @ asked, labels)
+        self._check_where(where, self._rows.centroid(labels[0]))
+        filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
+        found = search_by_label(self.tables, self._rows, cosines, k, where=where, **filters)
+        chunks = self._rows.chunks([owner_of(hit) for hit, _ in found])
+        places = {
+            owner_of(hit): place_alone(chunks[owner_of(hit)], self._rows.centroid(label))
+            for hit, label in found
+            if owner_of(hit) in chunks
+        }
+        return candidates_of([hit for hit, _ in found], places)
+
+    def embed_mix(self, mix: Mix, instrument: str | None = None) -> np.ndarray:
+        """The predicted embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
+        return self._ask(mix, instrument).mean
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Instruments in words by the label encoder: (text, width) float32, unit norm.
+
+        Raises:
+            ValueError: a text is blank, or there is no label encoder.
+        """
+        if isinstance(self.model, EncodesLabels):
+            return self.model.encode_labels(texts)
+        with self._encoder_lock:
+            if self._encoder is None:
+                self._encoder = _encoder_of(self.model)
+            return self._encoder.encode(texts)
+
+    def _ask(self, mix: Mix, instrument: str | None) -> ChunkVectors:
+        """What each chunk of a mix asks for."""
+        text = MUSIC if instrument is None else _not_blank(instrument)
+        chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
+        condition = self.encode_texts([text])[0] if takes_condition(self.model) else None
+        return query_vectors(self.model, chunks, condition, FOUR_CLASSES.index(four_class([text])))
+
+    def _example(self, example: Mix, exclude_own_track: bool) -> tuple[np.ndarray, str | None]:
+        """The vector of an example, and the condition that keeps it out of what is found."""
+        row = self.tables.row(example) if isinstance(example, str) else None
+        if row is not None:
+            own = f"key <> {sql_text(row['key'])}"
+            if exclude_own_track:
+                corpus, track = sql_text(row["corpus"]), sql_text(row["track_id"])
+                own = f"NOT (corpus = {corpus} AND track_id = {track})"
+            return self.tables.vectors([row["key"]])[0], own
+        if isinstance(example, str) and not Path(example).is_file():
+            close = ", ".join(self._rows.close_keys(example)) or "none"
+            raise ValueError(
+                f"{example!r} is neither the key of a stem in {self.tables.uri} nor a file; "
+                f"expected <corpus>/<stem_id> (close ones: {close}) or the path of an audio file"
+            )
+        chunks = read_chunks(example, self.model.rate_hz, self.model.chunk_s, "example")
+        return stem_vectors(self.model, chunks).mean, None
+
+    def _check(self, k: int, per_track: int | None) -> None:
         if not 1 <= k <= len(self.tables):
             raise ValueError(f"k = {k}; expected 1…{len(self.tables)} (stems in {self.tables.uri})")
         if per_track is not None and per_track < 1:
             raise ValueError(f"per_track = {per_track}; expected at least 1, or None")
-        vector = self.embed_mix(mix, instrument)
-        hits = self.tables.search(
-            vector, k, where=where, exclude_tracks=exclude_tracks, per_track=per_track
-        )
-        starts = self.tables.best_starts(vector, [hit.row["key"] for hit in hits])
-        columns = ("stem_id", "track_id", "corpus", "label", "duration_s", "audio")
-        return [
-            Candidate(
-                rank=rank,
-                score=hit.score,
-                best_start_s=starts.get(hit.row["key"]),
-                **{name: hit.row[name] for name in columns},
-            )
-            for rank, hit in enumerate(hits, start=1)
-        ]
 
-    def embed_mix(self, mix: Mix, instrument: str | None = None) -> np.ndarray:
-        """The predicted embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
-        model = self.model
-        waveform = read_mix(mix, model.rate_hz)
-        chunks = _sounding_chunks(waveform, model.rate_hz, model.chunk_s)
-        condition, classes = self._condition(MUSIC if instrument is None else instrument)
-        device = _device(model)
-        total = np.zeros(model.dim)
-        for first in range(0, len(chunks), _BATCH_CHUNKS):
-            batch = torch.from_numpy(np.stack(chunks[first : first + _BATCH_CHUNKS])).to(device)
-            rows = None if condition is None else condition.to(device).expand(len(batch), -1)
-            with torch.inference_mode():
-                mel = model.log_mel(batch)
-                vectors = model.query_vectors(mel, rows, classes.to(device).expand(len(batch)))
-            total += vectors.double().sum(0).cpu().numpy()
-        return unit_rows(total[None] / len(chunks), "the query")[0]
-
-    def _condition(self, instrument: str) -> tuple[torch.Tensor | None, torch.Tensor]:
-        if not instrument.strip():
-            raise ValueError("the instrument is blank; name one, or leave it out")
-        classes = torch.tensor(FOUR_CLASSES.index(four_class([instrument])))
-        if self.model.condition_dim is None:
-            return None, classes
-        return torch.from_numpy(self._label_encoder.encode([instrument])), classes
-
-    @cached_property
-    def _label_encoder(self) -> LabelEncoder:
-        encoder = build_label_encoder(self.model.label_encoder["name"])
-        _check_encoder(self.model, encoder)
-        return encoder
+    def _check_where(self, where: str | None, vector: np.ndarray) -> None:
+        """Refuse a filter alone, before others are added to it."""
+        if where is not None:
+            self.tables.search(vector, 1, where=where)
 
 
-def nearest_labels(
-    vector: np.ndarray, known: Mapping[str, np.ndarray], k: int = 3
-) -> list[tuple[str, float]]:
-    """The labels that a query's text is closest to: how the model will take it.
+def _both(condition: str | None, where: str | None) -> str | None:
+    parts = [part for part in (condition, where and f"({where})") if part]
+    return " AND ".join(parts) or None
 
-    Args:
-        vector: (dim,) of the text, unit norm.
-        known: (dim,) per text that the model has met in training, by the same label encoder.
-        k: how many.
 
-    Returns:
-        (label, cosine), nearest first; equal ones in the order of the alphabet.
-    """
-    texts = sorted(known)
-    if not texts:
-        return []
-    cosines = np.array([known[text] @ vector for text in texts], dtype=np.float64)
-    best = np.argsort(-cosines, kind="stable")[:k]
-    return [(texts[i], float(cosines[i])) for i in best]
+def _not_blank(instrument: str) -> str:
+    if not instrument.strip():
+        raise ValueError("the instrument is blank; name one, or leave it out")
+    return instrument
 
 
 def _tables(table: Any) -> StemTables:
@@ -193,29 +272,18 @@ def _tables(table: Any) -> StemTables:
     return StemTables(str(table.uri).rsplit("/", maxsplit=1)[0])  # a LanceDB table
 
 
+def _encoder_of(model: EmbeddingModel) -> LabelEncoder:
+    """The label encoder that a model was trained with."""
+    if "name" not in model.label_encoder:
+        raise ValueError(
+            f"model {model.name} was trained without a label encoder; to search by text, open the "
+            f"retriever with one: StemRetriever(model, table, label_encoder)"
+        )
+    encoder = build_label_encoder(model.label_encoder["name"])
+    _check_encoder(model, encoder)
+    return encoder
+
+
 def _check_encoder(model: EmbeddingModel, encoder: LabelEncoder) -> None:
     described = {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
     check_label_encoder(model, described)
-
-
-def _sounding_chunks(waveform: np.ndarray, rate_hz: int, chunk_s: float) -> list[np.ndarray]:
-    duration_s = len(waveform) / rate_hz
-    if duration_s < MIN_MIX_S:
-        raise ValueError(f"the mix lasts {duration_s:.2f} s; expected at least {MIN_MIX_S:.0f} s")
-    size = round(chunk_s * rate_hz)
-    intervals = active_intervals(waveform, rate_hz, ACTIVITY)
-    starts = active_starts(intervals, len(waveform), size, rate_hz)
-    if not starts:
-        raise ValueError(
-            f"the mix of {duration_s:.1f} s is silent (nothing of {MIN_ACTIVE_S} s reaches "
-            f"{ACTIVITY.on_db:.0f} dB); give a mix that sounds"
-        )
-    return [waveform[start : start + size] for start in starts]
-
-
-def _device(model: EmbeddingModel) -> torch.device:
-    if isinstance(model, torch.nn.Module):
-        tensors = [*model.parameters(), *model.buffers()]
-        if tensors:
-            return tensors[0].device
-    return torch.device("cpu")

@@ -12,7 +12,7 @@ import soundfile
 from ml.artifacts import ArtifactError, DataLayout
 from ml.retrieval.embed import embed_corpus
 from ml.retrieval.embedding_files import read_embeddings, vectors_of
-from ml.retrieval.query import StemRetriever, nearest_labels
+from ml.retrieval.query import StemRetriever
 from ml.retrieval.search import StemTables
 from ml.retrieval.store import STEM_TABLE, database_uri, publish_corpus
 
@@ -57,7 +57,8 @@ def test_finds_a_planted_stem_and_the_place_in_it(retriever: StemRetriever, make
     assert (found[0].stem_id, found[0].track_id, found[0].label) == ("two/bass", "two", "bass")
     assert found[0].score == pytest.approx(1, abs=1e-4)
     assert found[0].best_start_s == 2.0
-    assert found[0].duration_s == 4.0
+    assert (found[0].key, found[0].category) == ("songs/two/bass", "bass")
+    assert (found[0].mix_start_s, found[0].duration_s) == (0.0, 4.0)
     assert Path(found[0].audio).is_file()
     assert sorted((c.score for c in found), reverse=True) == [c.score for c in found]
     (moving,) = retriever.query(make_sine(16, 1.5), k=1)
@@ -83,6 +84,15 @@ def test_a_mix_may_come_in_many_forms(
     assert retriever.embed_mix((double, 32_000)) == pytest.approx(
         retriever.embed_mix(low), abs=0.02
     )
+
+
+def test_a_path_and_an_array_find_the_same(
+    retriever: StemRetriever, make_sine: Any, tmp_path: Path
+) -> None:
+    mix = make_sine(4, 2.0) + make_sine(15, 2.0)
+    path = tmp_path / "mix.wav"
+    soundfile.write(path, mix, 16_000, subtype="FLOAT")
+    assert retriever.query(path, k=4) == retriever.query(mix, k=4)
 
 
 def test_equals_the_query_of_the_corpus(
@@ -118,44 +128,42 @@ def test_the_condition_decides(uri: str, band_model: Any, make_sine: Any) -> Non
         StemRetriever(model, uri, OneHotLabels())
 
 
+def test_plays_from_where_mix_and_stem_agree(retriever: StemRetriever, make_sine: Any) -> None:
+    """The piano of ``two`` moves after 2 s; a mix that moves so after 1 s goes with it there."""
+    mix = np.concatenate([make_sine(15, 1.0), make_sine(16, 2.0)])
+    (found,) = retriever.query(mix, k=1)
+    assert found.stem_id == "two/piano"
+    assert found.best_start_s is not None
+    assert (found.best_start_s < 2) == (found.mix_start_s == 0)
+
+
+def test_a_model_that_knows_no_instruments_answers(
+    retriever: StemRetriever, make_sine: Any, band_model: Any, uri: str
+) -> None:
+    assert not retriever.takes_instrument
+    assert retriever.query(make_sine(4, 2.0), "flute", k=4) == retriever.query(
+        make_sine(4, 2.0), k=4
+    )
+    assert StemRetriever(band_model(phase="jepa"), uri).takes_instrument
+
+
 def test_a_table_may_be_given_open(uri: str, band_model: Any, make_sine: Any) -> None:
     for table in (lancedb.connect(uri).open_table(STEM_TABLE), StemTables(uri), Path(uri)):
         assert StemRetriever(band_model(), table).query(make_sine(3, 2.0), k=1)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_bad_options(retriever: StemRetriever, make_sine: Any) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"k": 0}, "k = 0"),
         ({"k": 5}, r"expected 1…4"),
         ({"per_track": 0}, "per_track = 0"),
         ({"instrument": "  "}, "blank"),
         ({"where": "categry = 'keys'"}, "categry"),
         ({"where": "category = 'keys"}, "not understood"),
-    ],
-)
-def test_bad_options(
-    retriever: StemRetriever, make_sine: Any, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        retriever.query(make_sine(3, 2.0), **{"k": 1, **options})
-
-
-@pytest.mark.parametrize(
-    ("mix", "message"),
-    [
-        (np.zeros(32_000, np.float32), "silent"),
-        (np.ones(3_200, np.float32), "0.20 s"),
-        (np.full(32_000, np.nan, np.float32), "NaN"),
-        (np.ones(32_000, np.int16), "int16"),
-        (np.ones((2, 2, 2), np.float32), "shape"),
-        ([], "empty list"),
-        ("/nowhere/mix.wav", "/nowhere/mix.wav"),
-    ],
-)
-def test_bad_mixes(retriever: StemRetriever, mix: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        retriever.query(mix, k=1)
+    ]
+    for options, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            retriever.query(make_sine(3, 2.0), **{"k": 1, **options})
 
 
 def test_bad_tables(uri: str, band_model: Any, tmp_path: Path) -> None:
@@ -169,11 +177,3 @@ def test_bad_tables(uri: str, band_model: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match="names no model"):
         StemRetriever(band_model(), tmp_path / "foreign")
-
-
-def test_nearest_labels_are_those_of_highest_cosine() -> None:
-    known = {text: np.eye(3)[i] for i, text in enumerate(("violin", "cello", "drums"))}
-    vector = np.array([0.6, 0.8, 0.0])
-    assert nearest_labels(vector, known, 2) == [("cello", 0.8), ("violin", 0.6)]
-    assert nearest_labels(vector, {}) == []
-    assert nearest_labels(np.ones(3), known, 1) == [("cello", 1.0)]  # equal ones: by alphabet
