@@ -51,7 +51,7 @@ _CORPUS = "noise"
 def measure() -> Iterator[Measure]:
     """Warm, cold and concurrent queries by a model of the tiny size."""
     with tempfile.TemporaryDirectory() as folder:
-        settings, mix = _home(Path(folder))
+        settings, mix = make_home(Path(folder))
         retriever = Retrievers(settings).current()
         retriever.query(mix, INSTRUMENT, K)
         yield _warm(retriever, mix)
@@ -158,7 +158,7 @@ def _median_ms(step: Callable[[], Any]) -> float:
     return median(taken)
 
 
-def _home(home: Path) -> tuple[Settings, Path]:
+def make_home(home: Path) -> tuple[Settings, Path]:
     """A home with a champion, its table and the vectors of its labels; and a mix."""
     settings = load_settings(home)
     layout, encoder = settings.layout, build_label_encoder("minilm")

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +62,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Search, print, and save."""
     _check(args)
+    from ml.retrieval.instrument_note import instrument_note
     from ml.retrieval.retrievers import open_retriever
 
     retriever = open_retriever(settings, args.model)
     found = _search(args, retriever)
-    if args.instrument is not None and args.mix:
-        _explain(args.instrument, retriever)
+    asked = args.instrument if args.mix else None
+    if asked is not None and (note := instrument_note(retriever, asked)):
+        print(note, file=sys.stderr)
     rows = [asdict(candidate) for candidate in found]
     if args.save is not None:
         rows = _save(args, settings, retriever, found)
@@ -113,32 +114,6 @@ def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidat
     return retriever.query(list(args.mix), args.instrument, **filters)
 
 
-def _explain(instrument: str, retriever: StemRetriever) -> None:
-    """Say on stderr how the model takes an instrument that its training has not met.
-
-    By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
-    """
-    from ml.retrieval.label_search import nearest_labels
-
-    model = retriever.model
-    if not retriever.takes_instrument:
-        print(
-            f'model {model.name} listens to the mix only, "{instrument}" changes nothing; narrow '
-            f"the answer with --where, or use a model with a predictor",
-            file=sys.stderr,
-        )
-        return
-    labels = getattr(model, "manifest", {}).get("training_labels") or []
-    if not labels or instrument in labels or model.condition_dim is None:
-        return
-    *known, asked = retriever.encode_texts([*labels, instrument])
-    nearest = nearest_labels(asked, dict(zip(labels, known, strict=True)))
-    shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
-    spelt = get_close_matches(instrument.lower(), labels, n=1)
-    meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
-    print(f'"{instrument}" is not a training label; it acts like: {shown}{meant}', file=sys.stderr)
-
-
 def _save(
     args: argparse.Namespace,
     settings: Settings,
@@ -146,7 +121,7 @@ def _save(
     found: list[Candidate],
 ) -> list[dict[str, Any]]:
     from ml.retrieval.excerpts import PlayedMix, save_excerpts
-    from ml.serve.stem_files import StemFiles
+    from ml.retrieval.stem_files import StemFiles
 
     files, model = StemFiles(settings.layout), retriever.model
     rows = save_excerpts(

@@ -183,7 +183,7 @@ def checked_filter(table: Table, where: str) -> str:
         if not _is_one_condition(where):
             raise ValueError("one condition with its parentheses closed is expected")
         table.count_rows(condition)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter for what only rows show, as types
         columns = ", ".join(name for name in table.schema.names if name != "vector")
         raise ValueError(
             f"the filter {where!r} is not understood ({first_line(error)}); expected an SQL "

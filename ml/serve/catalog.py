@@ -1,0 +1,157 @@
+"""What the table holds, for choosing: labels, corpora, tracks and their stems."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ml.serve.problems import NotFoundError
+
+if TYPE_CHECKING:
+    from ml.retrieval.search import StemTables
+
+_COLUMNS = ("key", "stem_id", "track_id", "corpus", "label", "category", "duration_s", "audio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackStems:
+    """A track and its stems that the table holds."""
+
+    corpus: str
+    track_id: str
+    split: str | None
+    rows: tuple[Mapping[str, Any], ...]
+    """``_COLUMNS`` of each stem, in the order of the keys."""
+
+    @property
+    def duration_s(self) -> float:
+        """Of its longest stem."""
+        return max(row["duration_s"] for row in self.rows)
+
+
+class Catalog:
+    """One version of a table, to look things up in; any thread may ask.
+
+    Args:
+        tables: what is searched.
+    """
+
+    def __init__(self, tables: StemTables):
+        self.tables = tables
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a condition may name; where the files lie is nobody's business."""
+        return (*(name for name in _COLUMNS if name != "audio"), "split", "labels")
+
+    def row(self, key: str) -> Mapping[str, Any]:
+        """A stem by its key.
+
+        Raises:
+            NotFoundError: the table has no such stem.
+        """
+        found = self.tables.row(key)
+        if found is None:
+            raise NotFoundError(
+                f"no stem {key[:200]!r} is in the table; take a key from /api/search"
+            )
+        return found
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Finest label → stems, the most frequent first."""
+        counts = self.tables.label_counts().items()
+        return dict(sorted(counts, key=lambda item: -item[1]))
+
+    @property
+    def corpora(self) -> Mapping[str, tuple[int, int]]:
+        """Corpus → number of stems and of tracks."""
+        tracks = Counter(corpus for corpus, _ in self._tracks)
+        return {name: (stems, tracks[name]) for name, stems in self.tables.corpora().items()}
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """Coarsest labels, sorted."""
+        with self._lock:
+            return self._scanned[1]
+
+    def find_tracks(self, corpus: str | None, contains: str | None) -> Sequence[tuple[str, str]]:
+        """(corpus, track_id) of a corpus (None: of all) whose id contains a text, in any case."""
+        text = (contains or "").lower()
+        return [
+            (name, track_id)
+            for name, track_id in self._tracks
+            if corpus in (None, name) and text in track_id.lower()
+        ]
+
+    def tracks(self, wanted: Sequence[tuple[str, str]]) -> list[TrackStems]:
+        """Tracks with their stems, in the order wanted.
+
+        Args:
+            wanted: (corpus, track_id) of each; those that the table lacks are left out.
+        """
+        from ml.retrieval.database import open_table, sql_text
+        from ml.retrieval.store import STEM_TABLE
+
+        if not wanted:
+            return []
+        corpora, ids = (
+            ", ".join(sorted({sql_text(text) for text in column}))
+            for column in zip(*wanted, strict=True)
+        )
+        rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        query = open_table(self.tables.uri, STEM_TABLE).search()
+        query = query.where(f"corpus IN ({corpora}) AND track_id IN ({ids})")
+        found = query.select([*_COLUMNS, "split"]).limit(None).to_arrow().sort_by("key")
+        for row in found.to_pylist():
+            rows.setdefault((row["corpus"], row["track_id"]), []).append(row)
+        return [
+            TrackStems(
+                corpus=corpus,
+                track_id=track_id,
+                split=rows[corpus, track_id][0]["split"],
+                rows=tuple(rows[corpus, track_id]),
+            )
+            for corpus, track_id in wanted
+            if (corpus, track_id) in rows
+        ]
+
+    def track(self, corpus: str, track_id: str) -> TrackStems:
+        """A track by corpus and id.
+
+        Raises:
+            NotFoundError: the table has no stem of it.
+        """
+        found = self.tracks([(corpus, track_id)])
+        if not found:
+            raise NotFoundError(
+                f"no track {track_id[:200]!r} of corpus {corpus!r} is in the table; take one from "
+                f"/api/tracks"
+            )
+        return found[0]
+
+    @property
+    def _tracks(self) -> Sequence[tuple[str, str]]:
+        with self._lock:
+            return self._scanned[0]
+
+    @cached_property
+    def _scanned(self) -> tuple[Sequence[tuple[str, str]], Sequence[str]]:
+        """(corpus, track_id) of all tracks, and all categories, sorted."""
+        from ml.retrieval.database import open_table
+        from ml.retrieval.store import STEM_TABLE
+
+        query = open_table(self.tables.uri, STEM_TABLE).search()
+        found = query.select(["corpus", "track_id", "category"]).limit(None).to_arrow()
+        tracks = found.group_by(["corpus", "track_id"]).aggregate([]).to_pylist()
+        categories = found["category"].unique().to_pylist()
+        pairs = sorted((track["corpus"], track["track_id"]) for track in tracks)
+        return pairs, sorted(text for text in categories if text is not None)

@@ -1,0 +1,145 @@
+// What is heard: which stem is chosen, and what the page shows of it while it plays.
+
+export class Listening {
+  mix = null;
+  chosen = null; // key of the candidate
+  #player;
+  #cards;
+  #dock;
+  #panel;
+  #on;
+
+  // `on`: {choose(key), problem(error)}
+  constructor({ player, cards, dock, panel }, on) {
+    this.#player = player;
+    this.#cards = cards;
+    this.#dock = dock;
+    this.#panel = panel;
+    this.#on = on;
+    player.addEventListener("change", () => this.#showState());
+    player.addEventListener("tick", () => this.#showPlace());
+  }
+
+  setMix(mix) {
+    this.mix = mix;
+    if (mix === null) {
+      this.#player.setMix(null);
+      return;
+    }
+    const { duration_s: durationS, peaks, served_gain: servedGain } = mix.waveform;
+    this.#player.setMix({ url: mix.audio, durationS, peaks, servedGain });
+  }
+
+  // The stem that plays, or would; a mix that plays goes on.
+  async choose(key, { isToPlay = false, isToReveal = true } = {}) {
+    const player = this.#player;
+    this.chosen = key;
+    this.#on.choose(key);
+    this.#cards.choose(key);
+    if (isToReveal) this.#cards.reveal(key);
+    const candidate = this.#cards.candidate(key);
+    this.#dock.setTitle(`${candidate.label} · ${candidate.track_id}`);
+    if (isToPlay && player.lanes.stem.sound === null) player.pause(); // the mix alone has its own place
+    await this.#guarded(player.setStem(soundOf(candidate)));
+    this.#showState();
+    if (isToPlay && !player.isPlaying) this.#guarded(player.play());
+    this.#addPeaks(key);
+    const next = this.#cards.keys[this.#cards.keys.indexOf(key) + 1];
+    if (player.isPlaying && next !== undefined) player.preload(soundOf(this.#cards.candidate(next)));
+  }
+
+  chooseNone() {
+    this.chosen = null;
+    this.#cards.choose(null);
+    this.#dock.setTitle(this.mix?.name ?? "");
+    return this.#guarded(this.#player.setStem(null));
+  }
+
+  // The button of a card: plays its stem, or pauses it.
+  press(key) {
+    if (key === this.chosen && this.#isStemOn()) this.toggle();
+    else this.choose(key, { isToPlay: true, isToReveal: false });
+  }
+
+  toggle() {
+    if (this.#player.isPlaying || this.#player.isLoading) this.#player.pause();
+    else if (this.#player.durationS) this.#guarded(this.#player.play());
+  }
+
+  step(by) {
+    const { keys } = this.#cards;
+    const next = keys[Math.max(0, Math.min(keys.length - 1, keys.indexOf(this.chosen) + by))];
+    if (next !== undefined && next !== this.chosen) this.choose(next);
+  }
+
+  // The mix alone.
+  async pressMix() {
+    const player = this.#player;
+    if (player.isPlaying && player.lanes.stem.sound === null) player.pause();
+    else {
+      await this.chooseNone();
+      if (!player.isPlaying) this.#guarded(player.play());
+    }
+  }
+
+  seek(placeS) {
+    this.#guarded(this.#player.seek(placeS));
+  }
+
+  // Any place of the stem can be laid beside the place of the mix that it fits.
+  async seekStem(key, share) {
+    const player = this.#player;
+    if (key !== this.chosen || !this.#isStemOn()) await this.choose(key, { isToReveal: false });
+    const ownS = share * this.#cards.candidate(key).duration_s;
+    if (this.mix !== null) player.offsetS = ownS - player.bestS;
+    const placeS = this.mix === null ? ownS : player.bestS;
+    this.#guarded(player.isPlaying ? player.seek(placeS) : player.play(placeS));
+  }
+
+  #isStemOn() {
+    return this.#player.lanes.stem.sound !== null && this.#player.lanes.stem.sound.key === this.chosen;
+  }
+
+  async #addPeaks(key) {
+    const waveform = await this.#cards.waveform(key).catch(() => null);
+    const { stem } = this.#player.lanes;
+    if (waveform === null || stem.sound?.key !== key) return;
+    Object.assign(stem.sound, { peaks: waveform.peaks, servedGain: waveform.served_gain });
+    this.#player.setGain("stem", stem.db);
+    this.#dock.show();
+  }
+
+  #showState() {
+    const player = this.#player;
+    const state = player.isLoading ? "loading" : player.isPlaying ? "playing" : "idle";
+    this.#cards.showState(this.#isStemOn() ? this.chosen : null, state);
+    this.#showPlace();
+  }
+
+  #showPlace() {
+    const { mix_s: mixS, stem_s: stemS, is_playing: isPlaying } = this.#player.clocks();
+    const { mix, stem } = this.#player.lanes;
+    if (stem.sound !== null) this.#cards.showPlayed(stem.sound.key, stemS / stem.sound.durationS);
+    if (mix.sound === null) return;
+    this.#panel.showPlayed(mixS / mix.sound.durationS, isPlaying && stem.sound === null ? "playing" : "idle");
+  }
+
+  async #guarded(work) {
+    try {
+      await work;
+    } catch (error) {
+      this.#on.problem(error);
+    }
+  }
+}
+
+function soundOf(candidate) {
+  return {
+    key: candidate.key,
+    url: candidate.audio,
+    durationS: candidate.duration_s,
+    bestS: candidate.best_start_s ?? 0,
+    mixBestS: candidate.mix_start_s,
+    servedGain: 1,
+  };
+}

@@ -1,0 +1,122 @@
+"""Stems of the table as browsers play them: decoded once, kept while they are asked for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml.artifacts import fingerprint
+from ml.audio.files import AudioError, probe
+from ml.corpora.corpus import Stem
+from ml.retrieval.excerpts import safe_name, stem_window
+from ml.retrieval.stem_files import StemFiles
+from ml.serve.limits import ServeLimits
+from ml.serve.problems import NotFoundError
+from ml.serve.sounds import Sound, SoundCache, as_played, write_sound
+
+_LOCKS = 16
+_MOST_STEMS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedStem:
+    """A stem that can be heard."""
+
+    version: str
+    """Changes with its files: 64 hexadecimal digits."""
+    sound: Sound
+    wav: Path
+    """What is played."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files."""
+        return (self.wav,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemFile:
+    """What a person gets to keep."""
+
+    path: Path
+    name: str
+    """Safe as a file name everywhere."""
+    version: str
+
+
+class StemAudio:
+    """Decodes stems and keeps the newest of them.
+
+    Args:
+        folder: where they go.
+        files: finds the files of stems.
+        limits: how large they may be together.
+    """
+
+    def __init__(self, folder: Path, files: StemFiles, limits: ServeLimits):
+        self._folder, self._files = folder, files
+        self._kept: SoundCache[ServedStem] = SoundCache(_MOST_STEMS, limits.stem_bytes)
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+
+    def sound(self, row: Mapping[str, Any]) -> ServedStem:
+        """A stem, decoded unless it was before; requests for the same one wait for each other.
+
+        Raises:
+            NotFoundError: its files are gone or cannot be decoded.
+        """
+        stem = self._files.stem(row)
+        version = _version(row["key"], stem)
+        with self._locks[int(version[:8], 16) % _LOCKS]:
+            found = self._kept.get(version)
+            if found is not None:
+                return found
+            try:
+                heard = read_sound(stem)
+            except AudioError as error:
+                raise NotFoundError(f"stem {row['key']!r} cannot be heard: {error}") from None
+            handle, path = tempfile.mkstemp(prefix="stem-", suffix=".wav", dir=self._folder)
+            os.close(handle)
+            wav = Path(path)
+            sound = write_sound(heard, wav)
+            return self._kept.put(version, ServedStem(version=version, sound=sound, wav=wav))
+
+    def file(self, row: Mapping[str, Any]) -> StemFile:
+        """The recording itself where the stem is one whole file, else what is played.
+
+        Raises:
+            NotFoundError: its files are gone or cannot be decoded.
+        """
+        stem = self._files.stem(row)
+        name = safe_name(row["corpus"], row["track_id"], row["label"]) or "stem"
+        is_whole = len(stem.files) == 1 and stem.stream is None and not stem.start_s
+        if is_whole and stem.files[0].is_file():
+            path = stem.files[0]
+            version = _version(f"file {row['key']}", stem)
+            return StemFile(path=path, name=f"{name}{path.suffix.lower()}", version=version)
+        served = self.sound(row)
+        return StemFile(path=served.wav, name=f"{name}.wav", version=served.version)
+
+
+def read_sound(stem: Stem) -> np.ndarray:
+    """A stem as it sounds in its track, its files summed: (samples, channel) as it is played.
+
+    Raises:
+        AudioError: one of the files cannot be used.
+    """
+    if not stem.files:
+        raise AudioError(f"the table names no files of stem {stem.stem_id}; embed its corpus again")
+    lengths_s = [probe(path, stem.stream).duration_s for path in stem.files]
+    return as_played(*stem_window(stem, 0.0, stem.start_s + max(lengths_s)))
+
+
+def _version(key: str, stem: Stem) -> str:
+    states = [path.stat() for path in stem.files if path.is_file()]
+    stamps = [(str(path), stem.stream, stem.start_s) for path in stem.files]
+    return fingerprint([key, stamps, [(state.st_size, state.st_mtime_ns) for state in states]])

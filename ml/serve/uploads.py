@@ -1,0 +1,162 @@
+"""Uploads: taken in within bounds, told by their content, decoded in a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import Request
+
+from ml.serve.decode_upload import WRONG_FILE
+from ml.serve.limits import ServeLimits
+from ml.serve.problems import (
+    BusyError,
+    NotAudioError,
+    RequestError,
+    TooLargeError,
+    TooSlowError,
+)
+from ml.serve.sounds import Sound
+
+_HEAD_BYTES = 12
+_STARTS = (b"RIFF", b"RIFX", b"RF64", b"riff\x2e\x91", b"fLaC", b"OggS", b"ID3", b"caff")
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file that has arrived."""
+
+    path: Path
+    digest: str
+    """SHA-256 of its bytes, 64 hexadecimal digits."""
+
+
+class UploadDesk:
+    """Takes uploads in, so many at a time.
+
+    Args:
+        folder: the only place they are written to.
+        limits: their bounds.
+    """
+
+    def __init__(self, folder: Path, limits: ServeLimits):
+        self._folder, self._limits = folder, limits
+        self._arriving = 0
+
+    @contextlib.asynccontextmanager
+    async def receive(self, request: Request, name: str) -> AsyncIterator[Upload]:
+        """The body of a request as a file, which goes when the block ends.
+
+        Raises:
+            TooLargeError: over the bound; raised before more than that was read.
+            TooSlowError: it did not arrive in time.
+            BusyError: too many uploads are arriving.
+            NotAudioError: it does not begin like a file that can be decoded.
+        """
+        most = self._limits.upload_bytes
+        _check_size(name, int(request.headers.get("content-length") or 0), most)
+        if self._arriving >= self._limits.uploads_at_once:
+            raise BusyError(f"{self._arriving} uploads are arriving already; try again soon")
+        handle, path = tempfile.mkstemp(prefix="upload-", dir=self._folder)
+        self._arriving += 1
+        try:
+            with os.fdopen(handle, "wb") as file:
+                try:
+                    async with asyncio.timeout(self._limits.upload_s):
+                        digest = await _write(request, name, file, most)
+                except TimeoutError:
+                    raise TooSlowError(
+                        f"{name} did not arrive within {self._limits.upload_s:.0f} s; try again"
+                    ) from None
+            yield Upload(path=Path(path), digest=digest)
+        finally:
+            self._arriving -= 1
+            Path(path).unlink(missing_ok=True)
+
+
+async def _write(request: Request, name: str, file: BinaryIO, most: int) -> str:
+    digest, size, head = hashlib.sha256(), 0, b""
+    async for part in request.stream():
+        size += len(part)
+        _check_size(name, size, most)
+        if len(head) < _HEAD_BYTES <= len(head) + len(part):
+            _check_start(name, head + part[:_HEAD_BYTES])
+        head += part[: _HEAD_BYTES - len(head)]
+        digest.update(part)
+        file.write(part)
+    if not size:
+        raise RequestError(f"{name} is empty (0 bytes); send the file as the body")
+    _check_start(name, head)
+    return digest.hexdigest()
+
+
+def decode_in_worker(upload: Path, wav: Path, npy: Path, name: str, limits: ServeLimits) -> Sound:
+    """Decode an upload in a process that is killed when it takes too long.
+
+    Args:
+        upload: the file.
+        wav: takes the audio to play.
+        npy: takes the waveform to query with.
+        name: what to call the file in errors.
+        limits: time, memory, length.
+
+    Raises:
+        RequestError: it cannot be decoded, is too long, or takes too long; nothing is left.
+    """
+    bounds = (str(limits.mix_s), str(limits.decode_memory_bytes))
+    module = "ml.serve.decode_upload"
+    command = [sys.executable, "-m", module, str(upload), str(wav), str(npy), name, *bounds]
+    try:
+        # One thread of BLAS: each would reserve address space, which is bounded.
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limits.decode_s,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        if done.returncode == 0:
+            found = json.loads(done.stdout)
+            return Sound(**{**found, "peaks": tuple(found["peaks"])})
+        reason = done.stderr if done.returncode == WRONG_FILE else _crash(name, done.returncode)
+    except subprocess.TimeoutExpired:
+        reason = f"{name} cannot be decoded within {limits.decode_s:.0f} s; convert it to wav"
+    for path in (wav, npy):
+        path.unlink(missing_ok=True)
+    raise NotAudioError(reason)
+
+
+def _crash(name: str, code: int) -> str:
+    return f"{name} cannot be decoded (the decoder ended with code {code}); convert it to wav"
+
+
+def _check_size(name: str, size: int, most: int) -> None:
+    if size > most:
+        raise TooLargeError(
+            f"{name} has {size:,} bytes or more; expected at most {most:,}; convert it to flac, "
+            f"or cut it"
+        )
+
+
+def _check_start(name: str, head: bytes) -> None:
+    """Let only known kinds of file come to the decoders: playlists, for one, name other files."""
+    is_mpeg = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0  # mp3, aac
+    is_aiff = head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC")
+    if is_mpeg or is_aiff or head.startswith(_STARTS) or head[4:8] in _MP4_BOXES:
+        return
+    raise NotAudioError(
+        f"{name} cannot be decoded (its content is none of wav, flac, ogg, mp3, m4a, aac, aiff "
+        f"and caf, whatever its name says); convert it to wav or flac"
+    )

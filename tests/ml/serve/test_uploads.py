@@ -1,0 +1,129 @@
+"""Uploads: nothing over a bound is kept or waited for, nothing lies outside the folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from starlette.testclient import TestClient
+
+from ml.retrieval.retrievers import Retrievers
+from ml.serve.app import build_app
+from ml.serve.limits import ServeLimits
+from ml.serve.problems import NotAudioError
+from ml.serve.uploads import decode_in_worker
+from ml.settings import Settings
+
+Wav = Callable[..., bytes]
+Noise = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files of this process."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def strict(
+    served_settings: Settings, retrievers: Retrievers, scratch: Path
+) -> Iterator[TestClient]:
+    """A client of a server that takes 300 kB."""
+    assert scratch.is_dir()
+    app = build_app(served_settings, retrievers, limits=ServeLimits(upload_bytes=300_000))
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_large_upload_is_refused_before_it_is_read(strict: TestClient, scratch: Path) -> None:
+    read = []
+
+    def body() -> Iterator[bytes]:
+        for _ in range(100):
+            read.append(1)
+            yield b"RIFF" + bytes(99_996)
+
+    answer = strict.post("/api/mixes", content=b"RIFF", headers={"Content-Length": "2147483648"})
+    assert answer.status_code == 413
+    assert "2,147,483,648 bytes or more; expected at most 300,000" in answer.json()["detail"]
+    answer = strict.post("/api/mixes", content=body())  # in parts, without a length
+    assert answer.status_code == 413
+    assert answer.headers["connection"] == "close"
+    assert files(scratch) == []
+
+
+def test_a_large_choice_is_refused(strict: TestClient) -> None:
+    large = b'{"corpus": "' + b"x" * 600_000
+    answer = strict.post("/api/tracks/mix", content=large)
+    assert answer.status_code == 413
+    assert "600,012 bytes were sent; expected at most 500,000" in answer.json()["detail"]
+    answer = strict.post("/api/tracks/mix", content=iter([large]))  # in parts, without a length
+    assert answer.status_code == 411
+
+
+def test_only_the_private_folder_is_written_to_and_it_goes(
+    strict: TestClient, scratch: Path, make_noise: Noise, make_wav: Wav
+) -> None:
+    answer = strict.post("/api/mixes", content=make_wav(make_noise(1, 1.5)))
+    assert answer.status_code == 201, answer.text
+    (folder,) = scratch.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    kept = [path.suffix for path in sorted(folder.iterdir())]
+    assert kept == [".npy", ".wav"]  # the upload itself is gone
+    strict.__exit__(None, None, None)
+    assert list(scratch.iterdir()) == []
+    strict.__enter__()
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3", "AIFF"])
+def test_the_content_decides_whatever_the_name(
+    strict: TestClient, make_noise: Noise, tmp_path: Path, kind: str
+) -> None:
+    soundfile.write(tmp_path / "mix", make_noise(1, 1.5, 1), 44_100, format=kind)
+    answer = strict.post(
+        "/api/mixes", content=(tmp_path / "mix").read_bytes(), params={"name": "readme.txt"}
+    )
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["name"] == "readme.txt"
+    assert answer.json()["waveform"]["duration_s"] == pytest.approx(1.5, abs=0.01)
+
+
+def test_the_same_file_is_the_same_mix(
+    strict: TestClient, make_noise: Noise, make_wav: Wav
+) -> None:
+    content = make_wav(make_noise(1, 1.5))
+    first, second = (strict.post("/api/mixes", content=content).json()["id"] for _ in range(2))
+    assert first == second
+
+
+def test_a_worker_that_takes_too_long_is_killed(
+    tmp_path: Path, make_noise: Noise, make_wav: Wav
+) -> None:
+    (tmp_path / "upload").write_bytes(make_wav(make_noise(1, 2.0)))
+    limits = ServeLimits(decode_s=0.001)  # no interpreter starts as fast
+    with pytest.raises(NotAudioError, match=r"mix\.wav cannot be decoded within"):
+        decode_in_worker(
+            tmp_path / "upload", tmp_path / "a.wav", tmp_path / "a.npy", "mix.wav", limits
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+
+
+def test_a_worker_gets_only_so_much_memory(tmp_path: Path, make_wav: Wav) -> None:
+    (tmp_path / "upload").write_bytes(make_wav(np.zeros(300 * 44_100, np.int16)))
+    limits = ServeLimits(decode_memory_bytes=250 << 20)
+    with pytest.raises(NotAudioError, match=r"mix\.wav"):
+        decode_in_worker(
+            tmp_path / "upload", tmp_path / "a.wav", tmp_path / "a.npy", "mix.wav", limits
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
