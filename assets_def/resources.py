@@ -5,7 +5,6 @@ https://docs.dagster.io/guides/build/external-resources
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +47,3 @@ class StemsHome(dg.ConfigurableResource):
     def processes(self) -> int:
         """How many processes audio work may use."""
         return self.workers or len(os.sched_getaffinity(0))
-
-    def tracker(self) -> Callable[[Path, str], Any]:
-        """What makes a run's MLflow tracker from its folder and its name."""
-        from ml.training.tracking import MlflowTracker
-
-        settings = self.settings()
-        return lambda folder, name: MlflowTracker(
-            run_folder=folder,
-            uri=settings.tracking_uri,
-            experiment=settings.tracking.experiment,
-            run_name=name,
-        )

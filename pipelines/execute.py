@@ -116,8 +116,17 @@ def close_dead_runs(instance: dg.DagsterInstance) -> int:
     dead = [run for run in instance.get_runs(running) if _is_dead(run.tags.get(_PROCESS_TAG))]
     for run in dead:
         instance.report_run_failed(run, "its process was killed; run the same command again")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    _free_pools_of_ended_runs(instance)
     return len(dead)
+
+
+def _free_pools_of_ended_runs(instance: dg.DagsterInstance) -> None:
+    """A run of the UI whose process was killed holds its pools, which only a daemon looks after."""
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 def _execute(

@@ -2,6 +2,7 @@
 
 Not partitioned: a model is trained on several corpora at once. ``pipelines.build`` narrows the
 dependency on ``stem_shards`` to these corpora; corpora that are only evaluated never need shards.
+Training happens in a process of its own (``assets_def.train_models``).
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import Field
 from assets_def.assets.corpus import stem_shards
 from assets_def.resources import StemsHome
 from assets_def.results import materialized, mlflow_run, together
-from ml.artifacts import Artifact
+from assets_def.train_models import train_models
 from ml.settings import Settings
 
 CHECKPOINT_FORMAT = "1"
@@ -51,8 +52,9 @@ def contrastive_encoder(
     context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome
 ) -> dg.MaterializeResult:
     """Phase 1: the encoder, by NT-Xent on pairs of mix and missing stem (and the untrained one)."""
-    artifact = _train("contrastive", context, config, home)
-    return materialized(artifact, metadata=mlflow_run(artifact.path, home.settings().tracking_uri))
+    settings = config.settings(home)
+    artifact = train_models(["contrastive"], settings, home, context)["contrastive"]
+    return materialized(artifact, metadata=mlflow_run(artifact.path, settings.tracking_uri))
 
 
 @dg.asset(
@@ -70,31 +72,11 @@ def stem_jepa(
     context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome
 ) -> dg.MaterializeResult:
     """Phase 2: one model for each of ``training.presets``, all from the same phase 1."""
-    settings = home.settings()
-    models = {name: _train(name, context, config, home) for name in settings.training.presets}
+    settings = config.settings(home)
+    models = train_models(settings.training.presets, settings, home, context)
     metadata: dict[str, Any] = {}
     for name, artifact in models.items():
         described = {**artifact.summary, **mlflow_run(artifact.path, settings.tracking_uri)}
         metadata |= {f"{name}/{key}": value for key, value in described.items()}
     artifact = together(settings.layout.runs, models)
     return materialized(artifact, rows=len(models), metadata=metadata)
-
-
-def _train(
-    preset: str, context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome
-) -> Artifact:
-    from ml.device import choose_device
-    from ml.training.runs import train_preset
-
-    training = config.settings(home).training
-    return train_preset(
-        preset,
-        layout=home.layout,
-        corpora=training.corpora,
-        size=training.size,
-        seed=training.seed,
-        overrides=training.overrides,
-        device=choose_device("auto"),
-        tracker=home.tracker(),
-        tags={"dagster_run_id": context.run.run_id},
-    )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.settings import Settings, TrainingSettings
 
 if TYPE_CHECKING:
-    from ml.training.tracking import RunTracker
+    pass
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -80,6 +78,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.runs import train_preset
+    from ml.training.tracking import mlflow_tracker
 
     artifact = train_preset(
         args.preset,
@@ -89,7 +88,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
         seed=training.seed,
         overrides=training.overrides,
         device=choose_device(args.device),
-        tracker=_tracker(settings),
+        tracker=mlflow_tracker(settings),
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
     return 0
@@ -98,6 +97,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
 def _resume(args: argparse.Namespace, settings: Settings) -> int:
     from ml.device import choose_device
     from ml.training.resume import resume_run
+    from ml.training.tracking import mlflow_tracker
 
     if args.dry_run:
         raise ValueError(
@@ -111,21 +111,10 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
         options={name: value for name, value in options.items() if value is not None},
         overrides=parse_overrides(args.overrides),
         device=choose_device(args.device),
-        tracker=_tracker(settings),
+        tracker=mlflow_tracker(settings),
     )
     print(f"{'finished already' if artifact.reused else 'resumed'}: {artifact.path}")
     return 0
-
-
-def _tracker(settings: Settings) -> Callable[[Path, str], RunTracker]:
-    from ml.training.tracking import MlflowTracker
-
-    return lambda folder, name: MlflowTracker(
-        run_folder=folder,
-        uri=settings.tracking_uri,
-        experiment=settings.tracking.experiment,
-        run_name=name,
-    )
 
 
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:

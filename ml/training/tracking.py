@@ -13,14 +13,17 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ml.artifacts import read_json, write_json
 from ml.training.record import RECORD_NAME, SHIPPED_NAME, MetricsRecord, read_record
 from ml.training.run_artifacts import send_artifacts
+
+if TYPE_CHECKING:
+    from ml.settings import Settings
 
 __all__ = [
     "RECORD_NAME",
@@ -32,11 +35,13 @@ __all__ = [
     "RunTracker",
     "flat",
     "mlflow_client",
+    "mlflow_tracker",
     "read_record",
 ]
 
-_JOIN_S, _ARTIFACTS_JOIN_S = 60, 300
-"""How long a finished training waits for a server that answers slowly."""
+_JOIN_S, _ARTIFACTS_JOIN_S, _STOPPED_JOIN_S = 60, 300, 8
+"""How long a finished training waits for a server that answers slowly; one that was stopped has
+to be gone soon, and ``stems train sync`` catches up."""
 _SHIP_EVERY_S = 5.0
 _SHIPPING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 _log = logging.getLogger(__name__)
@@ -112,7 +117,7 @@ class MlflowTracker:
             self._status = status
             self._stop.set()
             self._wake.set()
-            self._thread.join(timeout=_JOIN_S)
+            self._thread.join(timeout=_STOPPED_JOIN_S if status == "KILLED" else _JOIN_S)
         elif status == "FINISHED" and shipped.is_file():
             self._thread = threading.Thread(
                 target=self._close, args=(status,), name="mlflow", daemon=True
@@ -218,6 +223,16 @@ class MlflowTracker:
             client.log_batch(run_id, metrics=metrics[first : first + 1000])
         if fresh:
             write_json(self.run_folder / SHIPPED_NAME, state | {"lines": len(lines)})
+
+
+def mlflow_tracker(settings: Settings) -> Callable[[Path, str], MlflowTracker]:
+    """What makes a run's tracker from its folder and its name, by a home's settings."""
+    return lambda folder, name: MlflowTracker(
+        run_folder=folder,
+        uri=settings.tracking_uri,
+        experiment=settings.tracking.experiment,
+        run_name=name,
+    )
 
 
 def mlflow_client(uri: str) -> Any:

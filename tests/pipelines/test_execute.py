@@ -93,6 +93,20 @@ def test_dead_runs_are_closed_and_living_ones_are_not(resource: StemsHome):
     ]
 
 
+def test_pools_of_ended_runs_are_freed_and_of_living_ones_are_not(resource: StemsHome):
+    """As runs of the UI leave them whose process was killed."""
+    job = build_definitions(home=resource).resolve_job_def("prepare_corpus")
+    with open_instance(resource.settings()) as instance:
+        storage = instance.event_log_storage
+        for pool, status in (("gpu", "FAILURE"), ("disk", "STARTED")):
+            run = instance.create_run_for_job(job, status=dg.DagsterRunStatus(status))
+            storage.initialize_concurrency_limit_to_default(pool)
+            assert storage.claim_concurrency_slot(pool, run.run_id, "step").is_claimed
+        close_dead_runs(instance)
+        assert not storage.get_concurrency_info("gpu").active_slot_count
+        assert storage.get_concurrency_info("disk").active_slot_count == 1
+
+
 def test_nothing_to_do(resource: StemsHome):
     with open_instance(resource.settings()) as instance:
         assert execute_steps(build_definitions(home=resource), instance, []) == []

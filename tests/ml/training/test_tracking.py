@@ -1,10 +1,12 @@
 """Tracking with a real MLflow: the record is complete there, and no step twice after a resume."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from ml.artifacts import DataLayout, read_json
+from ml.training import tracking
 from ml.training.config import LoopConfig
 from ml.training.model_index import read_models
 from ml.training.record import MetricsRecord, read_record
@@ -138,3 +140,19 @@ def test_a_half_written_line_is_left_out(tmp_path):
     assert [line["step"] for line in read_record(record.path)] == [1, 2]
     again = MetricsRecord(tmp_path, from_step=1)
     assert [line["step"] for line in read_record(again.path)] == [1]
+
+
+def test_a_stopped_run_does_not_wait_for_a_server_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tracking, "_STOPPED_JOIN_S", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        tracker = MlflowTracker(
+            run_folder=tmp_path,
+            uri=f"http://127.0.0.1:{silent.getsockname()[1]}",
+            experiment="stems",
+            run_name="run",
+        )
+        tracker.start({}, {"training_id": "run"})
+        assert tracker.finish("KILLED") is None
+        assert tracker._thread.is_alive()  # it still waits, the training does not

@@ -1,0 +1,174 @@
+"""The process that trains for an asset: ``python -m assets_def.train_process``, started by Dagster.
+
+It trains presets one after the other and reports each model, or why there is none, through Dagster
+Pipes. On several GPUs it becomes ``torchrun``, of which every rank is this module again; rank 0
+speaks to Dagster. On a terminal the command is ``stems train``.
+
+It imports no Dagster (two seconds), only ``dagster_pipes``.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dagster_pipes import (
+    PipesContext,
+    PipesDefaultContextLoader,
+    PipesEnvVarParamsLoader,
+    open_dagster_pipes,
+)
+
+from assets_def.stopping import UNTIL_EOF, accept_stop_signals, stop_at_eof
+from ml.artifacts import LockedError
+from ml.cli.main import set_up_logging
+from ml.settings import Settings, load_settings
+
+MODULE = "assets_def.train_process"
+REFUSED, STOPPED = 2, 3
+"""Exit codes: it would end the same way again; it was asked to stop. All others are crashes."""
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_log = logging.getLogger("stems.train_process")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what Dagster asks for; returns the exit code."""
+    accept_stop_signals()
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser.add_argument(UNTIL_EOF, action="store_true", help="stop when standard input ends")
+    args = parser.parse_args(arguments)
+    if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        parser.error("found no Dagster that started it; train on a terminal with: stems train")
+    if args.until_eof:
+        stop_at_eof()
+    request = _read_request()
+    _log_to(Path(request["log"]))
+    _become_torchrun(request["processes"], sys.argv[1:] if arguments is None else arguments)
+    with open_dagster_pipes() if _is_rank_0() else contextlib.nullcontext() as pipes:
+        return train_or_say_why_not(request, pipes)
+
+
+def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None) -> int:
+    """Train each preset; returns the exit code.
+
+    Args:
+        request: ``home``, ``overrides`` (of its settings), ``presets``, ``tags`` (for tracking).
+        pipes: where to report; None in ranks that have nothing to report but trouble.
+    """
+    try:
+        settings = load_settings(Path(request["home"]), request["overrides"])
+        for preset in request["presets"]:
+            _train(preset, settings, request["tags"], pipes)
+    except KeyboardInterrupt as error:
+        return _end(pipes, STOPPED, "stopped", str(error) or "stopped before its first step")
+    except (ValueError, LockedError, FileNotFoundError) as error:
+        return _end(pipes or open_dagster_pipes(), REFUSED, "refused", str(error))
+    return 0
+
+
+def _end(pipes: PipesContext | None, exit_code: int, kind: str, sentence: str) -> int:
+    _log.error(sentence)
+    if pipes is not None:
+        pipes.report_custom_message({"kind": kind, "sentence": sentence})
+    return exit_code
+
+
+class _HopelessError(ValueError):
+    """Training again would fail again."""
+
+
+def _train(
+    preset: str, settings: Settings, tags: Mapping[str, str], pipes: PipesContext | None
+) -> None:
+    from assets_def.train_progress import ProgressTracker
+    from ml.device import choose_device
+    from ml.training.loop import NonFiniteLossError
+    from ml.training.runs import train_preset
+    from ml.training.tracking import RunTracker, mlflow_tracker
+
+    def tracker(folder: Path, name: str) -> RunTracker:
+        mlflow = mlflow_tracker(settings)(folder, name)
+        if pipes is None:
+            return mlflow
+        pipes.report_custom_message({"kind": "run", "folder": str(folder)})
+        return ProgressTracker(mlflow, folder, pipes.log.info)
+
+    training = settings.training
+    try:
+        artifact = train_preset(
+            preset,
+            layout=settings.layout,
+            corpora=training.corpora,
+            size=training.size,
+            seed=training.seed,
+            overrides=training.overrides,
+            device=choose_device("auto"),
+            tracker=tracker,
+            tags=tags,
+        )
+    except NonFiniteLossError as error:
+        raise _HopelessError(str(error)) from error
+    if pipes is not None:
+        pipes.report_custom_message(
+            {
+                "kind": "model",
+                "preset": preset,
+                "path": str(artifact.path),
+                "fingerprint": artifact.fingerprint,
+                "reused": artifact.reused,
+                "summary": dict(artifact.summary),
+            }
+        )
+
+
+def _become_torchrun(processes: int, arguments: Sequence[str]) -> None:
+    """Go on as ``torchrun`` where several processes should train, and this is none of them yet.
+
+    Args:
+        processes: how many; 0: as many as this machine has GPUs.
+        arguments: of this process.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    processes = processes or _gpus()
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        command = [*torchrun, f"--nproc-per-node={processes}", "-m", MODULE, *arguments]
+        os.execv(sys.executable, [sys.executable, *command])
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _read_request() -> Mapping[str, Any]:
+    """The extras of the launch; every rank reads them, only rank 0 opens Pipes."""
+    place = PipesEnvVarParamsLoader().load_context_params()
+    with PipesDefaultContextLoader().load_context(place) as context:
+        return context["extras"] or {}
+
+
+def _log_to(path: Path) -> None:
+    """Log to a file too, with the traceback of an end that nobody expected."""
+    set_up_logging(logging.INFO if _is_rank_0() else logging.WARNING)
+    file = path.open("a", buffering=1)
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    logging.getLogger().addHandler(handler)
+    faulthandler.enable(file)
+    sys.excepthook = lambda *error: _log.critical("training crashed", exc_info=error)
+
+
+def _is_rank_0() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
