@@ -91,6 +91,12 @@ class ShardSettings(_Section):
         return ShardConfig(segment_s=self.segment_s, payload=self.payload, activity=activity)
 
 
+class ComputeSettings(_Section):
+    """Who makes shards and embeddings: a Dask cluster, or (empty) processes of this machine."""
+
+    dask_scheduler: str | None = Field(default=None, min_length=1)
+
+
 class TrainingSettings(_Section):
     """What is trained on what."""
 
@@ -181,6 +187,7 @@ class Settings(BaseSettings):
     demo: DemoSettings = DemoSettings()
     label_encoder: LabelEncoderSettings = LabelEncoderSettings()
     shards: ShardSettings = ShardSettings()
+    compute: ComputeSettings = ComputeSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     beats: BeatSettings = BeatSettings()
@@ -198,6 +205,12 @@ class Settings(BaseSettings):
             shard_cache_gb=self.shards.cache_gb,
             lancedb_uri=self.lancedb.uri,
         )
+
+    @property
+    def build_uri(self) -> str | None:
+        """Where a cluster puts shards: ``shards.uri`` if that is a URL, else into the home."""
+        uri = self.shards.uri
+        return uri if self.compute.dask_scheduler and uri and "://" in uri else None
 
     @property
     def clap_files(self) -> ClapFiles:

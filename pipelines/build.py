@@ -1,17 +1,42 @@
 """One function that puts everything together for a home: ``build_definitions``."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import dagster as dg
 
-from assets_def import checks
-from assets_def.assets import beats, corpus, embeddings, instruments, retrieval, training
+from assets_def import corpus_checks, model_checks, score_checks
+from assets_def.assets import (
+    beats,
+    champion,
+    corpus,
+    embeddings,
+    instruments,
+    retrieval,
+    training,
+)
 from assets_def.resources import StemsHome
 from ml.settings import Settings, SettingsError, default_home
+from pipelines.automation import automation_conditions, retraining_sensor
+from pipelines.evaluation import corpora_with_stems
+from pipelines.failures import failed_runs
 from pipelines.jobs import all_jobs
 from pipelines.progress import asset_progress
 from pipelines.schedules import all_schedules
 from pipelines.sensors import all_sensors
+
+FRESHNESS = {
+    corpus.stem_shards.key: dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(days=60), warn_window=timedelta(days=30)
+    ),
+    **dict.fromkeys(
+        (retrieval.retrieval_scores.key, instruments.instrument_scores.key, beats.beat_scores.key),
+        dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(days=30), warn_window=timedelta(days=14)
+        ),
+    ),
+}
+"""How old shards and scores may be before their page says so; what is reused counts as fresh."""
 
 
 def build_definitions(**resource_overrides: object) -> dg.Definitions:
@@ -28,24 +53,32 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
     home = resources["home"]
     if not isinstance(home, StemsHome):
         raise TypeError(f"resource home is a {type(home).__name__}; expected a StemsHome")
-    needed = _needed_corpora(home.settings())
-    modules = [corpus, training, embeddings, retrieval, instruments, beats]
+    needed, automated = _needed_corpora(home.settings()), automation_conditions(home)
+
+    def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return _narrowed(spec, needed).replace_attributes(
+            automation_condition=automated.get(spec.key), freshness_policy=FRESHNESS.get(spec.key)
+        )
+
+    modules = [corpus, training, embeddings, champion, retrieval, instruments, beats]
     loaded = dg.load_assets_from_modules(modules)
     assets = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=dg.map_asset_specs(lambda spec: _narrowed(spec, needed), assets),
-        asset_checks=dg.load_asset_checks_from_modules([checks]),
+        assets=dg.map_asset_specs(with_policies, assets),
+        asset_checks=dg.load_asset_checks_from_modules([corpus_checks, model_checks, score_checks]),
         jobs=all_jobs,
         schedules=all_schedules,
-        sensors=all_sensors,
+        sensors=[*all_sensors, retraining_sensor(automated), failed_runs],
         resources=resources,
         executor=dg.in_process_executor,
         loggers={"console": dg.colored_console_logger, "progress": asset_progress},
     )
 
 
-def _needed_corpora(settings: Settings) -> dict[dg.AssetKey, tuple[dg.AssetKey, Sequence[str]]]:
-    """Unpartitioned asset → what it needs of corpora, and of which ones.
+def _needed_corpora(
+    settings: Settings,
+) -> Mapping[dg.AssetKey, Mapping[dg.AssetKey, Sequence[str]]]:
+    """Unpartitioned asset → upstream asset → of which corpora it needs that.
 
     Raises:
         SettingsError: a corpus that is needed does not exist, or training has none.
@@ -58,12 +91,18 @@ def _needed_corpora(settings: Settings) -> dict[dg.AssetKey, tuple[dg.AssetKey, 
         )
     listened_to = tuple(dict.fromkeys((*chosen.corpora, *chosen.heldout)))
     _require_known(settings, listened_to, "beats.corpora or beats.heldout", "beats")
+    rule = settings.promotion
+    _require_known(settings, (*rule.corpora, *rule.gallery), "promotion", "promotion")
     shards, features = corpus.stem_shards.key, beats.beat_features.key
+    found = corpora_with_stems(settings)
+    scores = (retrieval.retrieval_scores.key, instruments.instrument_scores.key)
     return {
-        training.contrastive_encoder.key: (shards, trained_on),
-        training.stem_jepa.key: (shards, trained_on),
-        beats.beat_probe.key: (features, chosen.corpora),
-        beats.beat_scores.key: (features, listened_to),
+        training.contrastive_encoder.key: {shards: trained_on},
+        training.stem_jepa.key: {shards: trained_on},
+        champion.champion.key: {embeddings.stem_embeddings.key: found},
+        retrieval.report.key: dict.fromkeys(scores, found),
+        beats.beat_probe.key: {features: chosen.corpora},
+        beats.beat_scores.key: {features: listened_to},
     }
 
 
@@ -79,16 +118,18 @@ def _require_known(settings: Settings, names: Sequence[str], listed_in: str, sec
 
 
 def _narrowed(
-    spec: dg.AssetSpec, needed: Mapping[dg.AssetKey, tuple[dg.AssetKey, Sequence[str]]]
+    spec: dg.AssetSpec, needed: Mapping[dg.AssetKey, Mapping[dg.AssetKey, Sequence[str]]]
 ) -> dg.AssetSpec:
     """Let an asset depend on the partitions of the corpora it needs, not on all."""
-    if spec.key not in needed:
-        return spec
-    upstream, names = needed[spec.key]
-    mapping = dg.SpecificPartitionsPartitionMapping(names)
+    corpora_of = needed.get(spec.key, {})
     return spec.replace_attributes(
         deps=[
-            dg.AssetDep(upstream, partition_mapping=mapping) if dep.asset_key == upstream else dep
+            dg.AssetDep(
+                dep.asset_key,
+                partition_mapping=dg.SpecificPartitionsPartitionMapping(corpora_of[dep.asset_key]),
+            )
+            if dep.asset_key in corpora_of
+            else dep
             for dep in spec.deps
         ]
     )

@@ -41,7 +41,7 @@ evaluate_beats = dg.define_asset_job(
 write_report = dg.define_asset_job(
     "write_report",
     selection=["champion", "report"],
-    description="Point queries at the first preset, and write the HTML report.",
+    description="Let the first preset be champion if it is not worse, write the HTML report.",
 )
 
 all_jobs = [

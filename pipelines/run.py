@@ -101,6 +101,7 @@ def chosen_settings(settings: "Settings", args: argparse.Namespace) -> dict[str,
 
 def run_corpus(home: "StemsHome", name: str, *, is_trained_on: bool) -> int:
     """Everything for one corpus of the settings; returns the exit code."""
+    from pipelines.evaluation import evaluable_corpora
     from pipelines.execute import failures_text
     from pipelines.steps import execute_in_home
     from pipelines.summary import conclusion, scored_corpora, step_times
@@ -109,7 +110,9 @@ def run_corpus(home: "StemsHome", name: str, *, is_trained_on: bool) -> int:
     corpora = [*settings.training.corpora] if is_trained_on else [name]
     outcomes = execute_in_home(home, first_steps(corpora, is_trained_on=is_trained_on))
     if all(outcome.status == "done" for outcome in outcomes):
-        outcomes += execute_in_home(home, last_steps(home, corpora))
+        # A new model becomes champion only with all that can be found embedded.
+        found = evaluable_corpora(settings) if is_trained_on else [name]
+        outcomes += execute_in_home(home, last_steps(home, found))
     if any(outcome.is_stopped for outcome in outcomes):
         raise KeyboardInterrupt
     print(conclusion(settings, scored_corpora(outcomes), step_times(outcomes)))
@@ -132,6 +135,7 @@ def first_steps(corpora: Sequence[str], *, is_trained_on: bool) -> "list[Step]":
 
 def last_steps(home: "StemsHome", corpora: Sequence[str]) -> "list[Step]":
     """Embed and score the corpora, write the report."""
+    from pipelines.evaluation import has_unseen_tracks
     from pipelines.steps import evaluate_step, report_step
 
     steps = []
@@ -141,21 +145,6 @@ def last_steps(home: "StemsHome", corpora: Sequence[str]) -> "list[Step]":
             print(f"every track of {name} was trained on: its scores are marked as seen")
         steps.append(evaluate_step(name, is_unseen=is_unseen))
     return [*steps, report_step()]
-
-
-def has_unseen_tracks(home: "StemsHome", name: str) -> bool:
-    """Whether some track that would be evaluated was not trained on by any current model."""
-    from ml.artifacts import read_json
-    from ml.retrieval.embedding_source import open_source
-    from ml.retrieval.leakage import seen_tracks
-    from ml.training.model_index import read_models
-
-    source = open_source(name, home.layout, None)
-    unseen = {track.track_id for track in source.tracks}
-    for checkpoint in read_models(home.layout).values():
-        trained_on = read_json(checkpoint / "manifest.json")["training_tracks"]
-        unseen -= set(seen_tracks(source.table, trained_on, home.layout))
-    return bool(unseen)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def embed(
     from ml.corpora.corpus import open_corpus
     from ml.corpora.labels import build_label_embeddings, label_encoder_of, read_label_vectors
     from ml.corpora.table import build_corpus_tracks
-    from ml.device import choose_device
+    from ml.processes import cluster
     from ml.retrieval.baselines import load_models
     from ml.retrieval.champion import earlier_champion
     from ml.retrieval.embed import embed_corpus
@@ -88,17 +88,20 @@ def embed(
     build_label_embeddings(name, layout, label_encoder_of(settings))
     if has_champion and not args.models:
         models += earlier_champion(layout, models, name)
-    artifacts = embed_corpus(
-        name,
-        models,
-        layout,
-        read_label_vectors(layout, name),
-        conditioning=conditioning,
-        splits=args.splits,
-        device=str(choose_device(args.device)),
-        batch_chunks=args.batch_chunks,
-        precision=args.precision,
-    )
+    with cluster(settings.compute.dask_scheduler) as executor:
+        artifacts = embed_corpus(
+            name,
+            models,
+            layout,
+            read_label_vectors(layout, name),
+            conditioning=conditioning,
+            splits=args.splits,
+            device=args.device,
+            batch_chunks=args.batch_chunks,
+            precision=args.precision,
+            executor=executor,
+            clap=settings.clap_files,
+        )
     for model, artifact in zip(models, artifacts, strict=True):
         state, made = "is up to date" if artifact.reused else "is made", artifact.summary
         print(

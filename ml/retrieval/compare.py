@@ -29,6 +29,10 @@ BY_INSTRUMENT = ("recall@1", "recall@10", "normalized_rank_mean")
 """What is compared for each queried label."""
 
 
+class NothingUnseenError(ArtifactError):
+    """A model was trained on every track of a corpus that has queries."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
     """What is compared, and with how many draws."""
@@ -108,6 +112,7 @@ def compare_models(
         config: what is compared; default: ``fine`` queries.
 
     Raises:
+        NothingUnseenError: one of them was trained on every track of a corpus.
         ArtifactError: they are one model, have embedded no corpus in common, or one that was asked
             for is missing.
     """
@@ -192,7 +197,7 @@ def _compare(
     seen = seen_of_corpus(corpus, layout, trained_on) if any(trained_on) else set()
     gallery = common_gallery(corpus, models, config.conditioning, seen=seen)
     if not len(gallery.targets):
-        raise ArtifactError(
+        raise NothingUnseenError(
             f"{a.name} or {b.name} was trained on every track of {corpus} that has queries; "
             f"compare them on another corpus with --corpus"
         )

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -55,13 +58,22 @@ JOBS = {
     "write_report": {"champion", "report"},
 }
 CHECKS = {
+    ("corpus_tracks", "corpus_has_not_drifted", False),
+    ("label_embeddings", "labels_have_vectors", True),
+    ("stem_shards", "shards_have_their_checksums", True),
     ("stem_shards", "no_silent_targets", True),
     ("stem_shards", "no_track_in_two_splits", True),
     ("contrastive_encoder", "loss_is_finite", True),
     ("stem_jepa", "loss_is_finite", True),
     ("stem_embeddings", "embeddings_are_not_collapsed", True),
+    ("stem_embeddings", "gallery_is_complete", True),
     ("retrieval_scores", "retrieval_is_above_chance", False),
+    ("retrieval_scores", "retrieval_is_not_worse_than_the_champion", False),
+    ("beat_scores", "beats_are_above_chance", False),
+    ("beat_scores", "beats_are_not_worse_than_the_champion", False),
 }
+RUNNING = {"corpora_of_settings", "next_stages", "failed_runs"}
+"""Sensors that begin nothing; all others are stopped until someone turns them on."""
 
 
 @pytest.fixture
@@ -120,12 +132,72 @@ def test_jobs(definitions: dg.Definitions):
     assert found == JOBS
 
 
-def test_schedules_and_sensors(definitions: dg.Definitions):
+def test_schedules_and_sensors_start_nothing_unless_turned_on(definitions: dg.Definitions):
     (schedule,) = definitions.schedules or []
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    (sensor,) = definitions.sensors or []
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    sensors = {sensor.name: sensor for sensor in definitions.sensors or []}
+    assert sensors.keys() == RUNNING | {"changed_corpora", "retraining"}
+    for name, sensor in sensors.items():
+        is_running = sensor.default_status is dg.DefaultSensorStatus.RUNNING
+        assert is_running == (name in RUNNING)
+        assert sensor.description
+
+
+def test_shards_and_scores_grow_old(definitions: dg.Definitions):
+    aging = {name for name, spec in specs(definitions).items() if spec.freshness_policy}
+    assert aging == {"stem_shards", "retrieval_scores", "instrument_scores", "beat_scores"}
+
+
+def test_champion_and_report_wait_for_corpora_with_stems_only(tmp_path: Path):
+    """Nothing is ever embedded of a corpus of kind beats."""
+    corpora = {
+        "songs": {"kind": "folder", "root": "songs"},
+        "gtzan": {"kind": "beats", "root": "gtzan"},
+    }
+    chosen = {
+        "corpora": corpora,
+        "training": {"corpora": ["songs"]},
+        "beats": {"corpora": ["gtzan"]},
+    }
+    built = specs(build_definitions(home=StemsHome(home=str(tmp_path), overrides=chosen)))
+    for name, upstream in (
+        ("champion", "stem_embeddings"),
+        ("report", "retrieval_scores"),
+        ("report", "instrument_scores"),
+    ):
+        (dep,) = (d for d in built[name].deps if d.asset_key.path == [upstream])
+        assert dep.partition_mapping == dg.SpecificPartitionsPartitionMapping(("songs",))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"automation": {"cron": "every day"}}, "automation.cron = 'every day'"),
+        ({"promotion": {"corpora": ["elsewhere"]}}, "promotion names 'elsewhere'"),
+    ],
+)
+def test_wrong_automation_and_promotion_are_refused(tmp_path: Path, chosen: dict, said: str):
+    with pytest.raises(SettingsError, match=said):
+        build_definitions(home=StemsHome(home=str(tmp_path), overrides=chosen))
+
+
+def test_without_an_instance_the_location_loads_and_warns_once(tmp_path: Path):
+    program = "import pipelines.definitions, sys; sys.exit('torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key != "DAGSTER_HOME"}
+    for given, warnings in ({}, 1), ({"DAGSTER_HOME": str(tmp_path)}, 0):
+        ran = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**environment, "STEMS_HOME": str(tmp_path), **given},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert (
+            ran.stderr.count("Warning") == ran.stderr.count("DAGSTER_HOME is not set") == warnings
+        )
 
 
 def test_checks(definitions: dg.Definitions):

@@ -7,6 +7,7 @@ from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.settings import SettingsError, load_settings
 from pipelines import run
+from pipelines.evaluation import has_unseen_tracks
 
 
 def songs_as_manifest(home: Path, split: str) -> Path:
@@ -28,7 +29,7 @@ def test_tracks_count_as_seen_by_their_sound(home: Path, split: str, is_unseen: 
     resource = StemsHome(home=str(home))
     corpus = open_corpus("manifest", songs_as_manifest(home, split))
     build_corpus_tracks("again", corpus, resource.layout)
-    assert run.has_unseen_tracks(resource, "again") == is_unseen
+    assert has_unseen_tracks(resource, "again") == is_unseen
 
 
 def test_corpus_is_registered_once(tmp_path: Path, home: Path):

@@ -13,10 +13,11 @@ import soundfile
 import torch
 from torch import Tensor
 
-from ml.artifacts import DataLayout
+from ml.artifacts import DataLayout, write_json
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
 from ml.retrieval.embedding_files import StemRow, stem_table
+from ml.settings import Settings
 
 RATE_HZ = 16_000
 LABELS = ("bass", "drums", "guitar", "piano", "music")
@@ -150,3 +151,62 @@ def write_corpus(
         return root
 
     return write
+
+
+@pytest.fixture
+def write_checkpoint() -> Callable[..., Path]:
+    """Write what promotion looks at of a checkpoint: ``runs/<name>/model``."""
+
+    def write(layout: DataLayout, name: str, **manifest: Any) -> Path:
+        folder = layout.runs / name / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        described = {"format_version": 1, "model_id": f"id-{name}", "name": name, **manifest}
+        write_json(folder / "manifest.json", described)
+        write_json(folder / "config.json", {})
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def promotable(
+    write_corpus: Any,
+    make_sine: Any,
+    band_model: Any,
+    layout: DataLayout,
+    label_vectors: dict[str, np.ndarray],
+    write_checkpoint: Callable[..., Path],
+) -> Settings:
+    """Ten songs published with "good" and its equal "twin", which know where conditions lie, and
+    with "bad", which does not."""
+
+    def stem(band: int, song: int) -> np.ndarray:
+        return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
+
+    from ml.retrieval.embed import embed_corpus
+    from ml.retrieval.store import publish_corpus
+    from ml.settings import load_settings
+
+    root = write_corpus(
+        "songs",
+        {
+            f"song{i}": {"bass": ("bass", stem(0, i)), "guitar": ("guitar", stem(2, i))}
+            for i in range(10)
+        },
+    )
+    models = [
+        band_model("good", phase="jepa", condition_weight=1e5),
+        band_model("twin", phase="jepa", condition_weight=1e5),
+        band_model("bad"),
+    ]
+    embed_corpus("songs", models, layout, label_vectors)
+    for model in models:
+        write_checkpoint(layout, model.name)
+        publish_corpus(layout, model.model_id, "songs")
+    write_json(layout.models_index, {m.name: f"runs/{m.name}/model" for m in models})
+    (layout.home / "config.yaml").write_text(
+        f"corpora: {{songs: {{kind: manifest, root: '{root / 'corpus.csv'}'}}}}\n"
+        "training: {presets: [good], corpora: [songs]}\n"
+        "evaluation: {bootstrap_resamples: 100}\n"
+    )
+    return load_settings(layout.home)

@@ -1,0 +1,96 @@
+"""Which model answers queries: a candidate takes the champion's place only if it is not worse."""
+
+import logging
+from typing import Any
+
+import dagster as dg
+
+from assets_def.assets.embeddings import stem_embeddings
+from assets_def.assets.training import stem_jepa
+from assets_def.resources import StemsHome
+from assets_def.results import materialized
+from ml.artifacts import Artifact, ArtifactError, fingerprint
+from ml.retrieval import store
+
+_log = logging.getLogger("stems.progress")
+
+
+@dg.asset(
+    group_name="embeddings",
+    kinds={"lancedb", "mlflow"},
+    owners=["team:music-ml"],
+    deps=[
+        stem_jepa,
+        dg.AssetDep(stem_embeddings, partition_mapping=dg.AllPartitionMapping()),
+    ],
+    code_version=str(store.FORMAT_VERSION),
+)
+def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
+    """Which model queries use: the first of ``training.presets``, if it is not worse.
+
+    A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
+    ``reason`` says why. It is one where there is no champion yet.
+    """
+    from ml.retrieval.champion import champion_path, current_champion
+    from ml.retrieval.database import database_uri
+    from ml.retrieval.promotion import promote
+
+    settings = home.settings()
+    layout = settings.layout
+    before = current_champion(layout)
+    done = promote(settings)
+    say = _log.warning if done.outcome == "refused" else _log.info
+    for tell in (say, context.log.warning if done.outcome == "refused" else context.log.info):
+        tell("champion: %s", done.reason)
+    now = done.champion
+    if now is None:
+        raise ArtifactError(f"{done.reason}; there is no champion before it that could stay")
+    rows = _published(home, now.model_id)
+    artifact = Artifact(
+        path=champion_path(layout),
+        fingerprint=fingerprint({"model_id": now.model_id}),
+        reused=before is not None and before.model_id == now.model_id,
+        summary={"model_id": now.model_id, "previous": now.previous, **rows},
+    )
+    metadata = {
+        "promoted": done.outcome == "promoted",
+        "reason": done.reason,
+        "candidate": f"{done.candidate.name} ({done.candidate.model_id})",
+        "mlflow_version": now.mlflow_version or "not registered yet",
+        "database": database_uri(layout, now.model_id),
+    }
+    shown = {"comparison": dg.MetadataValue.md(comparison_markdown(done.comparisons))}
+    metadata |= shown if done.comparisons else {}
+    return materialized(artifact, rows=sum(rows.values()), metadata=metadata)
+
+
+def comparison_markdown(comparisons: Any) -> str:
+    """One line a corpus and metric: candidate, champion, difference with its interval, percent.
+
+    Args:
+        comparisons: sequence of ``ml.retrieval.compare.CorpusComparison``.
+    """
+    lines = [
+        "| corpus | metric | candidate | champion | difference | 95 % interval | queries |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in comparisons:
+        for row in found.metrics:
+            interval = f"{row.difference.low:+.1f}…{row.difference.high:+.1f}"
+            lines.append(
+                f"| {found.corpus} | {row.metric} | {row.a:.1f} | {row.b:.1f} | "
+                f"{row.difference.value:+.1f} | {interval} | {row.n_queries} |"
+            )
+    return "\n".join(lines)
+
+
+def _published(home: StemsHome, model_id: str) -> dict[str, int]:
+    """How many stems of each corpus a model's table holds."""
+    from ml.retrieval.completeness import published_corpora
+    from ml.retrieval.database import database_uri
+
+    uri = database_uri(home.layout, model_id)
+    return {
+        f"{corpus}/stems": store.count_rows(uri, store.STEM_TABLE, corpus)
+        for corpus in published_corpora(home.layout, model_id)
+    }

@@ -1,0 +1,167 @@
+"""Models that come and go, at tiny size: who becomes champion, who does not, and why.
+
+Everything runs as in a home, only that this process plays the daemon: it evaluates the sensors and
+executes what they ask for.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets_def.resources import StemsHome
+from ml.artifacts import read_json
+from ml.retrieval.champion import current_champion, read_champion
+from ml.retrieval.rollback import roll_back
+from ml.training.model_index import read_models
+from pipelines.build import build_definitions
+from pipelines.execute import Outcome, Step
+from pipelines.home import install_home, open_instance
+from pipelines.stages import CONCLUDE, STAGE_TAG
+from pipelines.steps import TRAIN, evaluate_step, execute_in_home
+
+CORPORA = ("demo", "demo-plain")
+DECIDE = Step(job="write_report", assets=("champion",))
+CONFIG = """
+corpora:
+  demo: {kind: demo, root: corpora/demo}
+  demo-plain: {kind: demo, root: corpora/demo-plain}
+shards: {payload: pcm16}
+evaluation: {bootstrap_resamples: 200}
+promotion: {corpora: [demo], metric: normalized_rank_mean, tolerance: 5.0}
+automation: {min_new_hours: 0.0001}
+"""
+LEARNING = {"steps": 150}
+NOT_LEARNING = {"steps": 1}
+SMALL = {
+    "batch_size": 6,
+    "model.encoder.layers": 1,
+    "model.chunk_s": 2.0,
+    "pairs.chunk_s": 2.0,
+    "optimizer.learning_rate": 1e-3,
+}
+"""With these, mean normalised ranks are about 31 % after 150 steps, 50 % (chance) after one."""
+
+
+def resource_of(home: Path, overrides: dict[str, int], seed: int = 0) -> StemsHome:
+    training = {"presets": ["film-nce"], "overrides": {**SMALL, **overrides}, "seed": seed}
+    return StemsHome(home=str(home), overrides={"training": training}, workers=1)
+
+
+def current_id(resource: StemsHome) -> str:
+    return read_json(read_models(resource.layout)["film-nce"] / "manifest.json")["model_id"]
+
+
+def retrain(resource: StemsHome) -> tuple[list[Outcome], dict[str, Any]]:
+    """Phase 2, embed and score every corpus, decide; what the champion's run says."""
+    train = Step(job=TRAIN, assets=("stem_jepa",))
+    steps = [train, *(evaluate_step(name) for name in CORPORA), DECIDE]
+    return execute_in_home(resource, steps), said_of_champion(resource)
+
+
+def said_of_champion(resource: StemsHome) -> dict[str, Any]:
+    with open_instance(resource.settings()) as instance:
+        (record,) = instance.fetch_materializations(dg.AssetKey("champion"), limit=1).records
+    assert record.asset_materialization is not None
+    return {key: value.value for key, value in record.asset_materialization.metadata.items()}
+
+
+def sensed(resource: StemsHome, instance: dg.DagsterInstance, looks: int) -> Iterator[str]:
+    """Play the daemon: look at the corpora, then execute stage after stage; yields the stages."""
+    repository = build_definitions(home=resource).get_repository_def()
+    cursor: str | None = None
+    for name in (*["changed_corpora"] * looks, *["next_stages"] * 10):
+        context = dg.build_sensor_context(
+            instance=instance,
+            instance_ref=instance.get_ref(),
+            cursor=cursor if name == "changed_corpora" else None,
+            repository_def=repository,
+            resources={"home": resource},
+        )
+        with context:
+            data = repository.get_sensor_def(name).evaluate_tick(context)
+        cursor = data.cursor if name == "changed_corpora" else cursor
+        for request in data.run_requests or []:
+            assert request.job_name is not None
+            repository.get_job(request.job_name).execute_in_process(
+                instance=instance,
+                partition_key=request.partition_key,
+                asset_selection=list(request.asset_selection or ()),
+                tags=dict(request.tags),
+                raise_on_error=False,
+            )
+            yield request.tags[STAGE_TAG]
+
+
+@pytest.mark.slow
+def test_models_come_and_go(home: Path):
+    shutil.rmtree(home / "runs")
+    (home / "config.yaml").write_text(CONFIG)
+    resource = resource_of(home, LEARNING)
+    install_home(resource.settings())
+    first = first_champion_by_the_sensor(resource)
+    worse_is_not_promoted(resource_of(home, NOT_LEARNING), first)
+    second = no_worse_is_promoted(resource_of(home, LEARNING, seed=1), first)
+    rolled_back_is_not_promoted_again(resource_of(home, LEARNING, seed=1), first, second)
+    a_corpus_that_fails_leaves_the_champion(resource_of(home, LEARNING, seed=2), first)
+
+
+def first_champion_by_the_sensor(resource: StemsHome) -> str:
+    """New songs are scanned, trained on, evaluated; with no champion before, A is promoted."""
+    with open_instance(resource.settings()) as instance:
+        stages = list(sensed(resource, instance, looks=2))
+        assert stages == ["prepare", "prepare", "train", "evaluate", "evaluate", CONCLUDE]
+        assert list(sensed(resource, instance, looks=0)) == []
+    said = said_of_champion(resource)
+    assert said["promoted"] is True
+    assert "no champion before" in said["reason"]
+    champion = read_champion(resource.layout)
+    assert champion.model_id == current_id(resource)
+    assert champion.mlflow_version == "1"
+    return champion.model_id
+
+
+def worse_is_not_promoted(resource: StemsHome, champion: str) -> None:
+    outcomes, said = retrain(resource)
+    assert {outcome.status for outcome in outcomes} == {"done"}  # a refusal is no failure
+    assert current_id(resource) != champion
+    assert said["promoted"] is False
+    assert "worse: normalized_rank_mean on demo" in said["reason"]
+    assert said["model_id"] == read_champion(resource.layout).model_id == champion
+    assert "| demo | normalized_rank_mean |" in said["comparison"]
+
+
+def no_worse_is_promoted(resource: StemsHome, before: str) -> str:
+    _, said = retrain(resource)
+    assert said["promoted"] is True, said["reason"]
+    champion = read_champion(resource.layout)
+    assert (champion.model_id, champion.previous) == (current_id(resource), before)
+    return champion.model_id
+
+
+def rolled_back_is_not_promoted_again(resource: StemsHome, first: str, second: str) -> None:
+    done = roll_back(resource.settings())
+    assert (done.withdrawn.model_id, done.champion.model_id) == (second, first)
+    assert done.gaps == []  # the champion before was embedded with the new models
+    (outcome,) = execute_in_home(resource, [DECIDE])
+    assert outcome.status == "done"
+    said = said_of_champion(resource)
+    assert said["promoted"] is False
+    assert "rolled back" in said["reason"]
+    assert read_champion(resource.layout).mlflow_version == "1"
+
+
+def a_corpus_that_fails_leaves_the_champion(resource: StemsHome, champion: str) -> None:
+    """Its partition fails, the other goes on, and the candidate lacks a part of the gallery."""
+    songs = Path(resource.home) / "corpora" / "demo-plain" / "songs"
+    songs.rename(songs.with_name("elsewhere"))
+    outcomes, said = retrain(resource)
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "failed", "done"]
+    assert said["promoted"] is False
+    assert "gallery incomplete: demo-plain is not embedded with it" in said["reason"]
+    now = current_champion(resource.layout)
+    assert now is not None
+    assert now.model_id == champion
