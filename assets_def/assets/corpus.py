@@ -57,8 +57,17 @@ def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
 )
 def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Training audio: WebDataset shards of segments with their stems, silence left out."""
+    from ml.processes import cluster
     from ml.shards.writer import build_shards
 
-    config = home.settings().shards.config()
-    artifact = build_shards(context.partition_key, home.layout, config, workers=home.processes)
+    settings = home.settings()
+    with cluster(settings.compute.dask_scheduler) as executor:
+        artifact = build_shards(
+            context.partition_key,
+            settings.layout,
+            settings.shards.config(),
+            workers=home.processes,
+            executor=executor,
+            uri=settings.build_uri,
+        )
     return materialized(artifact, rows=artifact.summary["segments"])

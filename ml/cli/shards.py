@@ -60,15 +60,19 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.processes import cluster
     from ml.shards.writer import build_shards
 
-    artifact = build_shards(
-        args.name,
-        settings.layout,
-        settings.shards.config(),
-        workers=args.workers,
-        fresh=args.fresh,
-    )
+    with cluster(settings.compute.dask_scheduler) as executor:
+        artifact = build_shards(
+            args.name,
+            settings.layout,
+            settings.shards.config(),
+            workers=args.workers,
+            executor=executor,
+            uri=settings.build_uri,
+            fresh=args.fresh,
+        )
     summary = artifact.summary
     print(
         f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}: "
@@ -105,8 +109,9 @@ def _estimate(args: argparse.Namespace, settings: Settings) -> int:
 
 def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     from ml.shards.check import check_shards
+    from ml.shards.folders import built_folder
 
-    report = check_shards(settings.layout.shards(args.name))
+    report = check_shards(built_folder(settings.layout, args.name))
     encoder = report.label_encoder
     print(f"{report.n_shards} shards, {report.n_bytes / 1e6:.1f} MB, labels by {encoder['name']}")
     columns = ("tracks", "segments", "hours", "stem_hours", "dropped_hours", "dropped_stem_hours")

@@ -7,18 +7,19 @@ no chunk is neither query nor gallery; a stem whose remaining mix sounds in none
 Both are counted in the summary.
 
 Every stem is decoded once, log-mels are shared by all models with the same frontend. A pass that
-was stopped goes on where it was (``ml.retrieval.parts``). Files: ``ml.retrieval.embedding_files``.
+was stopped goes on where it was (``ml.retrieval.parts``). Parts may be computed elsewhere, by the
+workers of an executor. Files: ``ml.retrieval.embedding_files``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 
 from ml.artifacts import (
     Artifact,
@@ -32,7 +33,9 @@ from ml.artifacts import (
 from ml.audio.chunks import MIN_ACTIVE_S
 from ml.corpora.corpus import CorpusError
 from ml.device import Precision, keep_freed_memory
+from ml.models.clap_files import ClapFiles
 from ml.plain import jsonable
+from ml.processes import completed
 from ml.retrieval.conditions import CONDITIONINGS, Conditions, conditions_of
 from ml.retrieval.embedding_files import (
     CHUNKS,
@@ -40,20 +43,22 @@ from ml.retrieval.embedding_files import (
     GALLERY,
     StemRow,
     queries_name,
-    query_table,
     read_embedding_manifest,
-    stem_table,
 )
 from ml.retrieval.embedding_model import EmbeddingModel, check_label_encoder
 from ml.retrieval.embedding_source import EmbeddingSource, open_source
 from ml.retrieval.leakage import seen_tracks
-from ml.retrieval.metrics import unit_rows
 from ml.retrieval.mixes import TrackAudio
-from ml.retrieval.parts import Part, begin_parts, join_parts, make_parts, remove_parts
-from ml.retrieval.passes import EmbeddingPass
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from ml.retrieval.part_jobs import ModelHome, PartJob, compute_part, embed_part
+from ml.retrieval.parts import (
+    Part,
+    PartTables,
+    begin_parts,
+    gather_parts,
+    join_parts,
+    make_parts,
+    remove_parts,
+)
 
 
 def embed_corpus(
@@ -67,6 +72,8 @@ def embed_corpus(
     device: str = "cpu",
     batch_chunks: int = 64,
     precision: Precision = "bf16",
+    executor: Executor | None = None,
+    clap: ClapFiles | None = None,
 ) -> list[Artifact]:
     """Embeddings of a corpus by each model; what is up to date is not computed again.
 
@@ -79,9 +86,12 @@ def embed_corpus(
         conditioning: one of ``CONDITIONINGS``. Queries of other conditionings that were made
             before are kept.
         splits: which tracks; default: ``test`` where the corpus has such tracks, else all.
-        device: where to compute.
+        device: where to compute: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
         batch_chunks: chunks in a batch.
         precision: ``bf16`` computes the encoders in autocast.
+        executor: who computes the parts, with models that they load from the home
+            (``ml.retrieval.part_jobs``); None: this process, with ``models`` themselves.
+        clap: CLAP's files, for the executor's ``clap-audio``; None: those in the home.
 
     Returns:
         One artifact a model.
@@ -91,6 +101,7 @@ def embed_corpus(
         ArtifactError: an input is missing, or the labels come from another label encoder.
         AudioError: an audio file has gone since ``corpus_tracks`` was built.
         LockedError: another process embeds this corpus by one of the models.
+        WorkersError: the executor's workers died or cannot be reached.
         ValueError: an unknown conditioning, or a label without a vector.
     """
     if conditioning not in CONDITIONINGS:
@@ -111,9 +122,11 @@ def embed_corpus(
             source=source,
             rows=source.rows(),
             conditions={c: conditions_of(stems, c, label_vectors) for c in names},
-            device=torch.device(device),
+            device=device,
             batch_chunks=batch_chunks,
             precision=precision,
+            executor=executor,
+            home=ModelHome(layout=layout, clap=clap),
         )
         built |= run.build(layout)
     return [built.get(m.model_id) or _current(source, m, layout, made[m.model_id]) for m in models]
@@ -192,9 +205,11 @@ class _Run:
     """Of all stems of the source."""
     conditions: Mapping[str, Conditions]
     """Per conditioning, for the same stems."""
-    device: torch.device
+    device: str
     batch_chunks: int
     precision: Precision
+    executor: Executor | None
+    home: ModelHome
 
     def build(self, layout: DataLayout) -> dict[str, Artifact]:
         """Make the parts that are missing, join them, and finish; by model_id."""
@@ -206,61 +221,40 @@ class _Run:
                 locks.enter_context(lock(folder / ".lock"))
                 begin_parts(folder, identities[model_id], FORMAT_VERSION)
             label, rate_hz = f"embedding {source.corpus}", self.models[0].rate_hz
-            make_parts(source, folders, self.embed, rate_hz=rate_hz, label=label)
+            if self.executor is None:
+                make_parts(source, folders, self.embed, rate_hz=rate_hz, label=label)
+            else:
+                gather_parts(source, folders, self.embed_elsewhere, label=label)
             return {m.model_id: _finish(m, self, layout) for m in self.models}
 
     def embed(
         self, part: Part, model_ids: Sequence[str], audios: Iterator[TrackAudio]
-    ) -> dict[str, dict[str, pa.Table]]:
-        """Tables of a part, by model_id and file name."""
+    ) -> PartTables:
+        """Tables of a part, made here."""
         models = [model for model in self.models if model.model_id in model_ids]
-        conditions = {name: found.of(part.stems) for name, found in self.conditions.items()}
-        run = EmbeddingPass(
-            models,
-            conditions,
+        return embed_part(self.job(part, model_ids), models, audios)
+
+    def embed_elsewhere(
+        self, parts: Sequence[tuple[Part, Sequence[str]]]
+    ) -> Iterator[tuple[Part, PartTables]]:
+        """Tables of parts, made by the executor."""
+        assert self.executor is not None
+        jobs = (self.job(part, model_ids) for part, model_ids in parts)
+        yield from completed(self.executor, compute_part, jobs)
+
+    def job(self, part: Part, model_ids: Sequence[str]) -> PartJob:
+        """What is asked of a part."""
+        return PartJob(
+            corpus=self.source.corpus,
+            part=part,
+            model_ids=tuple(model_ids),
+            rows=self.rows[part.stems],
+            conditions={name: found.of(part.stems) for name, found in self.conditions.items()},
             device=self.device,
             batch_chunks=self.batch_chunks,
             precision=self.precision,
+            home=self.home,
         )
-        first_stem = 0
-        for audio in audios:
-            run.add(audio, first_stem)
-            first_stem += len(audio.stems)
-        run.finish()
-        rows = self.rows[part.stems]
-        what = f"of part {part.number} of {self.source.corpus}"
-        return {
-            m.model_id: _tables(m, run, conditions, rows, f"by {m.name} {what}") for m in models
-        }
-
-
-def _tables(
-    model: EmbeddingModel,
-    run: EmbeddingPass,
-    conditions: Mapping[str, Conditions],
-    rows: Sequence[StemRow],
-    what: str,
-) -> dict[str, pa.Table]:
-    vectors = run.vectors[model.model_id]
-    chunk_stems = np.asarray(run.chunk_stems, dtype=np.int64)
-    chunks = np.concatenate([np.zeros((0, model.dim), np.float32), *vectors.chunks])
-    sounding, place = np.unique(chunk_stems, return_inverse=True)
-    sums = np.zeros((len(sounding), model.dim))
-    np.add.at(sums, place, chunks)
-    gallery = unit_rows(sums / np.bincount(place)[:, None], f"gallery vectors {what}")
-    unit_chunks = unit_rows(chunks, f"chunk vectors {what}")
-    start_s = np.asarray(run.chunk_start_s)
-    tables = {
-        GALLERY: stem_table([rows[i] for i in sounding], gallery),
-        CHUNKS: stem_table([rows[i] for i in chunk_stems], unit_chunks, start_s),
-    }
-    asked = np.flatnonzero(run.query_counts)
-    for name, condition in conditions.items():
-        predicted = vectors.query_sums[name][asked] / run.query_counts[asked, None]
-        queries = unit_rows(predicted, f"{name} query vectors {what}")
-        texts = [condition.texts[i] for i in asked]
-        tables[queries_name(name)] = query_table([rows[i] for i in asked], texts, queries)
-    return tables
 
 
 def _finish(model: EmbeddingModel, run: _Run, layout: DataLayout) -> Artifact:

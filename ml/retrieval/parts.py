@@ -49,11 +49,15 @@ class Part:
     """Their stems among all those of the source."""
 
 
-EmbedPart = Callable[
-    [Part, Sequence[str], Iterator[TrackAudio]], Mapping[str, Mapping[str, "pa.Table"]]
-]
-"""A part, the model_ids that it is asked of and the audio of its tracks → model_id → file name →
-table."""
+PartTables = Mapping[str, Mapping[str, "pa.Table"]]
+"""model_id → file name → table."""
+
+EmbedPart = Callable[[Part, Sequence[str], Iterator[TrackAudio]], PartTables]
+"""A part, the model_ids that it is asked of and the audio of its tracks → its tables."""
+
+EmbedParts = Callable[[Sequence[tuple[Part, Sequence[str]]]], Iterable[tuple[Part, PartTables]]]
+"""Parts, each with the model_ids that it is asked of → the same parts in any order, with their
+tables."""
 
 
 def parts_of(source: EmbeddingSource) -> list[Part]:
@@ -104,26 +108,54 @@ def make_parts(
         rate_hz: sample rate of the audio.
         label: of the progress.
     """
-    parts = parts_of(source)
-    missing = {
-        part.number: [m for m, folder in folders.items() if not _path(folder, part).is_dir()]
-        for part in parts
-    }
-    parts = [part for part in parts if missing[part.number]]
-    tracks = [track for part in parts for track in part.tracks]
+    missing = _missing(source, folders)
+    tracks = [track for part, _ in missing for track in part.tracks]
     audios = progress(
         read_tracks(tracks, rate_hz),
         total=len(source.tracks),
         done=len(source.tracks) - len(tracks),
         label=label,
     )
-    for part in parts:
-        made = embed(part, missing[part.number], itertools.islice(audios, len(part.tracks)))
-        for model_id, tables in made.items():
-            with write_folder_aside(_path(folders[model_id], part)) as aside:
-                for name, table in tables.items():
-                    write_table(table, aside / name)
+    for part, model_ids in missing:
+        made = embed(part, model_ids, itertools.islice(audios, len(part.tracks)))
+        _keep(part, folders, made)
     next(audios, None)  # so that the progress ends
+
+
+def gather_parts(
+    source: EmbeddingSource, folders: Mapping[str, Path], embed: EmbedParts, *, label: str
+) -> None:
+    """Have the parts that are missing made elsewhere, and write each as it comes.
+
+    Args:
+        source: what is embedded.
+        folders: model_id → folder of its embeddings, locked and begun.
+        embed: has them made.
+        label: of the progress.
+    """
+    missing = _missing(source, folders)
+    total = len(parts_of(source))
+    done = total - len(missing)
+    for part, made in progress(embed(missing), total=total, done=done, label=f"{label}, parts"):
+        _keep(part, folders, made)
+
+
+def _missing(
+    source: EmbeddingSource, folders: Mapping[str, Path]
+) -> list[tuple[Part, Sequence[str]]]:
+    """Parts that are not there for all models, with the model_ids that they are missing for."""
+    wanted = [
+        (part, [m for m, folder in folders.items() if not _path(folder, part).is_dir()])
+        for part in parts_of(source)
+    ]
+    return [(part, model_ids) for part, model_ids in wanted if model_ids]
+
+
+def _keep(part: Part, folders: Mapping[str, Path], made: PartTables) -> None:
+    for model_id, tables in made.items():
+        with write_folder_aside(_path(folders[model_id], part)) as aside:
+            for name, table in tables.items():
+                write_table(table, aside / name)
 
 
 def join_parts(source: EmbeddingSource, folder: Path, names: Iterable[str]) -> dict[str, int]:

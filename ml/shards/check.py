@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import ArtifactError, file_fingerprint
 from ml.corpora.corpus import MUSIC
 from ml.progress import progress
-from ml.shards.index import index_path, read_index, read_shards_manifest
+from ml.shards.damage import DamagedShardError
+from ml.shards.folders import LocalFolder, Shard, ShardFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,35 +30,35 @@ class ShardReport:
     """One sentence for each damaged shard; empty when all is well."""
 
 
-def check_shards(folder: Path) -> ShardReport:
+def check_shards(folder: Path | ShardFolder) -> ShardReport:
     """Compare every shard with its checksum and count what the indexes list.
 
     Args:
-        folder: the shards of a corpus.
+        folder: the shards of a corpus; ``ml.shards.folders.built_folder`` knows where they lie.
 
     Raises:
         ArtifactError: there is no manifest.
+        ml.shards.remote.RemoteError: they lie at a URL that cannot be read.
     """
-    manifest = read_shards_manifest(folder)
+    if isinstance(folder, Path):
+        folder = LocalFolder(folder)
+    manifest = folder.manifest()
     shards = manifest["shards"]
     labels: Counter[str] = Counter()
     problems = []
-    for entry in progress(shards, total=len(shards), label=f"checking {folder.name}"):
-        path = folder / entry["name"]
-        try:
-            index = read_index(index_path(folder, entry["name"]))
-        except ArtifactError as error:
-            problems.append(str(error))
+    indexes = folder.indexes([entry["name"] for entry in shards])
+    for entry, index in progress(
+        zip(shards, indexes, strict=True), total=len(shards), label=f"checking {folder.name}"
+    ):
+        if isinstance(index, DamagedShardError):
+            problems.append(index.damage.problem)
             continue
         labels.update(
             stem.labels[-1] if stem.labels else MUSIC
             for segment in index.segments
             for stem in segment.stems
         )
-        if not path.is_file():
-            problems.append(f"{path} does not exist")
-        elif (found := file_fingerprint(path)) != entry["sha256"]:
-            problems.append(f"{path} has SHA-256 {found}, expected {entry['sha256']}")
+        problems += _problem(folder, Shard.of(index), entry["sha256"])
     return ShardReport(
         summary=manifest["summary"],
         splits=tuple(sorted({entry["split"] for entry in shards})),
@@ -68,3 +68,12 @@ def check_shards(folder: Path) -> ShardReport:
         stored_stems=dict(labels.most_common()),
         problems=tuple(problems),
     )
+
+
+def _problem(folder: ShardFolder, shard: Shard, sha256: str) -> list[str]:
+    where = folder.where(shard.name)
+    try:
+        found = folder.checksum(shard)
+    except FileNotFoundError:
+        return [f"{where} does not exist"]
+    return [] if found == sha256 else [f"{where} has SHA-256 {found}, expected {sha256}"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ml.artifacts import ArtifactError, DataLayout
+from ml.artifacts import ArtifactError, DataLayout, file_fingerprint
 from ml.shards.cache import ShardCache
 from ml.shards.damage import Damage, DamagedShardError
 from ml.shards.index import Payload, ShardIndex, index_path, read_index, read_shards_manifest
@@ -72,6 +72,14 @@ class ShardFolder(Protocol):
         """
         ...
 
+    def checksum(self, shard: Shard) -> str:
+        """SHA-256 of a tar as it lies there.
+
+        Raises:
+            FileNotFoundError: the tar does not exist.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class LocalFolder:
@@ -102,18 +110,46 @@ class LocalFolder:
         """A file descriptor of a tar."""
         return os.open(self.path / shard.name, os.O_RDONLY)
 
+    def checksum(self, shard: Shard) -> str:
+        """SHA-256 of a tar."""
+        return file_fingerprint(self.path / shard.name)
+
 
 def training_folder(layout: DataLayout, corpus: str) -> ShardFolder:
     """Where training reads the shards of a corpus: on disk, or at a URL through a cache."""
     place = layout.training_shards(corpus)
-    return LocalFolder(place) if isinstance(place, Path) else _url_folder(layout, place)
+    return LocalFolder(place) if isinstance(place, Path) else url_folder(layout, place)
 
 
-def _url_folder(layout: DataLayout, url: str) -> ShardFolder:
+def built_folder(layout: DataLayout, corpus: str) -> ShardFolder:
+    """Where a build has put the shards of a corpus: on disk, or at the URL its manifest names.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    folder = layout.shards(corpus)
+    url = read_shards_manifest(folder).get("url")
+    return LocalFolder(folder) if url is None else url_folder(layout, url)
+
+
+def url_folder(layout: DataLayout, url: str) -> ShardFolder:
+    """The shards of one corpus at a URL, behind the cache of the home."""
     from ml.shards.remote import RemoteFolder
 
     cache = ShardCache(folder=layout.shard_cache, limit_gb=layout.shard_cache_gb)
     return RemoteFolder(url=url, cache=cache)
+
+
+def intact_indexes(folder: ShardFolder) -> Iterator[ShardIndex]:
+    """The index of every shard of the manifest.
+
+    Raises:
+        DamagedShardError: one is missing or damaged.
+    """
+    for index in folder.indexes([entry["name"] for entry in folder.manifest()["shards"]]):
+        if isinstance(index, DamagedShardError):
+            raise index
+        yield index
 
 
 def index_at(folder: ShardFolder, name: str, path: Path) -> ShardIndex | DamagedShardError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ml.artifacts import ArtifactError, DataLayout, read_manifest
 from ml.plain import jsonable
+from ml.shards.folders import url_folder
 from ml.shards.index import (
     FORMAT_VERSION,
     INDEX_SUFFIX,
@@ -36,9 +37,10 @@ class BuildPlan:
     tasks: Mapping[str, ShardTask]
     """By fingerprint, in the order of the manifest."""
     finished: Mapping[str, ShardIndex]
-    """Shards on disk (without segments) by the fingerprint of their task, of these tasks only."""
+    """Shards that exist (without segments) by the fingerprint of their task, of these tasks only.
+    """
     copies: Mapping[str, str]
-    """Fingerprint of a task → name of a shard on disk that differs in labels alone."""
+    """Fingerprint of a task → name of a shard that exists and differs in labels alone."""
     replaced: tuple[str, ...]
     """Shards of the manifest that will not be in the next one."""
 
@@ -90,6 +92,7 @@ def plan_build(
     label_encoder: object,
     *,
     fresh: bool = False,
+    url: str | None = None,
 ) -> BuildPlan:
     """Plan the shards of a corpus; decodes and writes nothing.
 
@@ -99,6 +102,7 @@ def plan_build(
         config: how to store.
         label_encoder: as ``label_embeddings`` describes it.
         fresh: make every shard anew, in a plan that ignores the shards that exist.
+        url: where the shards lie; None: in the home.
     """
     folder = layout.shards(name)
     listed = _listed(folder)
@@ -108,7 +112,7 @@ def plan_build(
         task.fingerprint(config, label_encoder): task
         for task in plan_shards(tracks, config, previous)
     }
-    there = [] if fresh else _finished_shards(folder)
+    there = [] if fresh else _finished_there(layout, url) if url else _finished_shards(folder)
     finished = {index.task: index for index in there if index.task in tasks}
     by_audio = {index.audio: index.name for index in there if index.audio}
     new = {key: task for key, task in tasks.items() if key not in finished} if by_audio else {}
@@ -193,6 +197,24 @@ def _finished_shards(folder: Path) -> list[ShardIndex]:
         if _has_size(folder / index.name, index.bytes):
             found.append(index)
     return found
+
+
+def _finished_there(layout: DataLayout, url: str) -> list[ShardIndex]:
+    """The same at a URL: a shard is finished when its index is there, and its tar in its size."""
+    from ml.shards.remote import file_sizes
+
+    there = file_sizes(url)
+    tars = [name.removesuffix(INDEX_SUFFIX) + ".tar" for name in sorted(there) if _is_index(name)]
+    indexes = url_folder(layout, url).indexes(tars)
+    return [
+        replace(index, segments=())
+        for index in indexes
+        if isinstance(index, ShardIndex) and there.get(index.name) == index.bytes
+    ]
+
+
+def _is_index(name: str) -> bool:
+    return name.endswith(INDEX_SUFFIX) and not name.startswith(".")
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from ml.artifacts import ArtifactError, DataLayout
 from ml.audio.activity import active_seconds
 from ml.corpora.corpus import MUSIC
-from ml.shards.index import ShardIndex, index_path, read_index, read_shards_manifest
+from ml.shards.folders import built_folder, intact_indexes
+from ml.shards.index import ShardIndex
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,9 +36,7 @@ def stored_stems(layout: DataLayout, name: str) -> pl.DataFrame:
     """
     import polars as pl
 
-    folder = layout.shards(name)
-    names = [entry["name"] for entry in read_shards_manifest(folder)["shards"]]
-    tables = [_rows(read_index(index_path(folder, shard))) for shard in names]
+    tables = [_rows(index) for index in intact_indexes(built_folder(layout, name))]
     return pl.concat(tables).join(_levels(layout, name), on="stem_id", how="left")
 
 

@@ -7,6 +7,7 @@ written down nowhere. fsspec is imported only here, when a URL is used.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 import time
@@ -114,6 +115,18 @@ class RemoteFolder:
             damage = Damage(shard=url, sample="", problem=str(error))
             raise DamagedShardError(damage, self.name) from None
 
+    def checksum(self, shard: Shard) -> str:
+        """SHA-256 of a tar as it lies there, past the cache.
+
+        Raises:
+            FileNotFoundError: the tar does not exist.
+            RemoteError: it cannot be read.
+        """
+        digest = hashlib.sha256()
+        for block in _blocks(self.where(shard.name), shard.bytes):
+            digest.update(block)
+        return digest.hexdigest()
+
     def _read(self, files: Sequence[Path]) -> dict[Path, bytes]:
         """The content of files of the folder, fetched at once; without those that do not exist."""
         system, root = open_url(self.url)
@@ -160,6 +173,34 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
         return system.cat_file(path, start=start, end=end)
 
     return persistently(url, read)
+
+
+def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:
+    """Name and size of each file of a folder; empty where there is none.
+
+    Args:
+        url: of the folder; one on disk is made.
+        names: look at these alone; None: all.
+
+    Raises:
+        RemoteError: the URL cannot be read.
+    """
+
+    def look() -> dict[str, int]:
+        system, root = open_url(url)
+        system.invalidate_cache()
+        if "file" in system.protocol:
+            system.makedirs(root, exist_ok=True)
+        if names is not None:
+            paths = {name: f"{root}/{name}" for name in names}
+            return {name: system.size(path) for name, path in paths.items() if system.exists(path)}
+        try:
+            found = system.ls(root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found}
+
+    return persistently(url, look)
 
 
 def persistently(url: str, work: Callable[[], T]) -> T:

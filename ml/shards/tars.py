@@ -30,12 +30,15 @@ class ShardJob:
     vectors: Mapping[str, np.ndarray]
     """The condition of every label text of the tracks."""
     folder: Path
+    """Where it goes, unless there is a URL; its name is that of the corpus."""
+    url: str | None = None
+    """Where it goes instead (``ml.shards.push.make_shard``)."""
     copy_from: str | None = None
-    """Name of a shard whose audio is the same; None: decode."""
+    """Name of a shard of the same place whose audio is the same; None: decode."""
 
 
 def write_shard(job: ShardJob) -> ShardIndex:
-    """Write one shard and its index; returns the index without its segments.
+    """Write one shard and its index into the job's folder; returns the index without its segments.
 
     Audio is copied from another shard where the job names one that is intact.
 

@@ -1,20 +1,25 @@
 """Corpus to shards: WebDataset tars of segments with their stems and label vectors.
 
-One shard is one task for one process; nothing depends on the number of processes. A shard is
-written aside, synced and renamed to a name that ends in a digest of its bytes, then its index; the
-manifest comes last. An index says what its shard was made from, so an interrupted or repeated build
-takes over every shard that is already there, and one that differs in labels alone gives its audio.
+One shard is one task for one process, here or, through an executor, elsewhere; nothing depends on
+how many there are. A shard is written aside, synced and renamed to a name that ends in a digest of
+its bytes, then its index; the manifest comes last. An index says what its shard was made from, so
+an interrupted or repeated build takes over every shard that is already there, and one that differs
+in labels alone gives its audio.
 Files are never changed once named, and files that the manifest no longer lists are left alone: a
 running training may be reading them. A manifest that is replaced is kept under ``replaced/``, so
 that ``ml.shards.collect`` can tell which files a training run still names; ``unfinished.json``
 names the tasks of a build that has not come to its end.
+
+Processes that share no disk put their shards at a URL (``ml.shards.push.make_shard``). The home
+keeps the manifest, which names the URL; finished shards are those whose index is there. Audio is
+read from where the corpus lies: all processes must see it at the same paths.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Executor
 from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from operator import add
@@ -36,7 +41,7 @@ from ml.artifacts import (
     write_json,
 )
 from ml.plain import jsonable
-from ml.processes import process_pool
+from ml.processes import completed, process_pool
 from ml.progress import progress
 from ml.shards.estimate import check_disk, estimate_plan, record_rates
 from ml.shards.index import (
@@ -45,10 +50,12 @@ from ml.shards.index import (
     UNFINISHED_NAME,
     ShardCounts,
     ShardIndex,
+    read_shards_manifest,
 )
 from ml.shards.inputs import BuildPlan, is_complete, plan_build, read_inputs, read_vectors
 from ml.shards.plan import ShardConfig, ShardTask
-from ml.shards.tars import ShardJob, write_shard
+from ml.shards.push import is_pushed, make_shard, push_manifest
+from ml.shards.tars import ShardJob
 
 LIBRARIES = ("av", "numpy", "soundfile", "soxr")
 """Libraries whose version may change the bytes; recorded in the manifest."""
@@ -60,6 +67,8 @@ def build_shards(
     config: ShardConfig,
     *,
     workers: int = 1,
+    executor: Executor | None = None,
+    uri: str | None = None,
     fresh: bool = False,
     free_bytes: int | None = None,
 ) -> Artifact:
@@ -70,6 +79,10 @@ def build_shards(
         layout: where everything lies.
         config: how to store.
         workers: number of processes.
+        executor: who makes the shards; None: this many processes of this machine.
+        uri: where they go, as ``s3://bucket/prefix``; the corpus becomes a folder below it. None:
+            where the last build has put them, if training reads them there, else into the home,
+            which those who make them must share.
         fresh: make every shard anew, in a plan that ignores the shards that exist.
         free_bytes: room on the disk; None: ask the system.
 
@@ -78,8 +91,11 @@ def build_shards(
         ml.shards.estimate.DiskSpaceError: the disk has no room; nothing was written.
         ml.audio.files.AudioError: a file is missing or cannot be decoded.
         ml.artifacts.LockedError: another process is building these shards.
+        ml.processes.WorkersError: who should make them died or cannot be reached.
+        ml.shards.remote.RemoteError: ``uri`` cannot be read or written.
     """
     folder = layout.shards(name)
+    url = f"{uri.rstrip('/')}/{name}" if uri else _last_url(name, layout)
     tracks_manifest, labels_manifest = read_inputs(name, layout)
     identity = {
         "config": config,
@@ -87,50 +103,79 @@ def build_shards(
         "label_embeddings": labels_manifest["fingerprint"],
     }
     found = find_current(folder, jsonable(identity), format_version=FORMAT_VERSION)
-    if found and not fresh and is_complete(folder):
+    if found and not fresh and _is_there(folder, url):
         return found
     with lock(folder / ".lock"):
         for stale in folder.glob(".*.tmp"):
             stale.unlink()
         encoder = labels_manifest["encoder"]
-        plan = plan_build(name, layout, config, encoder, fresh=fresh)
-        estimate = estimate_plan(plan, folder, config, workers=workers, free_bytes=free_bytes)
-        check_disk(estimate, folder)
+        plan = plan_build(name, layout, config, encoder, fresh=fresh, url=url)
+        if url is None:
+            estimate = estimate_plan(plan, folder, config, workers=workers, free_bytes=free_bytes)
+            check_disk(estimate, folder)
         vectors = read_vectors(name, layout, plan, encoder["fingerprint"])
         write_json(folder / UNFINISHED_NAME, {"tasks": list(plan.tasks)})
-        indexes = _make_all(plan, config, vectors, folder, workers=workers)
+        jobs = _jobs(plan, config, vectors, folder, url)
+        indexes = _make_all(plan, jobs, workers, executor)
         _keep_replaced(folder)
-        artifact = finish_shards(folder, identity, indexes, encoder, config)
+        artifact = finish_shards(folder, identity, indexes, encoder, config, url=url)
+        if url is not None:
+            push_manifest(folder, url)
         (folder / UNFINISHED_NAME).unlink()
         return artifact
 
 
-def _make_all(
+def _last_url(name: str, layout: DataLayout) -> str | None:
+    try:
+        url = read_shards_manifest(layout.shards(name)).get("url")
+    except ArtifactError:
+        return None
+    return url if url == layout.training_shards(name) else None
+
+
+def _is_there(folder: Path, url: str | None) -> bool:
+    """Whether all that the manifest lists is where it should be."""
+    if read_shards_manifest(folder).get("url") != url:
+        return False
+    return is_complete(folder) if url is None else is_pushed(folder, url)
+
+
+def _jobs(
     plan: BuildPlan,
     config: ShardConfig,
     vectors: Mapping[str, np.ndarray],
     folder: Path,
-    *,
-    workers: int,
-) -> list[ShardIndex]:
-    """The index of every task's shard, in the order of the tasks; writes those not there yet."""
-    jobs = [
+    url: str | None,
+) -> list[ShardJob]:
+    """One for each task whose shard is not there yet."""
+    return [
         ShardJob(
             task=task,
             config=config,
             key=key,
             vectors=_vectors_of(task, vectors),
             folder=folder,
+            url=url,
             copy_from=plan.copies.get(key),
         )
         for key, task in plan.tasks.items()
         if key not in plan.finished
     ]
+
+
+def _make_all(
+    plan: BuildPlan, jobs: Sequence[ShardJob], workers: int, executor: Executor | None
+) -> list[ShardIndex]:
+    """The index of every task's shard, in the order of the tasks; makes those of the jobs."""
     made = dict(plan.finished)
+    if not jobs:
+        return [made[key] for key in plan.tasks]
+    folder, config = jobs[0].folder, jobs[0].config
     started = time.perf_counter()
-    for index in progress(_run(jobs, workers), total=len(jobs), label=f"shards {folder.name}"):
+    found = _run(jobs, workers, executor)
+    for index in progress(found, total=len(jobs), label=f"shards {folder.name}"):
         made[index.task] = index
-    if jobs and not plan.copies:
+    if not plan.copies and executor is None:
         record_rates(
             folder.parent,
             config.payload,
@@ -141,13 +186,14 @@ def _make_all(
     return [made[key] for key in plan.tasks]
 
 
-def _run(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardIndex]:
-    if workers <= 1 or len(jobs) <= 1:
-        yield from map(write_shard, jobs)
-        return
-    with process_pool(min(workers, len(jobs))) as pool:
-        for done in as_completed([pool.submit(write_shard, job) for job in jobs]):
-            yield done.result()
+def _run(jobs: Sequence[ShardJob], workers: int, executor: Executor | None) -> Iterator[ShardIndex]:
+    if executor is not None:
+        yield from completed(executor, make_shard, jobs)
+    elif workers <= 1 or len(jobs) <= 1:
+        yield from map(make_shard, jobs)
+    else:
+        with process_pool(min(workers, len(jobs))) as pool:
+            yield from completed(pool, make_shard, jobs)
 
 
 def _vectors_of(task: ShardTask, vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -170,6 +216,8 @@ def finish_shards(
     indexes: Sequence[ShardIndex],
     label_encoder: Mapping[str, Any],
     config: ShardConfig,
+    *,
+    url: str | None = None,
 ) -> Artifact:
     """Write the manifest of shards that are all there.
 
@@ -179,6 +227,7 @@ def finish_shards(
         indexes: of each, as ``write_shard`` returns them.
         label_encoder: ``name``, ``dim`` and ``fingerprint`` of what made the label vectors.
         config: how they were stored.
+        url: where they lie, if not in the folder.
 
     Raises:
         ArtifactError: no segment gives a pair.
@@ -206,6 +255,7 @@ def finish_shards(
         config=config,
         label_encoder=label_encoder,
         libraries={library: _version(library) for library in LIBRARIES},
+        **({} if url is None else {"url": url}),
         shards=[
             {
                 "name": index.name,
