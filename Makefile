@@ -10,9 +10,10 @@ QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_OFFLINE=1 TOKENI
 IN_HOME := $(QUIET) STEMS_HOME=$(HOME_PATH) DAGSTER_HOME=$(HOME_PATH)/dagster
 PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=15
 NOT_HERE := slow or service or browser or gpu
+LIVE := tests/pipelines/live
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all soak bench bench-gpu dev mlflow clean
+.PHONY: help environment demo test test-all live soak bench bench-gpu dev mlflow clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -36,7 +37,10 @@ test: $(READY)  ## style, types, and all tests that are fast and need nothing
 	$(PYTEST) -m "not soak and not ($(NOT_HERE))"
 
 test-all: $(READY)  ## the tests that `make test` leaves out; those that cannot run here are skipped
-	$(PYTEST) -rs -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
+	$(PYTEST) -rs --ignore $(LIVE) -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
+
+live: $(READY)  ## dagster dev and an MLflow server driven as their users do (about 5 minutes)
+	$(PYTEST) -rs --dist loadgroup $(LIVE)
 
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
@@ -53,7 +57,7 @@ dev: $(READY)  ## Dagster: assets, runs, checks, sensors
 	$(IN_HOME) $(BIN)/dagster dev -w workspace.yaml
 
 mlflow: $(READY)  ## MLflow: the training runs of STEMS_HOME
-	$(IN_HOME) $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
+	$(IN_HOME) $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri sqlite:///$(HOME_PATH)/mlflow/mlflow.db
 
 clean:  ## remove caches (never the environment, never STEMS_HOME)
