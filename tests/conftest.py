@@ -1,6 +1,7 @@
 """What many tests need, built once for all workers: a small demo corpus, its shards, tiny runs."""
 
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ CONTRASTIVE = {name: value for name, value in SMALL.items() if "predictor" not i
 
 def pytest_configure():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_stores() -> None:
+    """fsspec keeps connections by their arguments; the endpoint is in the environment."""
+    if "s3fs" in sys.modules:
+        sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,8 @@ def test_starts_answers_and_puts_everything_away(
             assert answer.status_code == 201
         assert [path.name for path in tmp_path.glob("stems-serve-*/*.wav")]
         server.send_signal(stop)
-        assert server.wait(TIMEOUT_S) == (0 if stop == signal.SIGINT else -signal.SIGTERM)
+        # uvicorn may pass a SIGTERM on to itself once everything is put away.
+        assert server.wait(TIMEOUT_S) in ((0,) if stop == signal.SIGINT else (0, -stop))
         assert list(tmp_path.glob("stems-serve-*")) == []
         rest = server.stdout.read()
         assert "Traceback" not in rest, rest
