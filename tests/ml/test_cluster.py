@@ -127,27 +127,9 @@ class Dask:
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def credentials(s3_server: str) -> dict[str, str]:
-    return {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-
-
-@pytest.fixture(scope="module")
-def dask(credentials: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
+def dask(
+    s3_credentials: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dask]:
     pytest.importorskip("distributed")
     folder = tmp_path_factory.mktemp("dask")
     script, gate = folder / "cluster.py", folder / "gate.py"
@@ -155,7 +137,7 @@ def dask(credentials: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     gate.write_text(GATE.format(folder=str(folder)))
     environment = {
         **os.environ,
-        **credentials,
+        **s3_credentials,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([str(gate)]),
@@ -170,20 +152,6 @@ def dask(credentials: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=60)  # closes its input, which ends it
     process.kill()
-
-
-@pytest.fixture
-def s3(s3_server: str, credentials: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A fresh bucket ``stems``."""
-    import boto3
-    import requests
-
-    requests.post(f"{s3_server}/moto-api/reset", timeout=60)
-    for name, value in credentials.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="stems")
-    return client
 
 
 @pytest.fixture

@@ -25,31 +25,9 @@ CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.3)
 BUCKET = "s3://stems/training"
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server, monkeypatch):
-    """A fresh bucket ``stems``; endpoint and credentials come from the environment."""
-    import boto3
-    import requests
-
-    requests.post(f"{s3_server}/moto-api/reset", timeout=10)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
     monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="stems")
-    return client
 
 
 def open_remote(uri, home, *, cache_gb=1.0, config=CONFIG, **options):
