@@ -81,7 +81,7 @@ def _published_models(home: StemsHome) -> Iterator[tuple[str, str]]:
 
 def _losses_are_finite(home: StemsHome, presets: Any) -> dg.AssetCheckResult:
     from ml.training.model_index import read_models
-    from ml.training.tracking import RECORD_NAME, read_record
+    from ml.training.record import RECORD_NAME, read_record
 
     models, last = read_models(home.layout), {}
     for preset in presets:

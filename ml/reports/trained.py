@@ -23,7 +23,7 @@ from ml.artifacts import (
 from ml.models.stem_jepa import FORMAT_VERSION as MODEL_VERSION
 from ml.reports.figures import Curve
 from ml.training.model_index import CONTRASTIVE, UNTRAINED, read_models
-from ml.training.tracking import RECORD_NAME, read_record
+from ml.training.record import RECORD_NAME, read_record
 
 
 @dataclass(frozen=True, kw_only=True)

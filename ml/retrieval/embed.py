@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,6 @@ from ml.artifacts import (
     DataLayout,
     find_current,
     finish,
-    lock,
     read_manifest,
 )
 from ml.audio.chunks import MIN_ACTIVE_S
@@ -53,7 +51,7 @@ from ml.retrieval.part_jobs import ModelHome, PartJob, compute_part, embed_part
 from ml.retrieval.parts import (
     Part,
     PartTables,
-    begin_parts,
+    begun_parts,
     gather_parts,
     join_parts,
     make_parts,
@@ -216,10 +214,7 @@ class _Run:
         source = self.source
         folders = {m.model_id: layout.embeddings(m.model_id, source.corpus) for m in self.models}
         identities = {m.model_id: _identity(source, m, tuple(self.conditions)) for m in self.models}
-        with ExitStack() as locks:
-            for model_id, folder in folders.items():
-                locks.enter_context(lock(folder / ".lock"))
-                begin_parts(folder, identities[model_id], FORMAT_VERSION)
+        with begun_parts(folders, identities, FORMAT_VERSION):
             label, rate_hz = f"embedding {source.corpus}", self.models[0].rate_hz
             if self.executor is None:
                 make_parts(source, folders, self.embed, rate_hz=rate_hz, label=label)

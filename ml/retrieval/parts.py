@@ -9,6 +9,7 @@ same bits whether or not a pass was stopped in between. When all are made they a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
     fingerprint,
+    lock,
     read_json,
     write_folder_aside,
     write_json,
@@ -77,8 +79,28 @@ def parts_of(source: EmbeddingSource) -> list[Part]:
     return parts
 
 
-def begin_parts(folder: Path, identity: Mapping[str, Any], format_version: int) -> None:
-    """Keep parts of this identity, and no others; the caller holds the lock of the folder."""
+@contextlib.contextmanager
+def begun_parts(
+    folders: Mapping[str, Path], identities: Mapping[str, Any], format_version: int
+) -> Iterator[None]:
+    """Hold the locks of folders of embeddings, with parts of these identities and no others.
+
+    Args:
+        folders: model_id → folder.
+        identities: model_id → what the whole will be made from.
+        format_version: of the files.
+
+    Raises:
+        LockedError: another process embeds the same.
+    """
+    with contextlib.ExitStack() as locks:
+        for model_id, folder in folders.items():
+            locks.enter_context(lock(folder / ".lock"))
+            _begin(folder, identities[model_id], format_version)
+        yield
+
+
+def _begin(folder: Path, identity: Mapping[str, Any], format_version: int) -> None:
     parts = folder / PARTS
     version = fingerprint({"of": identity, "format_version": format_version, "part_s": PART_S})
     try:

@@ -18,7 +18,6 @@ A pass that was stopped goes on where it was (``ml.retrieval.parts``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ from ml.artifacts import (
     DataLayout,
     find_current,
     finish,
-    lock,
     read_manifest,
 )
 from ml.device import Precision, keep_freed_memory
@@ -48,7 +46,7 @@ from ml.retrieval.embedding_source import EmbeddingSource, open_source
 from ml.retrieval.leakage import seen_tracks
 from ml.retrieval.metrics import unit_rows
 from ml.retrieval.mixes import TrackAudio
-from ml.retrieval.parts import Part, begin_parts, join_parts, make_parts, remove_parts
+from ml.retrieval.parts import Part, begun_parts, join_parts, make_parts, remove_parts
 from ml.retrieval.predecessor_files import (
     ENCODER_GALLERY,
     FOLDER,
@@ -194,10 +192,8 @@ class _Run:
         folders = {
             m.model_id: predecessor_folder(layout, m.model_id, source.corpus) for m in self.models
         }
-        with ExitStack() as locks:
-            for m in self.models:
-                locks.enter_context(lock(folders[m.model_id] / ".lock"))
-                begin_parts(folders[m.model_id], _identity(source, m, names), FORMAT_VERSION)
+        identities = {m.model_id: _identity(source, m, names) for m in self.models}
+        with begun_parts(folders, identities, FORMAT_VERSION):
             label = f"embedding whole files of {source.corpus}"
             make_parts(source, folders, self.embed, rate_hz=self.models[0].rate_hz, label=label)
             return {m.model_id: _finish(m, self, layout) for m in self.models}

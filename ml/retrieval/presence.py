@@ -17,6 +17,7 @@ import numpy as np
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.corpora.corpus import MUSIC
 from ml.models.label_encoders import LabelEncoder
+from ml.retrieval.text_vectors import TextVectors
 
 SAME_TEXT, OTHER_WORDS, ZERO_SHOT, NO_LABEL = "same-text", "other-words", "zero-shot", "no-label"
 PRESENCES = (SAME_TEXT, OTHER_WORDS, ZERO_SHOT, NO_LABEL)
@@ -127,16 +128,8 @@ def text_vectors(
     layout: DataLayout, texts: Iterable[str], encoder: LabelEncoder
 ) -> dict[str, np.ndarray]:
     """(dim,) of unit norm per text: from the ``label_embeddings`` on disk, the others encoded."""
-    from ml.corpora.labels import read_label_vectors
-
     wanted = sorted(set(texts) - {MUSIC})
-    found: dict[str, np.ndarray] = {}
-    for manifest in sorted((layout.home / "labels").glob(f"*/{MANIFEST_NAME}")):
-        if read_json(manifest).get("encoder", {}).get("fingerprint") == encoder.fingerprint:
-            found |= read_label_vectors(layout, manifest.parent.name)
-    missing = [text for text in wanted if text not in found]
-    found |= dict(zip(missing, encoder.encode(missing), strict=True))
-    return {text: found[text] for text in wanted}
+    return dict(zip(wanted, TextVectors(encoder, layout).encode(wanted), strict=True))
 
 
 def checkpoint_manifests(layout: DataLayout) -> list[dict[str, Any]]:

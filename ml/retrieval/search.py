@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml.artifacts import ArtifactError
-from ml.retrieval.database import open_table, sql_text
-from ml.retrieval.embedding_files import vectors_of
+from ml.retrieval.database import open_table
 from ml.retrieval.gallery import Gallery, open_gallery
-from ml.retrieval.store import CHUNK_TABLE, FORMAT_VERSION, STEM_TABLE, count_values
+from ml.retrieval.store import FORMAT_VERSION, STEM_TABLE, count_values
 from ml.retrieval.table_index import EXACT_ROWS
 
 if TYPE_CHECKING:
@@ -112,26 +111,6 @@ class StemTables:
                 break
         return sorted(hits, key=lambda hit: (-hit.score, hit.row["key"]))
 
-    def best_starts(self, vector: np.ndarray, keys: Sequence[str]) -> dict[str, float]:
-        """Per stem, by its key: where its chunk of highest cosine begins, in seconds."""
-        pairs = {key: _split(row) for key, (row, _) in self._gallery.find(keys).items()}
-        if not pairs:
-            return {}
-        corpora = ", ".join(sorted({sql_text(corpus) for corpus, _ in pairs.values()}))
-        stem_ids = ", ".join(sorted({sql_text(stem) for _, stem in pairs.values()}))
-        where = f"corpus IN ({corpora}) AND stem_id IN ({stem_ids})"
-        columns = ["corpus", "stem_id", "start_s", "vector"]
-        with self._lock:
-            table = self._chunks
-        chunks = table.search().where(where).select(columns).to_arrow()
-        scores = vectors_of(chunks) @ vector.astype(np.float32)
-        owners = [_split(row) for row in chunks.select(columns[:2]).to_pylist()]
-        starts = chunks["start_s"].to_pylist()
-        best: dict[tuple[str, str], float] = {}
-        for i in np.lexsort((starts, -scores)):
-            best.setdefault(owners[i], starts[i])
-        return {key: best[pair] for key, pair in pairs.items() if pair in best}
-
     def row(self, key: str) -> dict[str, Any] | None:
         """The columns of a stem without its vector; None: no stem of this key."""
         found = self._gallery.find([key]).get(key)
@@ -175,10 +154,6 @@ class StemTables:
         return open_gallery(self._stems, exact_rows=self._exact_rows)
 
     @cached_property
-    def _chunks(self) -> Table:
-        return open_table(self.uri, CHUNK_TABLE)
-
-    @cached_property
     def _newest(self) -> Table:
         return open_table(self.uri, STEM_TABLE)
 
@@ -195,7 +170,3 @@ def _check_format(uri: str, metadata: dict[str, str]) -> None:
             f"table {STEM_TABLE} in {uri} has format version {version}, this program reads up to "
             f"{FORMAT_VERSION}; update the program"
         )
-
-
-def _split(row: dict[str, Any]) -> tuple[str, str]:
-    return row["corpus"], row["stem_id"]

@@ -19,25 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ml.artifacts import read_json, write_json
-from ml.training.record import RECORD_NAME, SHIPPED_NAME, MetricsRecord, read_record
+from ml.training.record import RECORD_NAME, SHIPPED_NAME
 from ml.training.run_artifacts import send_artifacts
 
 if TYPE_CHECKING:
     from ml.settings import Settings
-
-__all__ = [
-    "RECORD_NAME",
-    "SHIPPED_NAME",
-    "MetricsRecord",
-    "MlflowTracker",
-    "NoTracker",
-    "RunStatus",
-    "RunTracker",
-    "flat",
-    "mlflow_client",
-    "mlflow_tracker",
-    "read_record",
-]
 
 _JOIN_S, _ARTIFACTS_JOIN_S, _STOPPED_JOIN_S = 60, 300, 8
 """How long a finished training waits for a server that answers slowly; one that was stopped has

@@ -7,7 +7,8 @@ import pytest
 from ml.artifacts import DataLayout, read_json
 from ml.cli.main import WRONG_USE, main
 from ml.training.model_index import read_models
-from ml.training.tracking import RECORD_NAME, mlflow_client, read_record
+from ml.training.record import RECORD_NAME, read_record
+from ml.training.tracking import mlflow_client
 
 
 def test_a_dry_run_counts_and_times_and_leaves_nothing_behind(home, small_jepa, capsys):

@@ -101,7 +101,7 @@ def test_only_unknown_texts_are_encoded(home: Path, layout: DataLayout):
     other = DataLayout(home=home)
 
     class Silent(AngleEncoder):
-        fingerprint = build_label_encoder("minilm").fingerprint
+        fingerprint, dim = build_label_encoder("minilm").fingerprint, 384
 
     stored = Silent()
     assert len(text_vectors(other, ["drum kit"], stored)["drum kit"]) == 384

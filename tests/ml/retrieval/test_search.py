@@ -19,7 +19,7 @@ from ml.artifacts import ArtifactError
 from ml.retrieval import table_index
 from ml.retrieval.embedding_files import vector_column, vectors_of
 from ml.retrieval.search import StemTables
-from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, merge_corpus
+from ml.retrieval.store import STEM_TABLE, merge_corpus
 from ml.retrieval.table_index import optimize_tables
 
 COUNT, EXACT = 3000, 500
@@ -194,26 +194,6 @@ def test_rows_by_key_and_counts(tables: StemTables, stems: pa.Table) -> None:
         tables.vectors(["none"])
     assert tables.label_counts() == dict(sorted(Counter(r["label"] for r in rows).items()))
     assert tables.corpora() == {"many": COUNT}
-
-
-@pytest.mark.parametrize("exact_rows", [COUNT, EXACT])
-def test_best_starts(uri: str, stems: pa.Table, exact_rows: int) -> None:
-    tables = StemTables(uri, exact_rows=exact_rows)
-    few = stems.slice(0, 3)
-    position = few.schema.get_field_index("vector")
-    chunks = pa.concat_tables(
-        few.add_column(position, "start_s", pa.array([float(start)] * 3)).set_column(
-            position + 1,
-            "vector",
-            vector_column(np.eye(16)[[start] * 3]),
-        )
-        for start in (0, 1, 2)
-    )
-    merge_corpus(uri, CHUNK_TABLE, chunks, corpus="many", model_id="m")
-    keys = [f"many/{stem}" for stem in few["stem_id"].to_pylist()]
-    assert tables.best_starts(np.eye(16)[1], [*keys[:2], "none"]) == dict.fromkeys(keys[:2], 1.0)
-    assert tables.best_starts(np.eye(16)[9], keys) == dict.fromkeys(keys, 0.0)
-    assert tables.best_starts(np.eye(16)[1], []) == {}
 
 
 def test_many_threads_at_once(shared_uri: str, stems: pa.Table) -> None:
