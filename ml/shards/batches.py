@@ -40,6 +40,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         condition_dim: int,
         rank: int,
         world: int,
+        keeps_decoded: bool = False,
     ) -> None:
         """Nothing is opened yet.
 
@@ -50,6 +51,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
             condition_dim: length of a condition.
             rank: this process among those that train.
             world: their number.
+            keeps_decoded: keep what was decoded in memory; changes no result.
         """
         self._segments = split.segments
         self._order = order
@@ -59,7 +61,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         self._condition_dim = condition_dim
         self._rows = range(rank, order.batch_size, world)
         self._samples = round(config.chunk_s * split.rate_hz)
-        self._members = ShardMembers(split.shards)
+        self._members = ShardMembers(split.shards, keeps_decoded=keeps_decoded)
         self._places_of_texts = split.places_of_texts
         self._music: np.ndarray | None = None
         if config.music_share:

@@ -29,8 +29,16 @@ class ShardMembers:
     bytes_read: int
     """How much this process has asked of tars."""
 
-    def __init__(self, shards: Sequence[tuple[ShardFolder, Shard]]) -> None:
-        self._shards = shards
+    def __init__(
+        self, shards: Sequence[tuple[ShardFolder, Shard]], *, keeps_decoded: bool = False
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            shards: what is read.
+            keeps_decoded: decode a FLAC whole when it is first asked for, and keep it in memory.
+        """
+        self._shards, self._keeps_decoded = shards, keeps_decoded
         self._forget()
 
     def read_chunk(
@@ -38,7 +46,8 @@ class ShardMembers:
     ) -> None:
         """Fill ``chunk`` (samples,) int16 from sample ``start``; silence after the segment's end.
 
-        Of a FLAC only the frames of the chunk are read and decoded, and a few to find them.
+        Of a FLAC that is not kept only the frames of the chunk are read and decoded, and a few to
+        find them.
 
         Raises:
             DamagedShardError: the shard is missing or damaged.
@@ -46,27 +55,54 @@ class ShardMembers:
         """
         inside = chunk[: max(0, segment.samples - start)]
         chunk[len(inside) :] = 0
-        handle = self._handle(shard, segment.key)
         if self._shards[shard][1].payload == "pcm16":
+            handle = self._handle(shard, segment.key)
             offset = stem.offset + WAV_HEADER_BYTES + 2 * start
             found = os.preadv(handle, [inside.data], offset)
             self.bytes_read += found
             self._check_size(shard, segment.key, offset, found, inside.nbytes)
-            return
+        elif (whole := self._whole(shard, segment, stem)) is not None:
+            inside[:] = whole[start : start + len(inside)]
+        else:
+            self._decode(shard, segment, stem, start, inside)
+
+    def _whole(self, shard: int, segment: IndexedSegment, stem: IndexedStem) -> np.ndarray | None:
+        """(segment samples,) int16; None: not kept, or damaged, which a chunk of it need not be."""
+        if not self._keeps_decoded:
+            return None
+        place = (shard, stem.offset)
+        if place not in self._decoded:
+            samples = np.empty(segment.samples, dtype=np.int16)
+            try:
+                self._decode(shard, segment, stem, 0, samples)
+            except DamagedShardError:
+                return None
+            self._decoded[place] = samples
+        return self._decoded[place]
+
+    def _decode(
+        self,
+        shard: int,
+        segment: IndexedSegment,
+        stem: IndexedStem,
+        start: int,
+        samples: np.ndarray,
+    ) -> None:
+        """Fill ``samples`` from sample ``start`` of a FLAC."""
         import soundfile  # a box that trains from PCM16 does without
 
-        member = _Member(handle, stem.offset, stem.size)
+        member = _Member(self._handle(shard, segment.key), stem.offset, stem.size)
         try:
             with soundfile.SoundFile(cast(BinaryIO, member)) as file:
                 file.seek(start)
-                found = len(file.read(out=inside))
+                found = len(file.read(out=samples))
         except soundfile.LibsndfileError as error:
             problem = f"stem {stem.stem_id}: {error.error_string}"
             raise self._damaged(shard, segment.key, problem) from None
         finally:
             self.bytes_read += member.bytes_read
-        if found != len(inside):
-            problem = f"stem {stem.stem_id}: {found} of {len(inside)} samples"
+        if found != len(samples):
+            problem = f"stem {stem.stem_id}: {found} of {len(samples)} samples"
             raise self._damaged(shard, segment.key, problem)
 
     def read(self, shard: int, key: str, offset: int, size: int) -> bytes:
@@ -138,14 +174,15 @@ class ShardMembers:
         self._open: OrderedDict[int, int] = OrderedDict()
         self._used: set[int] = set()
         self._bad: dict[int, str] = {}
+        self._decoded: dict[tuple[int, int], np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files: they belong to one process."""
-        return {"_shards": self._shards}
+        """Without open files and what was decoded: they belong to one process."""
+        return {"_shards": self._shards, "_keeps_decoded": self._keeps_decoded}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Nothing open yet."""
-        self._shards = state["_shards"]
+        self.__dict__.update(state)
         self._forget()
 
     def __del__(self) -> None:

@@ -82,6 +82,7 @@ class ShardPairs:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        decoded_gb: float = 0.0,
     ) -> None:
         """Read the indexes.
 
@@ -95,6 +96,8 @@ class ShardPairs:
             rank: this process; it takes the rows ``rank::world`` of each global batch.
             world: number of processes.
             workers: number of reading processes; 0: read in this one. Changes no result.
+            decoded_gb: if the split's FLACs take no more than this when decoded (in each reading
+                process), each is decoded once and kept in memory. Changes no result.
 
         Raises:
             EmptySplitError: the folders hold no segment of the split.
@@ -140,6 +143,7 @@ class ShardPairs:
             condition_dim=self.condition_dim,
             rank=rank,
             world=world,
+            keeps_decoded=max(1, workers) * found.decoded_bytes <= decoded_gb * 1e9,
         )
         self._workers = workers
 

@@ -59,6 +59,8 @@ class SplitSegments:
         self.rate_hz = 0
         self.dropped = 0
         """Segments without a chunk that gives a pair."""
+        self.decoded_bytes = 0
+        """Of the stems that are stored as FLAC, as int16."""
         self.labels: set[str] = set()
         self.places_of_texts: dict[str, int] = {}
         """First segment with each text that a stem is conditioned with, "music" included."""
@@ -106,13 +108,15 @@ class SplitSegments:
                 f"{folder.where(index.name)} has {index.rate_hz} Hz, the shards before it "
                 f"{self.rate_hz} Hz; expected one rate: build them with one setting"
             )
-        self.rate_hz = index.rate_hz
+        self.rate_hz, shard = index.rate_hz, Shard.of(index)
         for segment in index.segments:
             if can_give_pair(segment, index.rate_hz, config):
                 self._add(segment)
+                if shard.payload == "flac":
+                    self.decoded_bytes += 2 * segment.samples * len(segment.stems)
             else:
                 self.dropped += 1
-        self.shards.append((folder, Shard.of(index)))
+        self.shards.append((folder, shard))
 
     def _add(self, segment: IndexedSegment) -> None:
         track = (segment.corpus, segment.track_id)

@@ -159,3 +159,5 @@ class LoopConfig:
     Rounding may differ."""
     workers: int = 0
     """Processes that decode batches; 0: in the training process."""
+    decoded_gb: float = 2.0
+    """Memory for decoded FLACs, all workers together: a corpus that fits is decoded only once."""

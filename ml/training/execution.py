@@ -183,7 +183,7 @@ def _initial_state(run: Run) -> TrainState:
 
 def _first_batches(run: Run) -> Iterator[PairBatch]:
     """Whole batches on every rank: the same statistics whatever the number of ranks."""
-    whole = run.pairs if world() == 1 else open_pairs(run.shards, run.config, "train", 0, 1)
+    whole = run.pairs if world() == 1 else open_pairs(run.shards, run.config, "train", ranks=1)
     return itertools.islice(whole.batches(), BATCHES)
 
 
@@ -227,7 +227,7 @@ def _latest_checkpoint(run: Path) -> Path | None:
 def _valid_batches(run: Run) -> list[PairBatch]:
     """The same few batches of the valid split at each validation; none where it is empty."""
     try:
-        pairs = open_pairs(run.shards, run.config, "valid", 0)
+        pairs = open_pairs(run.shards, run.config, "valid")
     except EmptySplitError as error:
         _log.info("no validation: %s", error)
         return []
@@ -238,10 +238,13 @@ def open_pairs(
     folders: list[ShardFolder],
     config: TrainingConfig,
     split: str,
-    workers: int,
+    loop: LoopConfig | None = None,
     ranks: int | None = None,
 ) -> ShardPairs:
-    """This rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all its labels."""
+    """This rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all its labels.
+
+    ``loop`` says how to read; default: in this process, keeping nothing.
+    """
     return ShardPairs(
         folders,
         split=split,
@@ -250,5 +253,6 @@ def open_pairs(
         seed=config.seed,
         rank=0 if ranks == 1 else rank(),
         world=ranks or world(),
-        workers=workers,
+        workers=loop.workers if loop else 0,
+        decoded_gb=loop.decoded_gb if loop else 0.0,
     )

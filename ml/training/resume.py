@@ -74,7 +74,7 @@ def resume_run(
             runs=layout.runs,
             config=config,
             shards=folders,
-            pairs=open_pairs(folders, config, "train", loop.workers),
+            pairs=open_pairs(folders, config, "train", loop),
             phase_1=_phase_1(layout, found["identity"]["phase_1"]),
             loop=loop,
             device=device,

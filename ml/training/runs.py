@@ -81,7 +81,7 @@ def train_preset(
             size=size,
             seed=seed,
             overrides=overrides,
-            workers=(loop or LoopConfig()).workers,
+            loop=loop or LoopConfig(),
         )
         run = Run(
             runs=layout.runs,
@@ -138,7 +138,7 @@ def open_training(
     size: Size = "tiny",
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
-    workers: int = 0,
+    loop: LoopConfig | None = None,
 ) -> tuple[TrainingConfig, ShardPairs]:
     """The configuration of a training and its data; arguments as for ``train_preset``.
 
@@ -148,7 +148,7 @@ def open_training(
     """
     config = training_config(preset, size=size, seed=seed, overrides=overrides)
     folders = [training_folder(layout, name) for name in corpora]
-    pairs = open_pairs(folders, config, "train", workers)
+    pairs = open_pairs(folders, config, "train", loop)
     # Only the shards say how wide a condition is.
     predictor = config.model.predictor
     if predictor is not None:

@@ -120,6 +120,37 @@ def test_bytes_are_counted_and_only_of_the_chosen_stems(flac_corpus, pcm16_corpu
     assert counts["pcm16", 0] == counts["pcm16", 2]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_decoded_audio_changes_no_batch_and_is_read_once(flac_corpus, workers):
+    n = open_pairs(flac_corpus).batches_per_epoch
+    pairs = open_pairs(flac_corpus, workers=workers, decoded_gb=1.0)
+    read = []
+    expected = open_pairs(flac_corpus).batches(stop=40 * n)
+    for batch, right in zip(pairs.batches(stop=40 * n), expected, strict=True):
+        assert torch.equal(batch.target, right.target)
+        assert torch.equal(batch.context, right.context)
+        read.append(batch.bytes_read)
+    conditions = 4 * 2 * 8
+    assert read[0] > 4 * 2 * 16000
+    assert read[-max(1, workers) * n :] == [conditions] * max(1, workers) * n
+
+
+def test_decoded_audio_that_does_not_fit_is_not_kept(flac_corpus):
+    found = [read_index(path) for path in flac_corpus.folder.glob("*.index.json")]
+    segments = [segment for index in found for segment in index.segments]
+    decoded = sum(2 * x.samples * len(x.stems) for x in segments)
+    assert all(len(segment.stems) > 1 for segment in segments)
+
+    def read_twice(decoded_gb, workers):
+        pairs = open_pairs(flac_corpus, decoded_gb=decoded_gb, workers=workers)
+        return sum(batch.bytes_read for batch in pairs.batches(stop=40 * pairs.batches_per_epoch))
+
+    everything = read_twice(0.0, 0)
+    assert read_twice(decoded / 1e9, 0) < everything / 4
+    assert read_twice((decoded - 1) / 1e9, 0) == everything
+    assert read_twice(decoded / 1e9, 2) == everything  # each worker would keep its own
+
+
 def made_segment(i):
     stem = IndexedStem(
         stem_id=f"t/{i}",

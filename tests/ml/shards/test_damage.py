@@ -170,9 +170,13 @@ def test_nothing_left_to_read_is_an_error(folder):
         take(open_pairs(folder), 1)
 
 
+@pytest.mark.parametrize("keeps_decoded", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_flipped_bit_in_flac_is_never_heard(folder, seed):
-    """A flip anywhere in a member gives the very samples, or the error; nothing between."""
+def test_a_flipped_bit_in_flac_is_never_heard(folder, seed, keeps_decoded):
+    """A flip anywhere in a member gives the very samples, or the error; nothing between.
+
+    Which of both does not depend on whether decoded audio is kept.
+    """
     rng = np.random.default_rng(seed)
     found = Counter()
     index = indexes(folder)[0]
@@ -189,11 +193,16 @@ def test_a_flipped_bit_in_flac_is_never_heard(folder, seed):
         place = stem.offset + int(rng.integers(stem.size))
         data[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
-        try:
-            members.read_chunk(0, segment, stem, start, heard)
-            found["same" if np.array_equal(heard, right) else "wrong"] += 1
-        except DamagedShardError as error:
-            found["error" if error.damage.sample == segment.key else "wrong sample"] += 1
+        outcomes = []
+        for keeps in {False, keeps_decoded}:
+            members = ShardMembers([(LocalFolder(folder), Shard.of(index))], keeps_decoded=keeps)
+            try:
+                members.read_chunk(0, segment, stem, start, heard)
+                outcomes.append("same" if np.array_equal(heard, right) else "wrong")
+            except DamagedShardError as error:
+                outcomes.append("error" if error.damage.sample == segment.key else "wrong sample")
+        assert len(set(outcomes)) == 1
+        found[outcomes[0]] += 1
         path.write_bytes(good)
     assert set(found) == {"same", "error"}
     assert min(found.values()) > 3
