@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
 STEMS_HOME ?= data
 
 HOME_PATH := $(abspath $(STEMS_HOME))
+MLFLOW_DB := $(HOME_PATH)/mlflow/mlflow.db
 BIN := .venv/bin
 READY := .venv/.ready
 # No telemetry and no downloads at run time: models and songs are made here or ship in packages.
@@ -13,7 +14,7 @@ NOT_HERE := slow or service or browser or gpu
 LIVE := tests/pipelines/live
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all live soak bench bench-gpu dev mlflow clean
+.PHONY: help environment demo test test-all live soak bench bench-gpu dev mlflow migrate clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -58,7 +59,13 @@ dev: $(READY)  ## Dagster: assets, runs, checks, sensors
 
 mlflow: $(READY)  ## MLflow: the training runs of STEMS_HOME
 	$(IN_HOME) $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///$(HOME_PATH)/mlflow/mlflow.db
+		--backend-store-uri sqlite:///$(MLFLOW_DB)
+
+migrate: $(READY)  ## after an update: artifacts and the databases of Dagster and MLflow (stop them first)
+	$(IN_HOME) $(BIN)/stems migrate
+	$(IN_HOME) $(BIN)/python -m pipelines.home
+	$(IN_HOME) $(BIN)/dagster instance migrate
+	test ! -f $(MLFLOW_DB) || $(IN_HOME) $(BIN)/mlflow db upgrade sqlite:///$(MLFLOW_DB)
 
 clean:  ## remove caches (never the environment, never STEMS_HOME)
 	rm -rf .pytest_cache .ruff_cache

@@ -323,3 +323,9 @@ def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def lock_above(path: Path, home: Path) -> Path | None:
+    """The nearest ``.lock`` that whoever writes ``path`` holds; None: there is none below home."""
+    folders = [folder for folder in path.parents if folder.is_relative_to(home)]
+    return next((folder / ".lock" for folder in folders if (folder / ".lock").is_file()), None)

@@ -24,6 +24,7 @@ from ml.artifacts import (
     DataLayout,
     LockedError,
     lock,
+    lock_above,
     read_json,
 )
 from ml.retrieval.champion import champion_path, read_champion
@@ -132,7 +133,7 @@ def _hold(holdings: Holdings, described: dict[str, Any], run: str) -> None:
 
 def _collect_temporaries(layout: DataLayout, leftovers: Leftovers, *, delete: bool) -> None:
     for path in (found for place in _PLACES for found in _temporaries(layout.home / place)):
-        owner = _lock_above(path, layout.home)
+        owner = lock_above(path, layout.home)
         if owner is None:
             leftovers.kept.append(f"{path}: no lock tells whether it is still being written")
             continue
@@ -149,11 +150,6 @@ def _temporaries(folder: Path) -> Iterator[Path]:
             yield path
         elif path.is_dir() and not path.is_symlink() and path.suffix != ".lance":
             yield from _temporaries(path)
-
-
-def _lock_above(path: Path, home: Path) -> Path | None:
-    folders = [folder for folder in path.parents if folder.is_relative_to(home)]
-    return next((folder / ".lock" for folder in folders if (folder / ".lock").is_file()), None)
 
 
 def _collect_shards(

@@ -33,6 +33,7 @@ VERBS = (
     "report",
     "config",
     "gc",
+    "migrate",
     "import-stem-jepa",
 )
 FAILED, WRONG_USE = 1, 2
