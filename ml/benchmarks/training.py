@@ -23,7 +23,7 @@ import torch
 from ml.benchmarks.measure import Measure
 from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.models.stem_jepa import StemJepa
-from ml.plain import jsonable
+from ml.plain import flat, jsonable
 from ml.shards.index import Payload
 from ml.shards.pairs import PairBatch
 from ml.shards.plan import ShardConfig
@@ -32,7 +32,7 @@ from ml.training.config import LoopConfig, TrainingConfig
 from ml.training.loop import TrainState, build_state, train
 from ml.training.presets import training_config
 from ml.training.record import MetricsRecord
-from ml.training.tracking import MlflowTracker, NoTracker, RunTracker, flat
+from ml.training.tracking import MlflowTracker, NoTracker, RunTracker
 
 STEPS, ROUNDS = 20, 5
 """Of one timed piece, and how often the pieces take turns; the median of a peer's rounds counts."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import ArtifactError, DataLayout
+from ml.plain import flat
 from ml.retrieval.answers import Answers, Gallery, answer_queries, common_gallery
 from ml.retrieval.bootstrap import Interval, TrackBootstrap, TrackBootstraps
 from ml.retrieval.compared_models import ComparedModel, embedded_corpora
@@ -23,7 +24,6 @@ from ml.retrieval.embedding_files import read_embeddings
 from ml.retrieval.evaluate import METRICS
 from ml.retrieval.leakage import seen_of_corpus
 from ml.retrieval.permutation import permutation_p
-from ml.training.tracking import flat
 
 BY_INSTRUMENT = ("recall@1", "recall@10", "normalized_rank_mean")
 """What is compared for each queried label."""

@@ -19,7 +19,7 @@ import torch
 
 from ml.artifacts import MANIFEST_NAME, fingerprint
 from ml.models.stem_jepa import StemJepa
-from ml.plain import jsonable
+from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
 from ml.revision import git_revision
 from ml.shards.folders import ShardFolder
@@ -38,7 +38,7 @@ from ml.training.model_index import UNTRAINED
 from ml.training.record import MetricsRecord
 from ml.training.speed import matmul_rate
 from ml.training.statistics import BATCHES, measure_statistics, measure_target_variance
-from ml.training.tracking import RunTracker, flat
+from ml.training.tracking import RunTracker
 
 _log = logging.getLogger(__name__)
 ALGORITHM_VERSION = 1

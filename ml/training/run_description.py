@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import ArtifactError, read_json, write_json
-from ml.plain import jsonable
-from ml.training.tracking import flat
+from ml.plain import flat, jsonable
 
 RUN_NAME = "run.json"
 UNSET = "not set"
@@ -16,7 +15,11 @@ UNSET = "not set"
 
 
 def describe_run(
-    folder: Path, identity: Mapping[str, Any], corpora: Sequence[str], tags: Mapping[str, str]
+    folder: Path,
+    identity: Mapping[str, Any],
+    corpora: Sequence[str],
+    tags: Mapping[str, str],
+    datasets: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write ``run.json`` into a run folder.
 
@@ -25,6 +28,7 @@ def describe_run(
         identity: what decides its weights.
         corpora: names of what it is trained on.
         tags: of its tracking run.
+        datasets: what the shards of these corpora held (``run_datasets.describe_datasets``).
 
     Raises:
         ArtifactError: the folder describes another run; names the fields.
@@ -36,13 +40,15 @@ def describe_run(
             f"{path} describes another run: {'; '.join(fields)}; remove the folder, or bring back "
             "the file"
         )
-    described = jsonable({"identity": identity, "corpora": corpora, "tags": tags})
+    described = jsonable(
+        {"identity": identity, "corpora": corpora, "tags": tags, "datasets": datasets}
+    )
     if described != found:
         write_json(path, described)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """``identity``, and in younger folders ``corpora`` and ``tags``.
+    """``identity``, and in younger folders ``corpora``, ``tags`` and ``datasets``.
 
     Raises:
         ArtifactError: this is no run; names those beside it.

@@ -32,6 +32,7 @@ from ml.training.execution import Run, execute_run, open_pairs, run_tags
 from ml.training.model_index import phase_1_model, point_models
 from ml.training.presets import training_config
 from ml.training.record import RECORD_NAME, read_record
+from ml.training.run_datasets import describe_datasets
 from ml.training.run_description import describe_run
 from ml.training.tracking import NoTracker, RunTracker
 
@@ -122,7 +123,8 @@ def train_run(
         if not is_reused:
             all_tags = run_tags(run) | dict(tags or {})
             if rank() == 0:
-                describe_run(run.folder, run.identity, corpora, all_tags)
+                datasets = describe_datasets(run.shards, run.pairs.fingerprints)
+                describe_run(run.folder, run.identity, corpora, all_tags, datasets)
             execute_run(run, tracker(run.folder, run.folder.name), all_tags)
     if rank() == 0:
         point_models(layout, run.config.preset, run.folder)

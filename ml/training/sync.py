@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, lock
+from ml.plain import flat
 from ml.training.record import RECORD_NAME, read_record
 from ml.training.run_description import read_run
-from ml.training.tracking import MlflowTracker, flat
+from ml.training.tracking import MlflowTracker
 
 
 def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ml.artifacts import read_json, write_json
 from ml.training.record import RECORD_NAME, SHIPPED_NAME
 from ml.training.run_artifacts import send_artifacts
+from ml.training.run_datasets import send_datasets
 
 if TYPE_CHECKING:
     from ml.settings import Settings
@@ -172,10 +173,12 @@ class MlflowTracker:
         client = mlflow_client(self.uri)
         shipped = self.run_folder / SHIPPED_NAME
         if shipped.is_file():
-            run_id = read_json(shipped)["run_id"]
+            state = read_json(shipped)
+            run_id = state["run_id"]
             client.update_run(run_id, status="RUNNING")
             for name, value in tags.items():  # a resumed run belongs to another run of Dagster
                 client.set_tag(run_id, name, value)
+            self._describe(client, state, params)
             return client, run_id
         experiment_id = find_or_make_experiment(client, self.experiment)
         # A process killed right after creating the run has left one that nobody remembers.
@@ -186,11 +189,19 @@ class MlflowTracker:
             if found
             else client.create_run(experiment_id, tags=tags, run_name=self.run_name)
         )
-        run_id = run.info.run_id
-        write_json(shipped, {"run_id": run_id, "lines": 0, "through_step": 0})
+        state = {"run_id": run.info.run_id, "lines": 0, "through_step": 0}
+        write_json(shipped, state)
+        self._describe(client, state, params)
+        return client, run.info.run_id
+
+    def _describe(self, client: Any, state: dict[str, Any], params: dict[str, Any]) -> None:
+        """Send parameters and datasets, unless this was done."""
+        if state.get("is_described"):
+            return
         for name, value in params.items():
-            client.log_param(run_id, name, value)
-        return client, run_id
+            client.log_param(state["run_id"], name, value)
+        send_datasets(client, state["run_id"], self.run_folder)
+        write_json(self.run_folder / SHIPPED_NAME, state | {"is_described": True})
 
     def _ship_lines(self, client: Any, run_id: str) -> None:
         from mlflow.entities import Metric
@@ -245,14 +256,3 @@ def find_or_make_experiment(client: Any, name: str) -> str:
     if uri.startswith("sqlite:///"):
         location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").resolve().as_uri()
     return client.create_experiment(name, artifact_location=location)
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration as dotted names, for a tracker's parameters."""
-    result: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result

@@ -1,11 +1,12 @@
 """Tracking with a real MLflow: the record is complete there, and no step twice after a resume."""
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
 
-from ml.artifacts import DataLayout, read_json
+from ml.artifacts import ArtifactError, DataLayout, read_json
 from ml.training import tracking
 from ml.training.config import LoopConfig
 from ml.training.model_index import read_models
@@ -68,6 +69,7 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, mo
     assert tags["git_revision"]
     assert {"speed/model_flop_per_s", "memory/process_peak_bytes"} <= set(info.data.metrics)
     assert_artifacts(client, info.info.run_id, artifact.path)
+    assert_dataset(info, layout, manifest["shards"])
     history = client.get_metric_history(info.info.run_id, "contrastive/loss")
     recorded = [
         line
@@ -76,6 +78,36 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, mo
     ]
     assert [m.step for m in history] == [line["step"] for line in recorded] == [1, 2, 3, 4, 5, 6]
     assert [m.value for m in history] == [line["metrics"]["contrastive/loss"] for line in recorded]
+
+
+def assert_dataset(run, layout, fingerprints, place=None):
+    """The tracking run names the shards that it was trained on, once, and where they lie."""
+    (found,) = run.inputs.dataset_inputs
+    path = layout.shards("demo") / "manifest.json"
+    assert (found.dataset.name, found.dataset.digest) == ("demo", fingerprints[0][:36])
+    assert json.loads(found.dataset.source) == {"uri": place or str(path)}
+    profile, summary = json.loads(found.dataset.profile), read_json(path)["summary"]
+    assert profile["segments"] == summary["train_segments"] < summary["segments"]
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_run_that_was_killed_before_it_was_described_is_described_later(home, monkeypatch):
+    layout, uri = DataLayout(home=home), f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+    run = read_models(layout)["film"].parent
+
+    def broken(*_):
+        raise ConnectionResetError
+
+    monkeypatch.setattr(tracking, "send_datasets", broken)
+    with pytest.raises(ArtifactError, match="did not take the record"):
+        sync_run(run, uri=uri, experiment="stems")
+    monkeypatch.undo()
+    run_id = sync_run(run, uri=uri, experiment="stems")[0]
+    found = mlflow_client(uri).get_run(run_id)
+    assert found.data.params["preset"] == "film"
+    described = read_json(run / "run.json")
+    place = described["datasets"][0]["manifest"]  # in the home that this one is a copy of
+    assert_dataset(found, layout, described["identity"]["shards"], place)
 
 
 def assert_artifacts(client, run_id, model):
