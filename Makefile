@@ -11,7 +11,6 @@ QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_OFFLINE=1 TOKENI
 IN_HOME := $(QUIET) STEMS_HOME=$(HOME_PATH) DAGSTER_HOME=$(HOME_PATH)/dagster
 PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=15
 NOT_HERE := slow or service or browser or gpu
-LIVE := tests/pipelines/live
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo test test-all live soak bench bench-gpu dev mlflow migrate clean
@@ -38,10 +37,10 @@ test: $(READY)  ## style, types, and all tests that are fast and need nothing
 	$(PYTEST) -m "not soak and not ($(NOT_HERE))"
 
 test-all: $(READY)  ## the tests that `make test` leaves out; those that cannot run here are skipped
-	$(PYTEST) -rs --ignore $(LIVE) -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
+	$(PYTEST) -rs --dist loadgroup -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
 
-live: $(READY)  ## dagster dev and an MLflow server driven as their users do (about 5 minutes)
-	$(PYTEST) -rs --dist loadgroup $(LIVE)
+live: $(READY)  ## dagster dev and an MLflow server driven as their users do (about 5 minutes; `make test-all` has them too)
+	$(PYTEST) -rs --dist loadgroup tests/pipelines/live
 
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]

@@ -74,10 +74,10 @@ def _typed(hint: Any, value: Any) -> Any:
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration by dotted names."""
+    """Nested configuration by dotted names; an empty mapping is a value."""
     result: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             result |= flat(value, f"{prefix}{key}.")
         else:
             result[f"{prefix}{key}"] = value

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -23,156 +23,29 @@ from pydantic_settings import (
 )
 
 from ml.artifacts import DataLayout
-from ml.corpora.corpus import Kind
 from ml.models.clap_files import ClapFiles, clap_files
-
-if TYPE_CHECKING:
-    from ml.shards.plan import ShardConfig
+from ml.plain import flat
+from ml.setting_sections import (
+    AutomationSettings,
+    BeatSettings,
+    ComputeSettings,
+    CorpusSettings,
+    DemoSettings,
+    EvaluationSettings,
+    LabelEncoderSettings,
+    LanceDbSettings,
+    PromotionSettings,
+    ShardSettings,
+    TrackingSettings,
+    TrainingSettings,
+    demo_corpora,
+)
 
 HOME_VARIABLE = "STEMS_HOME"
 
 
 class SettingsError(ValueError):
     """A setting is unknown or has a wrong value."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CorpusSettings(_Section):
-    """One corpus: where it lies and how it is laid out."""
-
-    kind: Kind
-    root: Path
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class LabelEncoderSettings(_Section):
-    """What turns an instrument in words into a condition.
-
-    Paths are of CLAP; empty: what ``stems labels fetch`` puts under ``models/clap``.
-    """
-
-    name: Literal["minilm", "clap"] = "minilm"
-    checkpoint: Path | None = None
-    tokenizer: Path | None = None
-
-
-class ActivitySettings(_Section):
-    """When a stem sounds, for what is stored: the fields of ``ml.audio.activity``."""
-
-    frame_s: float = Field(default=0.05, gt=0)
-    on_db: float = -50.0
-    off_db: float = -60.0
-    min_active_s: float = Field(default=0.1, ge=0)
-    min_silence_s: float = Field(default=0.3, ge=0)
-
-
-class ShardSettings(_Section):
-    """How training audio is stored, and where training reads it (empty: where it is built)."""
-
-    segment_s: float = Field(default=16.0, ge=4, le=120)
-    payload: Literal["flac", "pcm16"] = "flac"
-    activity: ActivitySettings = ActivitySettings()
-    uri: str | None = Field(default=None, min_length=1)
-    cache_gb: float = Field(default=50.0, gt=0)
-
-    def config(self) -> ShardConfig:
-        """What a build of shards takes.
-
-        Raises:
-            ValueError: values that do not go together; names them.
-        """
-        from ml.audio.activity import ActivityConfig
-        from ml.shards.plan import ShardConfig
-
-        activity = ActivityConfig(**self.activity.model_dump())
-        return ShardConfig(segment_s=self.segment_s, payload=self.payload, activity=activity)
-
-
-class ComputeSettings(_Section):
-    """Who makes shards and embeddings: a Dask cluster, or (empty) processes of this machine."""
-
-    dask_scheduler: str | None = Field(default=None, min_length=1)
-
-
-class TrainingSettings(_Section):
-    """What is trained on what."""
-
-    corpora: tuple[str, ...] = ("demo",)
-    presets: tuple[str, ...] = ("film-nce", "film")
-    size: Literal["tiny", "small", "paper"] = "tiny"
-    seed: int = Field(default=0, ge=0)
-    processes: int = Field(default=0, ge=0)
-    overrides: dict[str, Any] = Field(default_factory=dict)
-
-
-class EvaluationSettings(_Section):
-    """How scores are computed."""
-
-    protocols: tuple[Literal["default", "predecessor"], ...] = Field(
-        default=("default",), min_length=1
-    )
-    bootstrap_resamples: int = Field(default=1000, ge=100)
-    seed: int = Field(default=0, ge=0)
-
-
-class BeatSettings(_Section):
-    """What beat probes are trained and scored on."""
-
-    corpora: tuple[str, ...] = Field(default=("demo",), min_length=1)
-    heldout: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
-    seed: int = Field(default=0, ge=0)
-
-
-class LanceDbSettings(_Section):
-    """Where the tables that queries search lie; empty: under ``STEMS_HOME/lancedb``."""
-
-    uri: str | None = Field(default=None, min_length=1)
-
-
-class PromotionSettings(_Section):
-    """When a model becomes the one that queries use: ``ml.retrieval.promotion``."""
-
-    corpora: tuple[str, ...] = ()
-    metric: Literal["recall@1", "recall@5", "recall@10", "normalized_rank_mean"] = "recall@10"
-    conditioning: Literal["fine", "coarse", "none"] = "fine"
-    tolerance: float = Field(default=1.0, ge=0)
-    gallery: tuple[str, ...] = ()
-    registered_model: str = Field(default="stem-jepa", min_length=1)
-
-
-class AutomationSettings(_Section):
-    """When everything is made anew without anybody asking; both ways are off at first."""
-
-    cron: str = "0 2 * * 6"
-    timezone: str = "UTC"
-    min_new_hours: float = Field(default=1.0, ge=0)
-
-
-class TrackingSettings(_Section):
-    """Where MLflow keeps its records; empty: a database under ``STEMS_HOME/mlflow``."""
-
-    uri: str | None = None
-    experiment: str = "stems"
-
-
-class DemoSettings(_Section):
-    """The synthetic corpus that ``make demo`` builds."""
-
-    seed: int = Field(default=0, ge=0)
-    train_songs: int = Field(default=400, ge=2)
-    heldout_songs: int = Field(default=60, ge=2)
-
-
-def _demo_corpora() -> dict[str, CorpusSettings]:
-    return {
-        name: CorpusSettings(kind="demo", root=Path("corpora") / name)
-        for name in ("demo", "demo-plain", "demo-swapped")
-    }
 
 
 class Settings(BaseSettings):
@@ -183,7 +56,7 @@ class Settings(BaseSettings):
     )
 
     home: Path
-    corpora: dict[str, CorpusSettings] = Field(default_factory=_demo_corpora)
+    corpora: dict[str, CorpusSettings] = Field(default_factory=demo_corpora)
     demo: DemoSettings = DemoSettings()
     label_encoder: LabelEncoderSettings = LabelEncoderSettings()
     shards: ShardSettings = ShardSettings()
@@ -223,6 +96,19 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow's store."""
         return self.tracking.uri or f"sqlite:///{self.layout.mlflow / 'mlflow.db'}"
+
+    def beat_corpora(self) -> tuple[str, ...]:
+        """The corpora that beat probes are trained on.
+
+        Raises:
+            SettingsError: there are none.
+        """
+        if not self.beats.corpora:
+            raise SettingsError(
+                f"beats.corpora in {self.layout.config_path} is empty; name corpora there that "
+                "probes can be trained on, of kind demo or beats"
+            )
+        return self.beats.corpora
 
     def corpus(self, name: str) -> CorpusSettings:
         """The settings of a corpus, its root made absolute.
@@ -291,11 +177,11 @@ def explain_settings(settings: Settings) -> list[tuple[str, Any, str]]:
     """Each value as (dotted key, value, where it came from: file, environment or default)."""
     config_path = settings.layout.config_path
     kind = type(settings)
-    from_file = _flat(YamlConfigSettingsSource(kind, config_path)())
-    from_environment = _flat(EnvSettingsSource(kind)())
-    defaults = _flat(InitSettingsSource(kind, Settings(home=settings.home).model_dump())())
+    from_file = flat(YamlConfigSettingsSource(kind, config_path)())
+    from_environment = flat(EnvSettingsSource(kind)())
+    defaults = flat(InitSettingsSource(kind, Settings(home=settings.home).model_dump())())
     rows = []
-    for key, value in sorted(_flat(settings.model_dump(mode="json")).items()):
+    for key, value in sorted(flat(settings.model_dump(mode="json")).items()):
         if key in from_environment:
             source = f"environment STEMS_{key.replace('.', '__').upper()}"
         elif key in from_file:
@@ -304,13 +190,3 @@ def explain_settings(settings: Settings) -> list[tuple[str, Any, str]]:
             source = "default" if key in defaults else "option"
         rows.append((key, value, source))
     return rows
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + str(key)] = value
-    return flat

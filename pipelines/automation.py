@@ -1,9 +1,10 @@
 """Retraining by the clock: conditions under which assets are made without anybody asking.
 
 On each tick of ``automation.cron`` a corpus is scanned, its shards are made, both phases trained,
-every corpus embedded and scored: each asset once its own inputs are there. ``champion`` and
-``report`` follow whenever these have come to an end, also where one corpus has failed: then the
-champion stays, and its run says why. Off until ``retraining`` is turned on under Automation.
+every corpus embedded and scored, beats tracked: each asset once its own inputs are there.
+``champion`` and ``report`` follow whenever these have come to an end, also where one corpus has
+failed: then the champion stays, and its run says why. Off until ``retraining`` is turned on under
+Automation.
 https://docs.dagster.io/guides/automate/declarative-automation
 """
 
@@ -75,10 +76,16 @@ def automation_conditions(home: StemsHome) -> Mapping[dg.AssetKey, dg.Automation
     """
     settings = home.settings()
     on_tick = _on_cron(settings)
-    has_stems = InCorpora(corpora_with_stems(settings))
-    by_corpus = on_tick & has_stems
+    with_stems, with_beats = corpora_with_stems(settings), settings.beats.scored
+    by_corpus = on_tick & InCorpora(with_stems)
+    of_beats = {
+        beats.beat_features.key: on_tick & InCorpora(with_beats),
+        beats.beat_probe.key: on_tick,
+        beats.beat_scores.key: on_tick,
+    }
     return {
-        corpus.corpus_tracks.key: by_corpus,
+        **(of_beats if with_beats else {}),
+        corpus.corpus_tracks.key: on_tick & InCorpora(tuple({*with_stems, *with_beats})),
         corpus.label_embeddings.key: by_corpus,
         corpus.stem_shards.key: on_tick & InCorpora(tuple(settings.training.corpora)),
         training.contrastive_encoder.key: on_tick,
@@ -105,7 +112,7 @@ def retraining_sensor(assets: Iterable[dg.AssetKey]) -> dg.AutomationConditionSe
             use_user_code_server=True,
             emit_backfills=False,
             description="Retraining by the clock (automation.cron): scan, shards, both phases, "
-            "embeddings, scores, champion.",
+            "embeddings, scores, beats, champion.",
         )
 
 

@@ -89,8 +89,7 @@ def _needed_corpora(
         raise SettingsError(
             f"training.corpora in {settings.layout.config_path} is empty; name at least one corpus"
         )
-    listened_to = tuple(dict.fromkeys((*chosen.corpora, *chosen.heldout)))
-    _require_known(settings, listened_to, "beats.corpora or beats.heldout", "beats")
+    _require_known(settings, chosen.scored, "beats.corpora or beats.heldout", "beats")
     rule = settings.promotion
     _require_known(settings, (*rule.corpora, *rule.gallery), "promotion", "promotion")
     shards, features = corpus.stem_shards.key, beats.beat_features.key
@@ -102,7 +101,7 @@ def _needed_corpora(
         champion.champion.key: {embeddings.stem_embeddings.key: found},
         retrieval.report.key: dict.fromkeys(scores, found),
         beats.beat_probe.key: {features: chosen.corpora},
-        beats.beat_scores.key: {features: listened_to},
+        beats.beat_scores.key: {features: chosen.scored},
     }
 
 

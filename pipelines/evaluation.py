@@ -1,11 +1,13 @@
 """Which corpora can be evaluated, and by what: nothing is asked for that must fail."""
 
+import logging
 from collections.abc import Iterator
 
 from assets_def.resources import StemsHome
 from ml.artifacts import MANIFEST_NAME
 from ml.settings import Settings
 
+_log = logging.getLogger(__name__)
 NO_STEMS = ("beats",)
 """Kinds of corpora without stems; ``ml.retrieval.completeness.NO_STEMS``, not imported: slow."""
 
@@ -23,6 +25,15 @@ def evaluable_corpora(settings: Settings) -> list[str]:
         for name in corpora_with_stems(settings)
         if all((f / MANIFEST_NAME).is_file() for f in (layout.tracks(name), layout.labels(name)))
     ]
+
+
+def trackable_corpora(settings: Settings) -> tuple[str, ...]:
+    """The corpora of ``beats``; none until all of them were scanned."""
+    layout, chosen = settings.layout, settings.beats.scored
+    missing = [name for name in chosen if not (layout.tracks(name) / MANIFEST_NAME).is_file()]
+    if missing:
+        _log.info("beats are not tracked: %s was not scanned yet", ", ".join(missing))
+    return () if missing else chosen
 
 
 def evaluation_assets(home: StemsHome, name: str) -> Iterator[str]:

@@ -10,7 +10,14 @@ import dagster as dg
 from assets_def.partitions import corpora
 from assets_def.resources import StemsHome
 from pipelines.home import missing_corpora
-from pipelines.jobs import evaluate_retrieval, prepare_corpus, train_model, write_report
+from pipelines.jobs import (
+    evaluate_beats,
+    evaluate_retrieval,
+    prepare_beats,
+    prepare_corpus,
+    train_model,
+    write_report,
+)
 from pipelines.stages import begun_chains, next_requests, prepare_requests
 from pipelines.watch import CorpusWatch
 
@@ -63,7 +70,7 @@ def changed_corpora(
 
 
 @dg.sensor(
-    jobs=[train_model, evaluate_retrieval, write_report],
+    jobs=[train_model, evaluate_retrieval, prepare_beats, evaluate_beats, write_report],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Goes on with what changed_corpora and nightly_evaluation have begun: trains, "

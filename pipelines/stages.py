@@ -3,15 +3,17 @@
 A *chain* is begun by a sensor or a schedule, with runs that carry its name and a stage as tags.
 ``next_stages`` asks for the runs of the next stage once those of the last have finished:
 
-    prepare (a run a corpus) → train, if there is enough new → evaluate (a run a corpus) → conclude
+    prepare (a run a corpus) → train, if there is enough new → evaluate (a run a corpus) →
+    hear (beat features, a run a corpus) → track (beat probes and scores) → conclude
 
-A corpus whose run failed does not keep the others from going on; without a finished training
-nothing follows. What comes next is read from the runs alone, and every run has a key, so asking
-twice begins nothing twice. Chains that nobody goes on with are forgotten after two weeks.
+A corpus whose run failed does not keep the others from going on, but beats are tracked only with
+the features of all their corpora; without a finished training nothing follows. What comes next is
+read from the runs alone, and every run has a key, so asking twice begins nothing twice. Chains that
+nobody goes on with are forgotten after two weeks.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -19,10 +21,11 @@ import dagster as dg
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json
 from ml.settings import Settings
-from pipelines.evaluation import evaluable_corpora, evaluation_assets
+from pipelines.evaluation import evaluable_corpora, evaluation_assets, trackable_corpora
 
 CHAIN_TAG, STAGE_TAG = "stems/chain", "stems/stage"
-PREPARE, TRAIN, EVALUATE, CONCLUDE = STAGES = ("prepare", "train", "evaluate", "conclude")
+STAGES = ("prepare", "train", "evaluate", "hear", "track", "conclude")
+PREPARE, TRAIN, EVALUATE, HEAR, TRACK, CONCLUDE = STAGES
 _FORGOTTEN_AFTER = timedelta(days=14)
 _MOST_RUNS = 2000
 _log = logging.getLogger(__name__)
@@ -95,25 +98,35 @@ def next_requests(
     if last == CONCLUDE or not all(run.is_finished for run in runs):
         return []
     done = [run for run in runs if run.is_success]
-    if last == EVALUATE:  # whatever came out: the champion's run says what is lacking
+    settings = home.settings()
+    if last == EVALUATE and (found := trackable_corpora(settings)):
+        return [_hear_request(chain, name) for name in found]
+    finished = {run.tags.get("dagster/partition", "") for run in done}
+    if last == HEAR and finished.issuperset(settings.beats.scored):
+        return [_request(f"{chain}/{TRACK}", chain, TRACK, "evaluate_beats", TRACKED)]
+    if last in (EVALUATE, HEAR, TRACK):  # also what failed: the champion's run says what is lacking
         return [_request(f"{chain}/{CONCLUDE}", chain, CONCLUDE, "write_report", REPORTED)]
     if not done:
         return []
-    settings = home.settings()
     if last == PREPARE:
-        prepared = [run.tags["dagster/partition"] for run in done]
-        if is_worth_training(settings, prepared):
+        if is_worth_training(settings, finished):
             return [_request(f"{chain}/{TRAIN}", chain, TRAIN, "train_model", TRAINED)]
-        found = [name for name in evaluable_corpora(settings) if name in prepared]
+        found = [name for name in evaluable_corpora(settings) if name in finished]
         return list(evaluate_requests(home, chain, found))
     return list(evaluate_requests(home, chain, evaluable_corpora(settings)))
 
 
 TRAINED = ("contrastive_encoder", "stem_jepa")
+TRACKED = ("beat_probe", "beat_scores")
 REPORTED = ("champion", "report")
 
 
-def is_worth_training(settings: Settings, changed: Sequence[str]) -> bool:
+def _hear_request(chain: str, name: str) -> dg.RunRequest:
+    key = f"{chain}/{HEAR}/{name}"
+    return _request(key, chain, HEAR, "prepare_beats", ("beat_features",), corpus=name)
+
+
+def is_worth_training(settings: Settings, changed: Iterable[str]) -> bool:
     """Whether changed corpora hold ``automation.min_new_hours`` that no model was trained on.
 
     The hours are of all of ``training.corpora``, so that small additions add up.
@@ -122,7 +135,7 @@ def is_worth_training(settings: Settings, changed: Sequence[str]) -> bool:
     from ml.training.model_index import read_models
 
     layout, wanted = settings.layout, settings.automation.min_new_hours
-    if not set(changed) & set(settings.training.corpora):
+    if not set(settings.training.corpora).intersection(changed):
         return False
     models = read_models(layout) if layout.models_index.is_file() else {}
     current = models.get(settings.training.presets[0])

@@ -35,11 +35,12 @@ def evaluate_step(name: str, *, needs: Iterable[str] = (), is_unseen: bool = Tru
 
 
 def beat_steps(settings: Settings, *, needs: Iterable[str] = ()) -> list[Step]:
-    """Features of the corpora of ``beats``, probes on them, and their scores."""
-    chosen = settings.beats
+    """Features of the corpora of ``beats``, probes on them, and their scores; none without any."""
+    if not settings.beats.corpora:
+        return []
     features = [
         Step(job="prepare_beats", assets=("beat_features",), partition=name, needs=tuple(needs))
-        for name in dict.fromkeys((*chosen.corpora, *chosen.heldout))
+        for name in settings.beats.scored
     ]
     made = tuple(step.name for step in features)
     return [*features, Step(job="evaluate_beats", assets=("beat_probe", "beat_scores"), needs=made)]

@@ -64,8 +64,9 @@ def beat_probe(home: StemsHome) -> dg.MaterializeResult:
     from ml.beats.probe import ProbeConfig
     from ml.beats.probe_training import build_beat_probes
 
-    chosen = home.settings().beats
-    sets, config = _beats_of(home, chosen.corpora), ProbeConfig(seed=chosen.seed)
+    settings = home.settings()
+    sets = _beats_of(home, settings.beat_corpora())
+    config = ProbeConfig(seed=settings.beats.seed)
     made = {
         source.name: build_beat_probes(source, sets, home.layout, config)
         for source in _inputs(home)
@@ -90,7 +91,8 @@ def beat_scores(home: StemsHome) -> dg.MaterializeResult:
     from ml.beats.experiment import EVALUATION, build_beat_scores
 
     settings = home.settings()
-    chosen, inputs = settings.beats, _inputs(home)
+    settings.beat_corpora()
+    inputs = _inputs(home)
     made = {
         name: build_beat_scores(
             name,
@@ -100,7 +102,7 @@ def beat_scores(home: StemsHome) -> dg.MaterializeResult:
             resamples=settings.evaluation.bootstrap_resamples,
             seed=settings.evaluation.seed,
         )
-        for name, beats in _beats_of(home, (*chosen.corpora, *chosen.heldout)).items()
+        for name, beats in _beats_of(home, settings.beats.scored).items()
     }
     first = next(iter(made.values()))
     return materialized(

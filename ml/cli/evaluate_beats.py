@@ -58,8 +58,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.score_files import read_scores
 
     chosen, layout = settings.beats, settings.layout
-    scored = args.corpus or [*chosen.corpora, *chosen.heldout]
-    sets = {name: _open(name, settings) for name in dict.fromkeys((*chosen.corpora, *scored))}
+    trained_on = settings.beat_corpora()
+    scored = args.corpus or chosen.scored
+    sets = {name: _open(name, settings) for name in dict.fromkeys((*trained_on, *scored))}
     device = str(choose_device(args.device))
     inputs = beat_inputs(layout, args.model or chosen.models, args.layers or chosen.layers, device)
     for name in sets:
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             made = artifact.summary
             silent = f" ({made['silent_tracks']} silent left out)" if made["silent_tracks"] else ""
             _say(artifact, f"{made['tracks']} tracks{silent}, {made['hours']} h")
-    trained_on = {name: sets[name] for name in chosen.corpora}
+    of_probes = {name: sets[name] for name in trained_on}
     for source in inputs:
-        artifact = build_beat_probes(source, trained_on, layout, ProbeConfig(seed=chosen.seed))
+        artifact = build_beat_probes(source, of_probes, layout, ProbeConfig(seed=chosen.seed))
         _say(artifact, f"layer {artifact.summary['layer']}")
     for name in scored:
         artifact = build_beat_scores(

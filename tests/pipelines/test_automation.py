@@ -70,7 +70,7 @@ def test_nothing_is_asked_for_before_the_tick(clock: Clock):
 
 
 def test_a_tick_makes_everything_in_its_order(clock: Clock):
-    """Shards of what is trained on only, nothing of beats, the champion last."""
+    """Shards of what is trained on only, beats of where they are tracked, the champion last."""
     clock.asks()
     first = clock.asks(timedelta(hours=3))
     assert first["corpus_tracks"] == first["label_embeddings"] == STEMS
@@ -91,7 +91,23 @@ def test_a_tick_makes_everything_in_its_order(clock: Clock):
     assert made["contrastive_encoder"] == made["stem_jepa"] == made["champion"] == {None}
     for asset in ("stem_embeddings", "retrieval_scores", "instrument_scores"):
         assert made[asset] == STEMS
-    assert "beat_features" not in made
+    assert made["beat_features"] == {"demo"}
+    assert made["beat_probe"] == made["beat_scores"] == {None}
+
+
+def test_beats_are_left_out_where_none_are_tracked(shared_home: Path, instance: dg.DagsterInstance):
+    overrides = {"corpora": CORPORA, "beats": {"corpora": []}}
+    clock = Clock(StemsHome(home=str(shared_home), overrides=overrides), instance)
+    clock.asks()
+    asked = clock.asks(timedelta(days=8))
+    made = set(asked)
+    for _ in range(10):
+        for asset, partitions in asked.items():
+            clock.made(asset, *partitions)
+        asked = clock.asks()
+        made |= set(asked)
+    assert "report" in made
+    assert not {name for name in made if name.startswith("beat")}
 
 
 def test_the_champion_is_decided_though_a_corpus_failed(clock: Clock):

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +12,10 @@ from pipelines.stages import (
     CHAIN_TAG,
     CONCLUDE,
     EVALUATE,
+    HEAR,
     PREPARE,
     STAGE_TAG,
+    TRACK,
     TRAIN,
     begun_chains,
     next_requests,
@@ -27,6 +30,8 @@ JOBS = {
     PREPARE: "prepare_corpus",
     TRAIN: "train_model",
     EVALUATE: "evaluate_retrieval",
+    HEAR: "prepare_beats",
+    TRACK: "evaluate_beats",
     CONCLUDE: "write_report",
 }
 
@@ -64,6 +69,10 @@ class Chain:
 
 def stages_of(requests: Sequence[dg.RunRequest]) -> list[tuple[str, str | None]]:
     return [(request.tags[STAGE_TAG], request.partition_key) for request in requests]
+
+
+def selected(request: dg.RunRequest) -> set[str]:
+    return {key.to_user_string() for key in request.asset_selection or ()}
 
 
 def test_nothing_follows_while_a_run_has_not_finished(
@@ -112,7 +121,43 @@ def test_after_training_every_corpus_is_evaluated(
     ]
     wanted = {"stem_embeddings", "retrieval_scores", "instrument_scores"}
     for request in requests:
-        assert {key.to_user_string() for key in request.asset_selection or ()} == wanted
+        assert selected(request) == wanted
+
+
+def test_beats_are_tracked_where_all_their_corpora_are_heard(
+    instance: dg.DagsterInstance, home: Path
+):
+    """Probes are trained on all corpora of ``beats`` at once; without one the rest goes on."""
+    layout = StemsHome(home=str(home)).layout
+    corpora = {
+        "demo": {"kind": "demo", "root": "corpora/demo"},
+        "more": {"kind": "demo", "root": "corpora/demo-plain"},
+    }
+    overrides = {"corpora": corpora, "beats": {"corpora": ["demo"], "heldout": ["more"]}}
+    chosen = StemsHome(home=str(home), overrides=overrides)
+    chain = Chain(instance, chosen)
+    chain.ran(EVALUATE, FAILED, "demo")
+    assert stages_of(chain.asks()) == [(CONCLUDE, None)]  # "more" was never scanned
+    shutil.copytree(layout.tracks("demo-plain"), layout.tracks("more"))
+    assert stages_of(requests := chain.asks()) == [(HEAR, "demo"), (HEAR, "more")]
+    assert selected(requests[0]) == {"beat_features"}
+    chain.ran(HEAR, DONE, "demo")
+    chain.ran(HEAR, FAILED, "more")
+    assert stages_of(chain.asks()) == [(CONCLUDE, None)]
+    chain.ran(HEAR, DONE, "more")
+    (request,) = chain.asks()
+    assert (request.tags[STAGE_TAG], selected(request)) == (TRACK, {"beat_probe", "beat_scores"})
+    chain.ran(TRACK, RUNNING)
+    assert chain.asks() == []
+    chain.ran(TRACK, FAILED)
+    assert stages_of(chain.asks()) == [(CONCLUDE, None)]
+
+
+def test_without_corpora_of_beats_none_are_tracked(instance: dg.DagsterInstance, shared_home: Path):
+    chosen = StemsHome(home=str(shared_home), overrides={"beats": {"corpora": []}})
+    chain = Chain(instance, chosen)
+    chain.ran(EVALUATE, DONE, "demo")
+    assert stages_of(chain.asks()) == [(CONCLUDE, None)]
 
 
 def test_after_a_training_that_failed_nothing_follows(
@@ -133,12 +178,10 @@ def test_the_champion_is_decided_though_a_corpus_failed(
     chain = Chain(instance, resource)
     chain.ran(EVALUATE, DONE, "demo")
     chain.ran(EVALUATE, FAILED, "demo-plain")
+    assert stages_of(chain.asks()) == [(HEAR, "demo")]
+    chain.ran(HEAR, FAILED, "demo")
     (request,) = chain.asks()
-    assert request.tags[STAGE_TAG] == CONCLUDE
-    assert {key.to_user_string() for key in request.asset_selection or ()} == {
-        "champion",
-        "report",
-    }
+    assert (request.tags[STAGE_TAG], selected(request)) == (CONCLUDE, {"champion", "report"})
     chain.ran(CONCLUDE, RUNNING)
     assert chain.asks() == []
     chain.ran(CONCLUDE, FAILED)
@@ -215,12 +258,8 @@ def test_nightly_evaluates_only_what_can_be_evaluated(home: Path, tmp_path: Path
     requests = nightly(resource, *corpora, "no-longer-in-the-settings")
     found = {request.partition_key: request for request in requests}
     assert set(found) == {"demo", "seen"}
-    selected = {
-        name: {key.to_user_string() for key in request.asset_selection or ()}
-        for name, request in found.items()
-    }
-    assert selected["seen"] == {"stem_embeddings", "retrieval_scores"}
-    assert selected["demo"] == selected["seen"] | {"instrument_scores"}
+    assert selected(found["seen"]) == {"stem_embeddings", "retrieval_scores"}
+    assert selected(found["demo"]) == selected(found["seen"]) | {"instrument_scores"}
     assert {request.tags[CHAIN_TAG] for request in found.values()} == {"evaluation-2026-11-22"}
 
 
