@@ -110,10 +110,19 @@ def test_models_come_and_go(home: Path):
 
 
 def first_champion_by_the_sensor(resource: StemsHome) -> str:
-    """New songs are scanned, trained on, evaluated; with no champion before, A is promoted."""
+    """New songs are scanned, trained on, evaluated, heard; without a champion A is promoted."""
     with open_instance(resource.settings()) as instance:
         stages = list(sensed(resource, instance, looks=2))
-        assert stages == ["prepare", "prepare", "train", "evaluate", "evaluate", CONCLUDE]
+        assert stages == [
+            "prepare",
+            "prepare",
+            "train",
+            "evaluate",
+            "evaluate",
+            "hear",
+            "track",
+            CONCLUDE,
+        ]
         assert list(sensed(resource, instance, looks=0)) == []
     said = said_of_champion(resource)
     assert said["promoted"] is True

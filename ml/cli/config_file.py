@@ -1,4 +1,4 @@
-"""Add a corpus to ``config.yaml`` and leave everything else in it, comments included, as it is."""
+"""Corpora in ``config.yaml``, everything else in it, comments included, left as it is."""
 
 from __future__ import annotations
 
@@ -65,6 +65,33 @@ def add_corpus(
     return path
 
 
+def drop_corpus(settings: Settings, name: str) -> Path | None:
+    """Take a corpus out of ``STEMS_HOME/config.yaml``, aside and renamed.
+
+    Returns:
+        The file; None where it names no such corpus.
+
+    Raises:
+        SettingsError: the file is written in a way that cannot be edited line by line.
+    """
+    path = settings.layout.config_path
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before = yaml.safe_load(text) or {}
+    corpora = before.get("corpora", _default_corpora())
+    if name not in corpora:
+        return None
+    left = {key: value for key, value in corpora.items() if key != name}
+    if "corpora" in before:
+        edited = _without_entry(text, name, is_last=not left)
+    else:
+        edited = _with_entries(text, left)
+    if edited is None or yaml.safe_load(edited) != before | {"corpora": left}:
+        raise SettingsError(f"{path} cannot be edited safely; take {name!r} out of 'corpora:'")
+    with write_aside(path) as aside:
+        aside.write_text(edited, encoding="utf-8")
+    return path
+
+
 def _default_corpora() -> dict[str, Any]:
     default = Settings.model_fields["corpora"].get_default(call_default_factory=True)
     return {
@@ -91,6 +118,30 @@ def _with_entries(text: str, corpora: Mapping[str, Any]) -> str | None:
                 indent = line[: len(line) - len(line.lstrip())]
             end = place + 1
     return "\n".join([*lines[:end], *_dump(corpora, indent), *lines[end:]]) + "\n"
+
+
+def _without_entry(text: str, name: str, *, is_last: bool) -> str | None:
+    """The text without an entry of its ``corpora:`` block; None if it is not a block of lines."""
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("corpora:")), len(lines))
+    entry = re.compile(rf"""(\s+)(["']?){re.escape(name)}\2:""")
+    found = ((i, entry.match(line)) for i, line in enumerate(lines[start + 1 :], start + 1))
+    first, match = next(((i, match) for i, match in found if match), (0, None))
+    if match is None:
+        return None
+    indent = len(match[1])
+    end = first + 1
+    while end < len(lines) and (not lines[end].strip() or _indent(lines[end]) > indent):
+        end += 1
+    while not lines[end - 1].strip():  # empty lines stay with what follows
+        end -= 1
+    if is_last:
+        lines[start] = "corpora: {}"
+    return "\n".join([*lines[:first], *lines[end:]]) + "\n"
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _dump(corpora: Mapping[str, Any], indent: str) -> list[str]:

@@ -50,6 +50,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     build = _action(actions, "build", "scan a corpus into its corpus_tracks table")
     build.add_argument("name", metavar="NAME", help="name of the corpus")
     _add_workers(build)
+    remove = _action(
+        actions, "remove", "list (and remove) what was made of a corpus; its audio stays"
+    )
+    remove.add_argument("name", metavar="NAME", help="name of the corpus")
+    remove.add_argument("--delete", action="store_true", help="remove it, also from config.yaml")
     _action(actions, "list", "list the corpora of the settings")
 
 
@@ -148,6 +153,25 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
         print(problem, file=sys.stderr)
     state = "is up to date" if artifact.reused else "is made"
     print(f"{artifact.path} {state}: {_totals(artifact.summary)}")
+    return 0
+
+
+def _remove(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.cli.config_file import drop_corpus
+    from ml.remove_corpus import remove_corpus
+
+    removal = remove_corpus(settings, args.name)
+    path = drop_corpus(settings, args.name) if args.delete else None
+    if args.delete:
+        remove_corpus(settings, args.name, delete=True)
+    for uri, rows in removal.rows.items():
+        print(f"{_count(rows, 'row')} of {uri}")
+    for folder in removal.folders:
+        print(folder)
+    for sentence in removal.kept:
+        print(f"kept  {sentence}")
+    done = f"removed{f', also from {path}' if path else ''}"
+    print(f"{args.name}: {done if args.delete else 'nothing is removed without --delete'}")
     return 0
 
 
@@ -257,4 +281,4 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-_ACTIONS = {"inspect": _inspect, "add": _add, "build": _build, "list": _list}
+_ACTIONS = {"inspect": _inspect, "add": _add, "build": _build, "remove": _remove, "list": _list}
