@@ -1,4 +1,4 @@
-"""``stems migrate``: artifacts of older formats brought to the present one."""
+"""``stems migrate``: older formats brought to the present one, and a moved home in order."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="bring artifacts of older formats to the present one",
         description="Look at the format of every artifact of the home, and rewrite what is older "
         "where that can be done; the others are named with the command that makes them again. "
+        "In a home that was moved or copied, MLflow looks for artifacts here from now on. "
         "The databases of Dagster and MLflow have commands of their own; make migrate runs all.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -27,6 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Migrate; 1 when something is newer than this program or cannot be read."""
     from ml.migrations import migrate
+    from ml.training.moved_store import adopt_artifacts
 
     found = migrate(settings.layout, dry_run=args.dry_run)
     for artifact in found:
@@ -41,6 +43,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         }
         if sentence := sentences[artifact.outcome]:
             print(f"{path}: {sentence}")
+    for address, runs in adopt_artifacts(settings.layout, dry_run=args.dry_run).items():
+        would = "would be" if args.dry_run else "are"
+        print(f"mlflow: artifacts of {runs} runs {would} looked for here, no more in {address}")
     counts = Counter(artifact.outcome for artifact in found)
     parts = [f"{n} {outcome}" for outcome, n in sorted(counts.items())]
     print(f"{len(found)} artifacts: {', '.join(parts)}" if found else "no artifacts yet")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from ml.retrieval.database import (
     database_uri,
     ensure_table,
     first_line,
+    is_url,
     open_table,
     sql_text,
     stored_bytes,
@@ -87,13 +88,18 @@ def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
     manifest = read_embedding_manifest(layout, model_id, corpus)
     made = manifest["summary"]
     counts = {CHUNK_TABLE: made["chunks"], STEM_TABLE: made["gallery"]}
-    identity = {"model_id": model_id, "corpus": corpus, "embeddings": manifest["fingerprint"]}
     home = layout.lancedb / model_id
     record = home / "published" / corpus
     uri = database_uri(layout, model_id)
+    identity = {
+        "model_id": model_id,
+        "corpus": corpus,
+        "embeddings": manifest["fingerprint"],
+        "place": _place(layout, uri),
+    }
     found = find_current(record, identity, format_version=FORMAT_VERSION)
-    if found is not None and found.summary["uri"] == uri and _holds(uri, corpus, counts):
-        return found
+    if found is not None and _holds(uri, corpus, counts):
+        return replace(found, summary={**found.summary, "uri": uri})
     folder = layout.embeddings(model_id, corpus)
     for name, file_name in ((CHUNK_TABLE, CHUNKS), (STEM_TABLE, GALLERY)):
         merge_file(uri, name, folder / file_name, corpus=corpus, model_id=model_id)
@@ -219,6 +225,12 @@ def count_values(table: Table, column: str) -> dict[str, int]:
         for pair in batch[column].value_counts().to_pylist():
             counts[pair["values"]] += pair["counts"]
     return dict(sorted(counts.items()))
+
+
+def _place(layout: DataLayout, uri: str) -> str:
+    """A database's address that stays when the home is moved."""
+    is_inside = not is_url(uri) and Path(uri).is_relative_to(layout.home)
+    return Path(uri).relative_to(layout.home).as_posix() if is_inside else uri
 
 
 def _holds(uri: str, corpus: str, counts: Mapping[str, int]) -> bool:
