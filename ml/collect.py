@@ -28,7 +28,14 @@ from ml.artifacts import (
     read_json,
 )
 from ml.retrieval.champion import champion_path, read_champion
-from ml.shards.collect import recorded_sets, unused_shard_files
+from ml.shards.collect import (
+    NAMED_NOWHERE,
+    recorded_sets,
+    unused_shard_files,
+    unused_url_files,
+)
+from ml.shards.index import read_shards_manifest
+from ml.shards.remote import RemoteError, remove_file
 
 _MODEL_FOLDER = re.compile(r"(?:spectrum-)?([0-9a-f]{16})")
 """A model of a run, or the spectrum that is measured with its frontend. Others, such as CLAP's
@@ -52,7 +59,8 @@ _PLACES = (
 class Leftover:
     """A file or folder that can go."""
 
-    path: Path
+    path: Path | str
+    """A URL where it is in an object store."""
     n_bytes: int
     reason: str
 
@@ -82,17 +90,24 @@ class Holdings:
     """What could not be read, one sentence each: it may hold anything."""
 
 
-def collect_leftovers(layout: DataLayout, *, delete: bool = False) -> Leftovers:
+def collect_leftovers(
+    layout: DataLayout, *, delete: bool = False, has_remote: bool = False
+) -> Leftovers:
     """Find what nothing needs; with ``delete``, remove it.
 
     Args:
         layout: the home.
         delete: remove what is found, each thing under the lock of its folder.
+        has_remote: look at shards at a URL too. Only for who knows that no other home trains from
+            there: what other homes need is not known here.
+
+    Raises:
+        ml.shards.remote.RemoteError: a URL cannot be read.
     """
     holdings = read_holdings(layout)
     leftovers = Leftovers(kept=list(holdings.unclear))
     _collect_temporaries(layout, leftovers, delete=delete)
-    _collect_shards(layout, holdings, leftovers, delete=delete)
+    _collect_shards(layout, holdings, leftovers, delete=delete, has_remote=has_remote)
     if not holdings.unclear:
         _collect_models(layout, holdings, leftovers, delete=delete)
     return leftovers
@@ -153,7 +168,12 @@ def _temporaries(folder: Path) -> Iterator[Path]:
 
 
 def _collect_shards(
-    layout: DataLayout, holdings: Holdings, leftovers: Leftovers, *, delete: bool
+    layout: DataLayout,
+    holdings: Holdings,
+    leftovers: Leftovers,
+    *,
+    delete: bool,
+    has_remote: bool,
 ) -> None:
     parent = layout.shards("corpus").parent
     folders = _folders(parent)
@@ -172,15 +192,45 @@ def _collect_shards(
         return
     for folder in folders:
         with _locked(folder / ".lock", leftovers) as is_free:
-            if not is_free:
-                continue
-            try:
-                unused = list(unused_shard_files(folder, holdings.shards))
-            except ArtifactError as error:
-                leftovers.kept.append(f"{folder}: {error}")
-                continue
-            for path, reason in unused:
-                _take(leftovers, path, reason, delete=delete)
+            if is_free:
+                _collect_folder(folder, holdings, leftovers, delete=delete)
+            if is_free and has_remote and (url := _shards_url(layout, folder)) is not None:
+                _collect_url(folder, url, holdings, leftovers, delete=delete)
+
+
+def _collect_folder(
+    folder: Path, holdings: Holdings, leftovers: Leftovers, *, delete: bool
+) -> None:
+    try:
+        unused = list(unused_shard_files(folder, holdings.shards))
+    except ArtifactError as error:
+        leftovers.kept.append(f"{folder}: {error}")
+        return
+    for path, reason in unused:
+        _take(leftovers, path, reason, delete=delete)
+
+
+def _shards_url(layout: DataLayout, folder: Path) -> str | None:
+    """Where the shards of a corpus lie that are not, or not only, in the home."""
+    place = read_shards_manifest(folder).get("url") or layout.training_shards(folder.name)
+    return place if isinstance(place, str) else None
+
+
+def _collect_url(
+    folder: Path, url: str, holdings: Holdings, leftovers: Leftovers, *, delete: bool
+) -> None:
+    try:
+        unused = list(unused_url_files(folder, holdings.shards, url))
+    except RemoteError:
+        raise
+    except ArtifactError as error:
+        leftovers.kept.append(str(error))
+        return
+    for name, n_bytes in unused:
+        place = f"{url}/{name}"
+        leftovers.found.append(Leftover(path=place, n_bytes=n_bytes, reason=NAMED_NOWHERE))
+        if delete:
+            remove_file(place)
 
 
 def _collect_models(

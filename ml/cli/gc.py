@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ml.settings import Settings
 
@@ -17,6 +18,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "holds, with their sizes and why. Nothing is deleted without --delete.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument(
+        "--remote",
+        action="store_true",
+        help="look at shards at a URL (shards.uri) too; only if no other home trains from there",
+    )
     parser.add_argument("--delete", action="store_true", help="delete what is listed")
     parser.set_defaults(run=run)
 
@@ -25,9 +31,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """List, and delete if asked."""
     from ml.collect import collect_leftovers
 
-    leftovers = collect_leftovers(settings.layout, delete=args.delete)
+    leftovers = collect_leftovers(settings.layout, delete=args.delete, has_remote=args.remote)
     for leftover in leftovers.found:
-        path = leftover.path.relative_to(settings.layout.home)
+        path = leftover.path
+        if isinstance(path, Path):
+            path = path.relative_to(settings.layout.home)
         print(f"{leftover.n_bytes:15,d}  {path}: {leftover.reason}")
     for sentence in leftovers.kept:
         print(f"kept  {sentence}")

@@ -7,6 +7,7 @@ else of the form ``<split>-<number>-<digest>`` is unused; other files are nobody
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from ml.shards.index import (
     split_fingerprint,
 )
 
+NAMED_NOWHERE = "no manifest, checkpoint, unfinished run or unfinished build names it"
 _SHARD_FILE = re.compile(r"(?:train|valid|test)-\d{6,}-[0-9a-f]{8}(?:\.tar|\.index\.json)")
 
 
@@ -41,17 +43,48 @@ def unused_shard_files(folder: Path, held: Collection[str]) -> Iterator[tuple[Pa
     Raises:
         ArtifactError: a manifest cannot be read: what it names is unknown.
     """
-    named = _names(read_shards_manifest(folder)) | _unfinished(folder)
+    named = _named(folder, held) | _unfinished(folder)
     for path, fingerprints in recorded_sets(folder).items():
-        if path.name == MANIFEST_NAME:
-            continue
-        if fingerprints & set(held):
-            named |= _names(read_json(path))
-        else:
+        if path.name != MANIFEST_NAME and not fingerprints & set(held):
             yield path, "a replaced manifest that no run or checkpoint started from"
     for path in sorted(folder.iterdir()):
-        if _SHARD_FILE.fullmatch(path.name) and _tar_name(path) not in named:
-            yield path, "no manifest, checkpoint, unfinished run or unfinished build names it"
+        if _SHARD_FILE.fullmatch(path.name) and _tar_name(path.name) not in named:
+            yield path, NAMED_NOWHERE
+
+
+def unused_url_files(folder: Path, held: Collection[str], url: str) -> Iterator[tuple[str, int]]:
+    """Names and sizes of files at a URL that can go; the lock of the folder here is held.
+
+    Args:
+        folder: the shards of a corpus in this home, whose manifests say what is in use.
+        held: fingerprints of splits that training runs and checkpoints of this home name.
+        url: where the shards of the corpus are read, without a slash at its end.
+
+    Raises:
+        ArtifactError: a manifest cannot be read, or a build has not come to its end: what it has
+            put there is unknown.
+        ml.shards.remote.RemoteError: the URL cannot be read.
+    """
+    from ml.shards.remote import file_sizes, read_bytes
+
+    if (folder / UNFINISHED_NAME).is_file():
+        raise ArtifactError(f"{url}: a build is unfinished; end it with: stems shards build")
+    there = file_sizes(url)
+    named = _named(folder, held)
+    if MANIFEST_NAME in there:
+        named |= _names(json.loads(read_bytes(f"{url}/{MANIFEST_NAME}")))
+    for name, n_bytes in sorted(there.items()):
+        if _SHARD_FILE.fullmatch(name) and _tar_name(name) not in named:
+            yield name, n_bytes
+
+
+def _named(folder: Path, held: Collection[str]) -> set[str]:
+    """Shards that the current manifest or one that a run started from lists."""
+    named = _names(read_shards_manifest(folder))
+    for path, fingerprints in recorded_sets(folder).items():
+        if fingerprints & set(held):
+            named |= _names(read_json(path))
+    return named
 
 
 def _fingerprints(path: Path) -> set[str]:
@@ -80,6 +113,6 @@ def _unfinished(folder: Path) -> set[str]:
     return {head.name for head in heads if head.task in tasks}
 
 
-def _tar_name(path: Path) -> str:
+def _tar_name(name: str) -> str:
     """The shard that a file belongs to."""
-    return path.name.removesuffix(INDEX_SUFFIX).removesuffix(".tar") + ".tar"
+    return name.removesuffix(INDEX_SUFFIX).removesuffix(".tar") + ".tar"

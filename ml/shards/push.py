@@ -2,7 +2,7 @@
 
 A reader at the URL finds a shard when its index is there, which comes after its tar, and a set of
 shards when the manifest lists it. Tars are named by their content: what is put twice is there once.
-Nothing at a URL is ever deleted.
+Nothing at a URL is deleted but by ``stems gc --remote``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ written down nowhere. fsspec is imported only here, when a URL is used.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import tempfile
@@ -173,6 +174,21 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
         return system.cat_file(path, start=start, end=end)
 
     return persistently(url, read)
+
+
+def remove_file(url: str) -> None:
+    """Remove a file; one that is not there is fine.
+
+    Raises:
+        RemoteError: the URL cannot be written.
+    """
+
+    def remove() -> None:
+        system, path = open_url(url)
+        system.rm_file(path)
+
+    with contextlib.suppress(FileNotFoundError):
+        persistently(url, remove)
 
 
 def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:

@@ -32,9 +32,9 @@ LISTENS = """
 import time
 from assets_def.stopping import accept_stop_signals, stop_at_eof
 accept_stop_signals()
-stop_at_eof()
-print("ready", flush=True)
 try:
+    stop_at_eof()
+    print("ready", flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     print("saved", flush=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from ml.corpora.table import build_corpus_tracks
 from ml.retrieval.champion import write_champion
 from ml.shards.index import read_shards_manifest, split_fingerprint
 from ml.shards.plan import ShardConfig
+from ml.shards.push import push_shards
 from ml.shards.writer import build_shards
 
 MODEL, OTHER, GONE = "a" * 16, "b" * 16, "c" * 16
@@ -68,7 +70,7 @@ def embed(layout: DataLayout, model_id: str) -> None:
 
 def found(layout: DataLayout, **options: bool) -> set[str]:
     leftovers = collect_leftovers(layout, **options)
-    return {leftover.path.relative_to(layout.home).as_posix() for leftover in leftovers.found}
+    return {Path(x.path).relative_to(layout.home).as_posix() for x in leftovers.found}
 
 
 def files(layout: DataLayout) -> set[Path]:
@@ -100,6 +102,45 @@ def test_shards_of_a_replaced_set_go_unless_a_run_names_them(layout: DataLayout)
     assert deleted.n_bytes == sum(sizes.values())
     assert not any((layout.home / path).exists() for path in stale)
     assert build_shards("demo", layout, replace(ShardConfig(payload="pcm16"), segment_s=4.0)).reused
+
+
+def test_shards_in_a_bucket_go_only_when_asked_for(layout: DataLayout, s3: Any) -> None:
+    """Not those of the set there, of a run's set, of another home's manifest or of nobody's."""
+    uri, folder = "s3://stems/training", layout.shards("demo")
+    remote = replace(layout, shards_uri=uri)
+    trained_on, first = train_fingerprint(layout), current(layout)
+    push_shards(folder, uri)
+    second = build(layout, segment_s=4.0)
+    push_shards(folder, uri)
+    third = build(layout, segment_s=5.0)  # here alone: the manifest there lists the second
+    s3.put_object(Bucket="stems", Key="training/demo/notes.txt", Body=b"mine")
+    run = write_run(layout, "film-tiny-0", shards=[trained_on])
+    everything = objects(s3)
+    assert {name for name in everything if name.endswith(".tar")} == {*first, *second}
+
+    assert remote_found(remote) == set()
+    shutil.rmtree(run)
+    assert not [x for x in collect_leftovers(remote).found if isinstance(x.path, str)]
+    unused = {name for shard in first for name in (shard, shard.replace(".tar", ".index.json"))}
+    assert remote_found(remote) == unused
+    assert objects(s3) == everything  # looking deletes nothing
+    write_json(folder / "unfinished.json", {"tasks": []})
+    assert remote_found(remote, delete=True) == set()
+    (folder / "unfinished.json").unlink()
+    assert remote_found(remote, delete=True) == unused
+    assert objects(s3) == everything - unused
+    push_shards(folder, uri)
+    assert {name for name in objects(s3) if name.endswith(".tar")} == {*second, *third}
+
+
+def remote_found(layout: DataLayout, *, delete: bool = False) -> set[str]:
+    leftovers = collect_leftovers(layout, delete=delete, has_remote=True)
+    return {x.path.rpartition("/")[2] for x in leftovers.found if isinstance(x.path, str)}
+
+
+def objects(s3: Any) -> set[str]:
+    found = s3.list_objects_v2(Bucket="stems")["Contents"]
+    return {entry["Key"].rpartition("/")[2] for entry in found}
 
 
 def test_a_checkpoint_names_shards_as_a_run_does(layout: DataLayout) -> None:
@@ -139,7 +180,7 @@ def test_whatever_is_unclear_keeps_all_shards_and_models(layout: DataLayout) -> 
     for name, break_ in unclear.items():
         break_()
         leftovers = collect_leftovers(layout, delete=True)
-        kinds = {leftover.path.parent.name for leftover in leftovers.found}
+        kinds = {Path(leftover.path).parent.name for leftover in leftovers.found}
         assert not kinds & {"demo", "replaced"}, name
         assert leftovers.kept, name
         if name == "unknown set":
@@ -221,7 +262,7 @@ def test_what_beat_tracking_and_the_other_protocol_made_goes_with_its_model(
     with lock(layout.embeddings(GONE, "demo") / "predecessor" / ".lock"):
         assert found(layout) == gone - {f"embeddings/{GONE}"}
     leftovers = collect_leftovers(layout, delete=True)
-    assert {path.path.relative_to(layout.home).as_posix() for path in leftovers.found} == gone
+    assert {Path(x.path).relative_to(layout.home).as_posix() for x in leftovers.found} == gone
     assert not any((layout.home / path).exists() for path in gone)
     assert any("begun does not say whose probes" in sentence for sentence in leftovers.kept)
     for path in ("features/log-mel-0123456789abcdef", f"features/{MODEL}", "probes/film"):
