@@ -45,7 +45,7 @@ live: $(READY)  ## dagster dev and an MLflow server driven as their users do (ab
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
 
-bench: $(READY)  ## what things cost here, beside named peers (about 6 minutes; ffmpeg is one of them)
+bench: $(READY)  ## what things cost here, beside named peers (about 15 minutes; ffmpeg is one of them)
 	$(QUIET) $(BIN)/python -m ml.benchmarks
 
 # Runs on a bare box: any python3 with torch, torchaudio, numpy, soundfile and webdataset.

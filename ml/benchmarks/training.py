@@ -22,6 +22,7 @@ import torch
 
 from ml.benchmarks.measure import Measure
 from ml.benchmarks.tones import Tones, write_tone_shards
+from ml.device import keep_freed_memory
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.shards.index import Payload
@@ -106,6 +107,7 @@ def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
 def measure() -> Iterator[Measure]:
     """Loading from shards, then tracking."""
     logging.getLogger("ml.shards").setLevel(logging.ERROR)
+    keep_freed_memory()  # as every training does
     with tempfile.TemporaryDirectory(prefix="training-") as scratch:
         yield measure_loading(Path(scratch), "pcm16")
         for decoded_gb in (QUIET.decoded_gb, 0.0):
