@@ -25,8 +25,8 @@ from dagster_pipes import (
 )
 
 from assets_def.stopping import UNTIL_EOF, accept_stop_signals, stop_at_eof
-from ml.artifacts import LockedError
 from ml.cli.main import set_up_logging
+from ml.locks import LockedError
 from ml.settings import Settings, load_settings
 
 MODULE = "assets_def.train_process"

@@ -9,12 +9,10 @@ disk is the one it would build.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,10 +26,6 @@ MANIFEST_NAME = "manifest.json"
 
 class ArtifactError(ValueError):
     """An artifact is missing, damaged, of another format, or does not fit its consumer."""
-
-
-class LockedError(RuntimeError):
-    """Another process is building this artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,37 +289,3 @@ def finish(
     }
     write_json(folder / MANIFEST_NAME, manifest)
     return Artifact(path=folder, fingerprint=version, summary=dict(summary))
-
-
-@contextlib.contextmanager
-def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock that the kernel frees when the process dies, however it dies.
-
-    Args:
-        path: the file to lock.
-        waits: for who holds it, where that takes moments.
-
-    Raises:
-        LockedError: another process holds it; names its process id and host.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise LockedError(
-                f"{path.parent} is being written by {holder}; wait for it or stop it"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def lock_above(path: Path, home: Path) -> Path | None:
-    """The nearest ``.lock`` that whoever writes ``path`` holds; None: there is none below home."""
-    folders = [folder for folder in path.parents if folder.is_relative_to(home)]
-    return next((folder / ".lock" for folder in folders if (folder / ".lock").is_file()), None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml.artifacts import Artifact, DataLayout, find_current, finish, lock, write_aside
+from ml.artifacts import Artifact, DataLayout, find_current, finish, write_aside
 from ml.beats.annotations import BeatSet
 from ml.beats.beat_sets import beats_version
 from ml.beats.dbn import DBNBeatDecoder
@@ -27,6 +27,7 @@ from ml.beats.probe import FPS
 from ml.beats.probe_files import read_probe_manifest
 from ml.beats.tempo import tempo_bpm
 from ml.beats.track_scores import ANNOTATION, METRICS, chance_values, score_track
+from ml.locks import lock
 from ml.progress import progress
 from ml.retrieval.bootstrap import Interval, TrackBootstrap
 from ml.retrieval.score_files import FORMAT_VERSION, write_scores

@@ -25,7 +25,6 @@ from ml.artifacts import (
     find_current,
     fingerprint,
     finish,
-    lock,
     read_json,
     read_manifest,
     write_json,
@@ -34,6 +33,7 @@ from ml.audio.files import mix_parts, read_stem
 from ml.beats.features import FeatureConfig, step_count, track_features
 from ml.corpora.corpus import CorpusError, Track
 from ml.device import keep_freed_memory, one_thread
+from ml.locks import lock
 from ml.progress import progress
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml.artifacts import Artifact, DataLayout, find_current, finish, lock
+from ml.artifacts import Artifact, DataLayout, find_current, finish
 from ml.beats.annotations import BeatSet
 from ml.beats.beat_sets import beats_version, probe_tracks
 from ml.beats.evaluate import beat_scores
@@ -20,6 +20,7 @@ from ml.beats.probe import FPS, ProbeConfig, TrainedProbe, train_probe
 from ml.beats.probe_files import ALL, FORMAT_VERSION, write_probe
 from ml.beats.probe_tracks import ProbeTrack
 from ml.device import one_thread
+from ml.locks import lock
 
 if TYPE_CHECKING:
     from ml.beats.inputs import BeatInput

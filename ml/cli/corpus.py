@@ -158,7 +158,7 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 def _remove(args: argparse.Namespace, settings: Settings) -> int:
     from ml.cli.config_file import drop_corpus
-    from ml.remove_corpus import remove_corpus
+    from ml.upkeep.remove_corpus import remove_corpus
 
     removal = remove_corpus(settings, args.name)
     path = drop_corpus(settings, args.name) if args.delete else None

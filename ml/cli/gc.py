@@ -29,7 +29,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """List, and delete if asked."""
-    from ml.collect import collect_leftovers
+    from ml.upkeep.collect import collect_leftovers
 
     leftovers = collect_leftovers(settings.layout, delete=args.delete, has_remote=args.remote)
     for leftover in leftovers.found:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml.artifacts import ArtifactError, LockedError
+from ml.artifacts import ArtifactError
+from ml.locks import LockedError
 
 VERBS = (
     "demo",

@@ -27,8 +27,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Migrate; 1 when something is newer than this program or cannot be read."""
-    from ml.migrations import migrate
-    from ml.training.moved_store import adopt_artifacts
+    from ml.upkeep.migrations import migrate
+    from ml.upkeep.moved_store import adopt_artifacts
 
     found = migrate(settings.layout, dry_run=args.dry_run)
     for artifact in found:

@@ -19,12 +19,12 @@ from ml.artifacts import (
     DataLayout,
     find_current,
     finish,
-    lock,
     read_manifest,
     write_aside,
 )
 from ml.corpora.corpus import MUSIC
 from ml.corpora.table import read_corpus_tracks
+from ml.locks import lock
 from ml.models.label_encoders import LabelEncoder, build_label_encoder
 
 if TYPE_CHECKING:

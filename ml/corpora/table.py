@@ -23,7 +23,6 @@ from ml.artifacts import (
     find_current,
     fingerprint,
     finish,
-    lock,
     read_manifest,
     write_aside,
 )
@@ -31,6 +30,7 @@ from ml.audio.activity import ActivityConfig
 from ml.corpora.corpus import Corpus, Stem, Track
 from ml.corpora.scan import StemScan, listed_tracks, scan_stems, track_problems
 from ml.corpora.scan_record import compact_scans, read_scans, record_scans
+from ml.locks import lock
 
 if TYPE_CHECKING:
     import polars as pl

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml.artifacts import Artifact, file_fingerprint, find_current, finish, lock
+from ml.artifacts import Artifact, file_fingerprint, find_current, finish
 from ml.download import download
+from ml.locks import lock
 from ml.models.clap_files import HUB, PUBLISHED, PublishedFile
 
 FORMAT_VERSION = 1

@@ -19,10 +19,10 @@ from ml.artifacts import (
     DataLayout,
     find_current,
     finish,
-    lock,
     read_json,
     write_aside,
 )
+from ml.locks import lock
 from ml.reports.alignment_section import alignment_inputs, alignment_sections
 from ml.reports.beat_section import beat_inputs, beat_sections
 from ml.reports.instrument_section import instrument_inputs, instrument_sections

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml.artifacts import Artifact, DataLayout, find_current, finish, lock
+from ml.artifacts import Artifact, DataLayout, find_current, finish
 from ml.device import Precision
+from ml.locks import lock
 from ml.retrieval.alignment_pass import QueryChunks, query_chunks
 from ml.retrieval.chunk_ranks import ChunkRanks, alignment_scores, chunk_ranks, offset_rows
 from ml.retrieval.embedding_files import (

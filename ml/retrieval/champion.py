@@ -17,11 +17,11 @@ from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
     DataLayout,
-    lock,
     read_json,
     read_manifest,
     write_json,
 )
+from ml.locks import lock
 
 if TYPE_CHECKING:
     from ml.models.stem_jepa import StemJepa

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ml.artifacts import ArtifactError, DataLayout, lock
+from ml.artifacts import ArtifactError, DataLayout
+from ml.locks import lock
 
 if TYPE_CHECKING:
     import pyarrow as pa

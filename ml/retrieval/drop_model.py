@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, lock, read_json
+from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
+from ml.locks import lock
 from ml.retrieval.champion import current_champion
 from ml.retrieval.database import database_uri, drop_tables, stored_bytes, table_names
 

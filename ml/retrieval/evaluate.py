@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ml.artifacts import Artifact, DataLayout, find_current, finish, lock
+from ml.artifacts import Artifact, DataLayout, find_current, finish
+from ml.locks import lock
 from ml.retrieval.answers import Answers, Gallery, answer_queries, common_gallery, gallery_chance
 from ml.retrieval.bootstrap import Interval, Statistic, TrackBootstraps
 from ml.retrieval.embedding_files import Embeddings, read_embeddings

@@ -25,15 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from ml.artifacts import (
-    Artifact,
-    ArtifactError,
-    DataLayout,
-    find_current,
-    finish,
-    lock,
-    read_manifest,
-)
+from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish, read_manifest
+from ml.locks import lock
 from ml.models.label_encoders import LabelEncoder
 from ml.retrieval.embedding_files import GALLERY, read_table
 from ml.retrieval.instrument_files import EVALUATION, write_confusion, write_instruments

@@ -21,12 +21,12 @@ from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
     fingerprint,
-    lock,
     read_json,
     write_folder_aside,
     write_json,
 )
 from ml.corpora.corpus import Track
+from ml.locks import lock
 from ml.progress import progress
 from ml.retrieval.embedding_files import join_tables, write_table
 from ml.retrieval.embedding_source import EmbeddingSource

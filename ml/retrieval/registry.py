@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import MANIFEST_NAME, DataLayout, lock, read_json
+from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
+from ml.locks import lock
 from ml.retrieval.champion import (
     ChampionChangedError,
     checkpoint_path,

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish, lock
+from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish
+from ml.locks import lock
 from ml.retrieval.database import (
     commit,
     connect,

@@ -36,10 +36,10 @@ from ml.artifacts import (
     find_current,
     fingerprint,
     finish,
-    lock,
     read_json,
     write_json,
 )
+from ml.locks import lock
 from ml.plain import jsonable
 from ml.processes import completed, process_pool
 from ml.progress import progress
@@ -90,7 +90,7 @@ def build_shards(
         ArtifactError: an input is missing, or no segment of the corpus gives a pair.
         ml.shards.estimate.DiskSpaceError: the disk has no room; nothing was written.
         ml.audio.files.AudioError: a file is missing or cannot be decoded.
-        ml.artifacts.LockedError: another process is building these shards.
+        ml.locks.LockedError: another process is building these shards.
         ml.processes.WorkersError: who should make them died or cannot be reached.
         ml.shards.remote.RemoteError: ``uri`` cannot be read or written.
     """

@@ -16,13 +16,9 @@ from typing import Any
 
 import torch
 
-from ml.artifacts import (
-    MANIFEST_NAME,
-    Artifact,
-    DataLayout,
-    lock,
-)
+from ml.artifacts import MANIFEST_NAME, Artifact, DataLayout
 from ml.device import keep_freed_memory
+from ml.locks import lock
 from ml.shards.folders import training_folder
 from ml.shards.reader import ShardPairs
 from ml.training.checkpoints import read_checkpoint_manifest

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml.artifacts import MANIFEST_NAME, ArtifactError, lock
+from ml.artifacts import MANIFEST_NAME, ArtifactError
+from ml.locks import lock
 from ml.plain import flat
 from ml.training.record import RECORD_NAME, read_record
 from ml.training.run_description import read_run

@@ -23,7 +23,8 @@ from torch import equal
 
 from assets_def.resources import StemsHome
 from assets_def.results import mlflow_run
-from ml.artifacts import DataLayout, lock, read_json
+from ml.artifacts import DataLayout, read_json
+from ml.locks import lock
 from ml.training.config import LoopConfig
 from ml.training.model_index import read_models
 from ml.training.record import read_record

@@ -1,18 +1,14 @@
-"""Artifacts: nothing half-written, versions, locks that die with their holder."""
+"""Artifacts: nothing half-written, versions."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ml.artifacts import (
     ArtifactError,
-    LockedError,
     find_current,
     fingerprint,
     finish,
-    lock,
     read_manifest,
     write_aside,
     write_folder_aside,
@@ -75,20 +71,3 @@ def test_no_nan_gets_into_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
-    path = tmp_path / "run" / ".lock"
-    program = (
-        "import sys, time; from pathlib import Path; from ml.artifacts import lock\n"
-        f"with lock(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(LockedError, match=f"process {holder.pid} on "), lock(path):
-        pass
-    holder.kill()  # SIGKILL: no chance to clean up
-    holder.wait()
-    with lock(path):
-        pass

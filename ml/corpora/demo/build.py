@@ -27,7 +27,6 @@ from ml.artifacts import (
     find_current,
     fingerprint,
     finish,
-    lock,
     read_json,
     write_folder_aside,
     write_json,
@@ -43,6 +42,7 @@ from ml.corpora.demo.songs import (
     track_id,
 )
 from ml.corpora.demo.spectra import RATE_HZ
+from ml.locks import lock
 from ml.progress import progress
 
 FORMAT_VERSION = 1

@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ml.artifacts import ArtifactError, DataLayout, LockedError, lock
+from ml.artifacts import ArtifactError, DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.corpora.labels import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
+from ml.locks import LockedError, lock
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import PredictorConfig
 from ml.models.stem_jepa import StemJepa

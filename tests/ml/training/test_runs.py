@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ml.artifacts import ArtifactError, DataLayout, LockedError, lock, read_json, write_json
+from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
+from ml.locks import LockedError, lock
 from ml.models.label_encoders import build_label_encoder
 from ml.models.stem_jepa import load_model
 from ml.shards.reader import ShardPairs

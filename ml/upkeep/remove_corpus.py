@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ml.artifacts import ArtifactError, DataLayout, lock
-from ml.collect import read_holdings
+from ml.artifacts import ArtifactError, DataLayout
+from ml.locks import lock
 from ml.settings import Settings, SettingsError
 from ml.shards.collect import recorded_sets
+from ml.upkeep.collect import read_holdings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,20 +10,21 @@ import lancedb
 import pytest
 import yaml
 
-from ml import remove_corpus as removing
-from ml.artifacts import ArtifactError, DataLayout, lock
+from ml.artifacts import ArtifactError, DataLayout
 from ml.cli.config_file import add_corpus, drop_corpus
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
 from ml.corpora.labels import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
+from ml.locks import lock
 from ml.models.stem_jepa import load_model
-from ml.remove_corpus import remove_corpus
 from ml.retrieval.database import database_uri
 from ml.retrieval.embed import embed_corpus
 from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, count_rows, publish_corpus
 from ml.settings import SettingsError, load_settings
 from ml.training.model_index import read_models
+from ml.upkeep import remove_corpus as removing
+from ml.upkeep.remove_corpus import remove_corpus
 
 CONFIG = """\
 # mine

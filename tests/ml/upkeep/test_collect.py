@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from ml.artifacts import DataLayout, lock, write_json
-from ml.collect import collect_leftovers
+from ml.artifacts import DataLayout, write_json
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
+from ml.locks import lock
 from ml.retrieval.champion import write_champion
 from ml.shards.index import read_shards_manifest, split_fingerprint
 from ml.shards.plan import ShardConfig
 from ml.shards.push import push_shards
 from ml.shards.writer import build_shards
+from ml.upkeep.collect import collect_leftovers
 
 MODEL, OTHER, GONE = "a" * 16, "b" * 16, "c" * 16
 

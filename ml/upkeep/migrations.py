@@ -20,11 +20,10 @@ from ml.artifacts import (
     ArtifactError,
     DataLayout,
     identity_fingerprint,
-    lock,
-    lock_above,
     read_json,
     write_json,
 )
+from ml.locks import lock, lock_above
 
 Step = Callable[[Path, Mapping[str, Any]], Mapping[str, Any]]
 """The folder of an artifact and its manifest → the manifest in the next format.

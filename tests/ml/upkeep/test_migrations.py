@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from ml import migrations
-from ml.artifacts import MANIFEST_NAME, DataLayout, LockedError, lock, read_json, write_json
+from ml.artifacts import MANIFEST_NAME, DataLayout, read_json, write_json
 from ml.cli.main import main
 from ml.corpora import table
 from ml.corpora.corpus import open_corpus
 from ml.corpora.labels import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
-from ml.migrations import Kind, known_kinds, migrate
+from ml.locks import LockedError, lock
 from ml.models.stem_jepa import load_model
 from ml.retrieval.embed import embed_corpus
 from ml.settings import load_settings
 from ml.shards.writer import ShardConfig, build_shards
 from ml.training.model_index import read_models
+from ml.upkeep import migrations
+from ml.upkeep.migrations import Kind, known_kinds, migrate
 
 
 @pytest.fixture

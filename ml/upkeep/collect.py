@@ -18,15 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import (
-    MANIFEST_NAME,
-    ArtifactError,
-    DataLayout,
-    LockedError,
-    lock,
-    lock_above,
-    read_json,
-)
+from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
+from ml.locks import LockedError, lock, lock_above
 from ml.retrieval.champion import champion_path, read_champion
 from ml.shards.collect import (
     NAMED_NOWHERE,
