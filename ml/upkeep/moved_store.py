@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
-from ml.artifacts import DataLayout
+from ml.artifacts import ArtifactError, DataLayout
 
 _COLUMNS = (
     ("experiments", "artifact_location"),
@@ -17,6 +18,8 @@ _COLUMNS = (
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
+WAITS_S = 5.0
+"""For who writes to the database."""
 _FOLDER = "/mlflow/artifacts"
 """How the address ends that ``tracking.find_or_make_experiment`` gives a local store."""
 
@@ -30,12 +33,24 @@ def adopt_artifacts(layout: DataLayout, *, dry_run: bool = False) -> dict[str, i
 
     Returns:
         Address where they were looked for → how many runs. Empty where nothing had to be changed.
+
+    Raises:
+        ArtifactError: it is no database of MLflow, or another process is writing to it.
     """
     path = layout.mlflow / "mlflow.db"
     if not path.is_file():
         return {}
-    here = (layout.mlflow / "artifacts").resolve().as_uri()
-    with closing(sqlite3.connect(path)) as database, database:
+    try:
+        return _adopt(path, (layout.mlflow / "artifacts").resolve().as_uri(), dry_run=dry_run)
+    except sqlite3.Error as error:
+        raise ArtifactError(
+            f"{path} cannot be changed ({error}); expected a database of MLflow that no server has "
+            "open: stop it, or bring the file back from a copy"
+        ) from None
+
+
+def _adopt(path: Path, here: str, *, dry_run: bool) -> dict[str, int]:
+    with closing(sqlite3.connect(path, timeout=WAITS_S)) as database, database:
         old = [
             address
             for (address,) in database.execute("SELECT artifact_location FROM experiments")

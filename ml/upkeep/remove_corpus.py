@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,10 +38,12 @@ def remove_corpus(settings: Settings, name: str, *, delete: bool = False) -> Rem
         delete: remove it.
 
     Raises:
-        SettingsError: training, beats or promotion name the corpus.
+        SettingsError: training, beats or promotion name the corpus, or it is no name of one.
         ArtifactError: there is nothing of such a corpus.
         LockedError: something of it is being made.
     """
+    if name in ("", "..") or name != Path(name).name:
+        raise SettingsError(f"{name!r} is no name of a corpus; expected one without slashes")
     _refuse_needed(settings, name)
     layout, removal = settings.layout, Removal()
     removal.rows.update(_remove_rows(layout, name, delete=delete))
@@ -88,10 +91,11 @@ def _remove_rows(layout: DataLayout, name: str, *, delete: bool) -> Iterator[tup
 
 def _folders(layout: DataLayout, name: str, removal: Removal) -> Iterator[Path]:
     """Folders of what was made of the corpus; records of publications first."""
-    yield from sorted(layout.lancedb.glob(f"*/published/{name}"))
-    yield from sorted(layout.scores("*", name).parent.parent.glob(f"*/{name}"))
-    yield from sorted(layout.beat_features("*", name).parent.parent.glob(f"*/{name}"))
-    yield from sorted(layout.embeddings("*", name).parent.parent.glob(f"*/{name}"))
+    only = glob.escape(name)
+    yield from sorted(layout.lancedb.glob(f"*/published/{only}"))
+    yield from sorted(layout.scores("*", name).parent.parent.glob(f"*/{only}"))
+    yield from sorted(layout.beat_features("*", name).parent.parent.glob(f"*/{only}"))
+    yield from sorted(layout.embeddings("*", name).parent.parent.glob(f"*/{only}"))
     if layout.shards(name).is_dir():
         if users := _trained_on(layout, name):
             removal.kept.append(

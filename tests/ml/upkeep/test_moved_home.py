@@ -1,12 +1,15 @@
 """A home that was moved: nothing is made again, what was found is found, MLflow has its files."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml.artifacts import Artifact
+from ml.artifacts import Artifact, ArtifactError
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
 from ml.corpora.labels import build_label_embeddings, read_label_vectors
@@ -21,7 +24,8 @@ from ml.settings import load_settings
 from ml.shards.writer import ShardConfig, build_shards
 from ml.training.model_index import read_models
 from ml.training.runs import train_preset
-from ml.training.tracking import mlflow_client, mlflow_tracker
+from ml.training.tracking import find_or_make_experiment, mlflow_client, mlflow_tracker
+from ml.upkeep import moved_store
 
 CONFIG = """
 corpora: {demo: {kind: demo, root: corpora/demo}}
@@ -92,3 +96,32 @@ def test_a_moved_home_is_the_same_home(
     assert (copy / "model.safetensors").is_file()
     assert main(["--home", str(moved), "migrate"]) == 0
     assert "mlflow" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, but text" * 100])
+def test_what_is_no_database_of_mlflow_is_named(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "mlflow" / "mlflow.db"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert main(["--home", str(tmp_path), "migrate"]) == 2
+    assert f"{path} cannot be changed (" in capsys.readouterr().err
+    assert path.read_bytes() == content
+
+
+def test_a_database_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    client = mlflow_client(load_settings(tmp_path).tracking_uri)
+    find_or_make_experiment(client, "stems")
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "mlflow", moved / "mlflow")
+    layout = load_settings(moved).layout
+    monkeypatch.setattr(moved_store, "WAITS_S", 0.1)
+    with (
+        closing(sqlite3.connect(moved / "mlflow" / "mlflow.db")) as writer,
+        pytest.raises(ArtifactError, match=r"database is locked.*stop it"),
+    ):
+        writer.execute("BEGIN EXCLUSIVE")
+        moved_store.adopt_artifacts(layout)
+    assert moved_store.adopt_artifacts(layout) == {(tmp_path / "mlflow" / "artifacts").as_uri(): 0}
+    assert moved_store.adopt_artifacts(layout) == {}

@@ -162,6 +162,20 @@ def test_what_is_being_made_is_not_removed(layout: DataLayout):
     assert layout.tracks("demo-plain").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((name, "holds nothing of a corpus") for name in ("*", "demo*", "[d]emo-plain", "?")),
+        *((name, "is no name of a corpus") for name in ("..", ".", "a/b", "/", "")),
+    ],
+)
+def test_a_pattern_or_a_path_removes_nothing(layout: DataLayout, name: str, said: str):
+    before = rows(layout, "demo-plain"), traces(layout.home, "demo-plain")
+    with pytest.raises((ArtifactError, SettingsError), match=said):
+        remove_corpus(load_settings(layout.home), name, delete=True)
+    assert (rows(layout, "demo-plain"), traces(layout.home, "demo-plain")) == before
+
+
 def test_a_corpus_nobody_knows(tmp_path: Path):
     with pytest.raises(ArtifactError, match="nothing of a corpus 'x'; known: demo, demo-plain"):
         remove_corpus(load_settings(tmp_path), "x")
