@@ -92,21 +92,11 @@ def _up_to_date(presets: Sequence[str], settings: Settings) -> dict[str, Artifac
 
 def _trained(preset: str, settings: Settings) -> Artifact:
     """A finished model; a tracker is only asked for when there is something to train."""
-    from ml.training.runs import train_preset
 
     def unfinished(folder: Path, _name: str) -> NoReturn:
         raise _UnfinishedError(folder)
 
-    training = settings.training
-    return train_preset(
-        preset,
-        layout=settings.layout,
-        corpora=training.corpora,
-        size=training.size,
-        seed=training.seed,
-        overrides=training.overrides,
-        tracker=unfinished,
-    )
+    return train_process.train_as_set(preset, settings, tracker=unfinished)
 
 
 def _said(ending: Ending, kind: str) -> list[Mapping[str, Any]]:

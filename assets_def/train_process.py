@@ -25,6 +25,7 @@ from dagster_pipes import (
 )
 
 from assets_def.stopping import UNTIL_EOF, accept_stop_signals, stop_at_eof
+from ml.artifacts import Artifact
 from ml.cli.main import set_up_logging
 from ml.locks import LockedError
 from ml.settings import Settings, load_settings
@@ -88,7 +89,6 @@ def _train(
     from assets_def.train_progress import ProgressTracker
     from ml.device import choose_device
     from ml.training.loop import NonFiniteLossError
-    from ml.training.runs import train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
 
     def tracker(folder: Path, name: str) -> RunTracker:
@@ -98,18 +98,9 @@ def _train(
         pipes.report_custom_message({"kind": "run", "folder": str(folder)})
         return ProgressTracker(mlflow, folder, pipes.log.info)
 
-    training = settings.training
     try:
-        artifact = train_preset(
-            preset,
-            layout=settings.layout,
-            corpora=training.corpora,
-            size=training.size,
-            seed=training.seed,
-            overrides=training.overrides,
-            device=choose_device("auto"),
-            tracker=tracker,
-            tags=tags,
+        artifact = train_as_set(
+            preset, settings, device=choose_device("auto"), tracker=tracker, tags=tags
         )
     except NonFiniteLossError as error:
         raise _HopelessError(str(error)) from error
@@ -124,6 +115,28 @@ def _train(
                 "summary": dict(artifact.summary),
             }
         )
+
+
+def train_as_set(preset: str, settings: Settings, **more: Any) -> Artifact:
+    """``train_preset`` as the settings say; Dagster asks with it what is trained, and trains.
+
+    Args:
+        preset: which.
+        settings: of the home.
+        more: further arguments, which do not decide the weights.
+    """
+    from ml.training.runs import train_preset
+
+    training = settings.training
+    return train_preset(
+        preset,
+        layout=settings.layout,
+        corpora=training.corpora,
+        size=training.size,
+        seed=training.seed,
+        overrides=training.overrides,
+        **more,
+    )
 
 
 def _become_torchrun(processes: int, arguments: Sequence[str]) -> None:

@@ -7,13 +7,13 @@ else of the form ``<split>-<number>-<digest>`` is unused; other files are nobody
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, read_json
+from ml.shards.folders import ShardFolder
 from ml.shards.index import (
     INDEX_SUFFIX,
     REPLACED,
@@ -43,8 +43,9 @@ def unused_shard_files(folder: Path, held: Collection[str]) -> Iterator[tuple[Pa
     Raises:
         ArtifactError: a manifest cannot be read: what it names is unknown.
     """
-    named = _named(folder, held) | _unfinished(folder)
-    for path, fingerprints in recorded_sets(folder).items():
+    sets = recorded_sets(folder)
+    named = _named(folder, sets, held) | _unfinished(folder)
+    for path, fingerprints in sets.items():
         if path.name != MANIFEST_NAME and not fingerprints & set(held):
             yield path, "a replaced manifest that no run or checkpoint started from"
     for path in sorted(folder.iterdir()):
@@ -52,36 +53,39 @@ def unused_shard_files(folder: Path, held: Collection[str]) -> Iterator[tuple[Pa
             yield path, NAMED_NOWHERE
 
 
-def unused_url_files(folder: Path, held: Collection[str], url: str) -> Iterator[tuple[str, int]]:
+def unused_url_files(
+    folder: Path, held: Collection[str], remote: ShardFolder
+) -> Iterator[tuple[str, int]]:
     """Names and sizes of files at a URL that can go; the lock of the folder here is held.
 
     Args:
         folder: the shards of a corpus in this home, whose manifests say what is in use.
         held: fingerprints of splits that training runs and checkpoints of this home name.
-        url: where the shards of the corpus are read, without a slash at its end.
+        remote: where the shards of the corpus lie.
 
     Raises:
         ArtifactError: a manifest cannot be read, or a build has not come to its end: what it has
             put there is unknown.
         ml.shards.remote.RemoteError: the URL cannot be read.
     """
-    from ml.shards.remote import file_sizes, read_bytes
+    from ml.shards.remote import file_sizes
 
+    url = remote.where("").rstrip("/")
     if (folder / UNFINISHED_NAME).is_file():
         raise ArtifactError(f"{url}: a build is unfinished; end it with: stems shards build")
     there = file_sizes(url)
-    named = _named(folder, held)
+    named = _named(folder, recorded_sets(folder), held)
     if MANIFEST_NAME in there:
-        named |= _names(json.loads(read_bytes(f"{url}/{MANIFEST_NAME}")))
+        named |= _names(remote.manifest())
     for name, n_bytes in sorted(there.items()):
         if _SHARD_FILE.fullmatch(name) and _tar_name(name) not in named:
             yield name, n_bytes
 
 
-def _named(folder: Path, held: Collection[str]) -> set[str]:
+def _named(folder: Path, sets: Mapping[Path, set[str]], held: Collection[str]) -> set[str]:
     """Shards that the current manifest or one that a run started from lists."""
     named = _names(read_shards_manifest(folder))
-    for path, fingerprints in recorded_sets(folder).items():
+    for path, fingerprints in sets.items():
         if fingerprints & set(held):
             named |= _names(read_json(path))
     return named

@@ -27,8 +27,8 @@ from ml.shards.collect import (
     unused_shard_files,
     unused_url_files,
 )
-from ml.shards.index import read_shards_manifest
-from ml.shards.remote import RemoteError, remove_file
+from ml.shards.folders import ShardFolder, built_folder, training_folder
+from ml.shards.remote import RemoteError, RemoteFolder, remove_file
 
 _MODEL_FOLDER = re.compile(r"(?:spectrum-)?([0-9a-f]{16})")
 """A model of a run, or the spectrum that is measured with its frontend. Others, such as CLAP's
@@ -187,8 +187,8 @@ def _collect_shards(
         with _locked(folder / ".lock", leftovers) as is_free:
             if is_free:
                 _collect_folder(folder, holdings, leftovers, delete=delete)
-            if is_free and has_remote and (url := _shards_url(layout, folder)) is not None:
-                _collect_url(folder, url, holdings, leftovers, delete=delete)
+            if is_free and has_remote and (remote := _remote_folder(layout, folder.name)):
+                _collect_remote(folder, remote, holdings, leftovers, delete=delete)
 
 
 def _collect_folder(
@@ -203,24 +203,24 @@ def _collect_folder(
         _take(leftovers, path, reason, delete=delete)
 
 
-def _shards_url(layout: DataLayout, folder: Path) -> str | None:
-    """Where the shards of a corpus lie that are not, or not only, in the home."""
-    place = read_shards_manifest(folder).get("url") or layout.training_shards(folder.name)
-    return place if isinstance(place, str) else None
+def _remote_folder(layout: DataLayout, corpus: str) -> ShardFolder | None:
+    """The shards of a corpus at a URL, where they were built or training reads them."""
+    places = (built_folder(layout, corpus), training_folder(layout, corpus))
+    return next((place for place in places if isinstance(place, RemoteFolder)), None)
 
 
-def _collect_url(
-    folder: Path, url: str, holdings: Holdings, leftovers: Leftovers, *, delete: bool
+def _collect_remote(
+    folder: Path, remote: ShardFolder, holdings: Holdings, leftovers: Leftovers, *, delete: bool
 ) -> None:
     try:
-        unused = list(unused_url_files(folder, holdings.shards, url))
+        unused = list(unused_url_files(folder, holdings.shards, remote))
     except RemoteError:
         raise
     except ArtifactError as error:
         leftovers.kept.append(str(error))
         return
     for name, n_bytes in unused:
-        place = f"{url}/{name}"
+        place = remote.where(name)
         leftovers.found.append(Leftover(path=place, n_bytes=n_bytes, reason=NAMED_NOWHERE))
         if delete:
             remove_file(place)
