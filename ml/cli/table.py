@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.retrieval.store import TableDescription
+    from ml.retrieval.table_description import TableDescription
 
 _TABLES = {"stems": "stem_embeddings", "chunks": "chunk_embeddings"}
 
@@ -57,7 +57,7 @@ def _path(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _describe(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.retrieval.store import describe_tables
+    from ml.retrieval.table_description import describe_tables
 
     uri, model = _found(args, settings)
     print(f"{uri}\n{model}")
@@ -67,7 +67,7 @@ def _describe(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _optimize(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.retrieval.store import describe_tables
+    from ml.retrieval.table_description import describe_tables
     from ml.retrieval.table_index import optimize_tables
 
     uri, _ = _found(args, settings)

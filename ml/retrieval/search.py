@@ -19,7 +19,8 @@ import numpy as np
 from ml.artifacts import ArtifactError
 from ml.retrieval.database import open_table
 from ml.retrieval.gallery import Gallery, open_gallery
-from ml.retrieval.store import FORMAT_VERSION, STEM_TABLE, count_values
+from ml.retrieval.store import FORMAT_VERSION, STEM_TABLE
+from ml.retrieval.table_description import count_values
 from ml.retrieval.table_index import EXACT_ROWS
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ schema at creation; without it, two processes that insert the same rows at once 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,16 @@ from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, fini
 from ml.locks import lock
 from ml.retrieval.database import (
     commit,
-    connect,
     database_uri,
     ensure_table,
     first_line,
     is_url,
     open_table,
     sql_text,
-    stored_bytes,
     table_names,
 )
 from ml.retrieval.embedding_files import CHUNKS, GALLERY, read_embedding_manifest, stem_schema
-from ml.retrieval.table_index import IndexTuning, optimize_tables, read_tuning
+from ml.retrieval.table_index import optimize_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,36 +40,6 @@ FORMAT_VERSION = 1
 STEM_TABLE, CHUNK_TABLE = "stem_embeddings", "chunk_embeddings"
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key:position": b"1"}
 _BATCH_ROWS = 8192
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexDescription:
-    """An index at a glance."""
-
-    column: str
-    kind: str
-    """As LanceDB names it: "IvfFlat", "BTree"."""
-    rows: int
-    unindexed_rows: int
-    """Rows that came since; they are found, only slower."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableDescription:
-    """A table at a glance."""
-
-    name: str
-    version: int
-    rows: int
-    rows_by_corpus: Mapping[str, int]
-    columns: Mapping[str, str]
-    """Name → Arrow type."""
-    indices: tuple[IndexDescription, ...] = ()
-    """None: every search reads all rows."""
-    tuning: IndexTuning | None = None
-    """How the vector index is searched, and the recall measured then."""
-    stored_bytes: int = 0
-    """All its files, those of earlier versions included."""
 
 
 def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
@@ -206,28 +173,6 @@ def count_rows(uri: str, name: str, corpus: str) -> int:
     return open_table(uri, name).count_rows(f"corpus = {sql_text(corpus)}")
 
 
-def describe_tables(uri: str) -> list[TableDescription]:
-    """What the tables of a database hold.
-
-    Raises:
-        ArtifactError: there are none.
-    """
-    names = table_names(uri)
-    if not names:
-        raise ArtifactError(f"{uri} holds no tables; publish a corpus with: stems embed CORPUS")
-    database = connect(uri)
-    return [_described(uri, database.open_table(name)) for name in names]
-
-
-def count_values(table: Table, column: str) -> dict[str, int]:
-    """Value → rows that have it, sorted; the table passes by in batches."""
-    counts: Counter[str] = Counter()
-    for batch in table.search().select([column]).to_batches():
-        for pair in batch[column].value_counts().to_pylist():
-            counts[pair["values"]] += pair["counts"]
-    return dict(sorted(counts.items()))
-
-
 def _place(layout: DataLayout, uri: str) -> str:
     """A database's address that stays when the home is moved."""
     is_inside = not is_url(uri) and Path(uri).is_relative_to(layout.home)
@@ -254,29 +199,6 @@ def _check_schema(table: Table, schema: pa.Schema, uri: str) -> None:
         f"table {table.name} in {uri} has other columns or vectors than those of model {wanted} "
         f"(its model: {model_id or 'none named'}; its vectors: {found.field('vector').type}; its "
         f"columns: {', '.join(found.names)}); remove it and publish again: stems embed CORPUS"
-    )
-
-
-def _described(uri: str, table: Table) -> TableDescription:
-    stats = [(index, table.index_stats(index.name)) for index in table.list_indices()]
-    return TableDescription(
-        name=table.name,
-        version=table.version,
-        rows=table.count_rows(),
-        rows_by_corpus=count_values(table, "corpus"),
-        columns={field.name: str(field.type) for field in table.schema},
-        indices=tuple(
-            IndexDescription(
-                column=", ".join(index.columns),
-                kind=index.index_type,
-                rows=found.num_indexed_rows,
-                unindexed_rows=found.num_unindexed_rows,
-            )
-            for index, found in stats
-            if found is not None
-        ),
-        tuning=read_tuning(table),
-        stored_bytes=stored_bytes(uri, table.name),
     )
 
 

@@ -25,13 +25,8 @@ from ml.retrieval.drop_model import drop_model
 from ml.retrieval.embed import embed_corpus
 from ml.retrieval.query import StemRetriever
 from ml.retrieval.search import StemTables
-from ml.retrieval.store import (
-    CHUNK_TABLE,
-    STEM_TABLE,
-    count_rows,
-    describe_tables,
-    publish_corpus,
-)
+from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, count_rows, publish_corpus
+from ml.retrieval.table_description import describe_tables
 from ml.settings import load_settings
 
 PUBLISH = """

@@ -17,11 +17,11 @@ from ml.retrieval.store import (
     STEM_TABLE,
     count_rows,
     database_uri,
-    describe_tables,
     merge_corpus,
     merge_file,
     publish_corpus,
 )
+from ml.retrieval.table_description import describe_tables
 
 
 def rows(corpus: str, count: int, dim: int = 4) -> Any:

@@ -13,7 +13,8 @@ import pytest
 from ml.retrieval import table_index
 from ml.retrieval.embedding_files import vectors_of
 from ml.retrieval.search import StemTables
-from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, describe_tables, merge_corpus
+from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, merge_corpus
+from ml.retrieval.table_description import describe_tables
 from ml.retrieval.table_index import IndexTuning, nearest, optimize_tables, read_tuning
 
 
