@@ -2,6 +2,11 @@
 
 Classes only; ``pipelines`` makes the instances.
 https://docs.dagster.io/guides/build/external-resources
+
+[partitions] How assets are partitioned: one key a corpus, and nothing else.
+
+Keys are registered from the settings (``pipelines.home``, ``pipelines.sensors``), never typed in
+twice. https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
 import os
@@ -47,3 +52,7 @@ class StemsHome(dg.ConfigurableResource):
     def processes(self) -> int:
         """How many processes audio work may use."""
         return self.workers or len(os.sched_getaffinity(0))
+
+
+corpora = dg.DynamicPartitionsDefinition(name="corpus")
+"""The corpora of ``STEMS_HOME/config.yaml``."""

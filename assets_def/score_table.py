@@ -17,11 +17,12 @@ def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[st
     Entries of the plain evaluation have their own names, those of others its name before theirs.
 
     Args:
-        rows: of ``ml.retrieval.score_files.read_scores``, one corpus and conditioning.
+        rows: of ``ml.scores.files.read_scores``, one corpus and conditioning.
         kind: of the corpus; decides which published figures stand beside ours.
     """
-    from ml.retrieval.evaluate import EVALUATION, PAIRED, PREDECESSOR
-    from ml.retrieval.published import published_rows
+    from ml.retrieval.evaluation.evaluate import EVALUATION, PREDECESSOR
+    from ml.scores.files import PAIRED
+    from ml.scores.published import published_rows
 
     shown: dict[str, Any] = {}
     for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
@@ -42,8 +43,8 @@ def score_metadata(
     """Metadata for the scores of one corpus.
 
     Args:
-        rows: of ``ml.retrieval.score_files.read_scores``, one evaluation.
-        published: rows of ``ml.retrieval.published`` to stand below them in the table.
+        rows: of ``ml.scores.files.read_scores``, one evaluation.
+        published: rows of ``ml.scores.published`` to stand below them in the table.
     """
     shown: dict[str, Any] = {
         f"{row['model']}/{row['metric']}": row["value"]
@@ -78,7 +79,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 def _plot(rows: Sequence[Mapping[str, Any]]) -> str:
     """Recall of each model as a PNG in base64."""
-    from ml.reports.figures import Bar, score_bars
+    from ml.figures import Bar, score_bars
 
     plotted = [row for row in rows if row["metric"] == _PLOTTED]
     bars = [

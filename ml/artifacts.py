@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ml.kinds import ArtifactKind
 from ml.plain import jsonable
 
 MANIFEST_NAME = "manifest.json"
@@ -224,44 +225,43 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is not JSON ({error}); delete it and build again") from None
 
 
-def read_manifest(folder: Path, *, format_version: int, made_by: str) -> dict[str, Any]:
+def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
     """The manifest of an artifact.
 
     Args:
         folder: the artifact.
-        format_version: the newest format this reader knows.
-        made_by: what makes the artifact, for the error ("stems shards build CORPUS").
+        kind: says in which format this program reads it, and which command makes it.
 
     Raises:
-        ArtifactError: no manifest, not JSON, or a newer format.
+        ArtifactError: no manifest, not JSON, or another format; names the command.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ArtifactError(f"{folder} holds no {MANIFEST_NAME}; make it with: {made_by}")
+        raise ArtifactError(
+            f"{folder} holds no {MANIFEST_NAME}; make it with: {kind.remedy(folder)}"
+        )
     manifest = read_json(path)
     found = manifest.get("format_version")
-    if not isinstance(found, int) or found > format_version:
+    if found != kind.format_version:
         raise ArtifactError(
-            f"{path} has format version {found!r}, this program reads up to {format_version}; "
-            f"update the program or make it again with: {made_by}"
+            f"{path} has format version {found!r}, this program reads {kind.format_version}; "
+            f"use the program that made it, or make it again with: {kind.remedy(folder)}"
         )
     return manifest
 
 
-def identity_fingerprint(identity: Mapping[str, Any], format_version: int) -> str:
-    """Version of an artifact with this identity in this format."""
-    return fingerprint({"identity": identity, "format_version": format_version})
+def identity_fingerprint(identity: Mapping[str, Any], kind: ArtifactKind) -> str:
+    """Version of an artifact with this identity in the present format of its kind."""
+    return fingerprint({"identity": identity, "format_version": kind.format_version})
 
 
-def find_current(
-    folder: Path, identity: Mapping[str, Any], *, format_version: int
-) -> Artifact | None:
+def find_current(folder: Path, identity: Mapping[str, Any], kind: ArtifactKind) -> Artifact | None:
     """The artifact on disk if it has exactly this identity and format, else None."""
     try:
-        manifest = read_manifest(folder, format_version=format_version, made_by="building it")
+        manifest = read_manifest(folder, kind)
     except ArtifactError:
         return None
-    wanted = identity_fingerprint(identity, format_version)
+    wanted = identity_fingerprint(identity, kind)
     if manifest.get("fingerprint") != wanted:
         return None
     return Artifact(path=folder, fingerprint=wanted, reused=True, summary=manifest["summary"])
@@ -270,8 +270,9 @@ def find_current(
 def finish(
     folder: Path,
     identity: Mapping[str, Any],
+    kind: ArtifactKind,
+    /,
     *,
-    format_version: int,
     summary: Mapping[str, Any],
     **more: Any,
 ) -> Artifact:
@@ -279,9 +280,9 @@ def finish(
 
     ``more`` are further top-level manifest entries (lists of files, statistics).
     """
-    version = identity_fingerprint(identity, format_version)
+    version = identity_fingerprint(identity, kind)
     manifest = {
-        "format_version": format_version,
+        "format_version": kind.format_version,
         "fingerprint": version,
         "identity": identity,
         "summary": summary,

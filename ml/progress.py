@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import sys
@@ -12,7 +13,10 @@ from typing import Self, TypeVar
 
 T = TypeVar("T")
 
+
 LINE_EVERY_S = 10.0
+
+
 _log = logging.getLogger("stems.progress")
 
 
@@ -66,3 +70,10 @@ class ProgressBar:
             self._bar.close()
         if kind is None:
             _log.info("%s: %d done in %.0f s", self.label, self.done, elapsed_s)
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Plain lines on stderr; only the project's own messages below warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("ml", "stems"):
+        logging.getLogger(name).setLevel(level)

@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from dagster_shared.check import CheckError
 
-from assets_def.assets import beats, champion, corpus, embeddings, instruments, retrieval, training
+from assets_def.assets import beats, champion, corpus, embeddings, retrieval, training
+from assets_def.assets import retrieval as instruments
 from assets_def.resources import StemsHome
 from ml.settings import Settings, SettingsError
 from pipelines.evaluation import corpora_with_stems, has_unseen_tracks

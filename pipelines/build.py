@@ -5,23 +5,16 @@ from datetime import timedelta
 
 import dagster as dg
 
-from assets_def import corpus_checks, model_checks, score_checks
-from assets_def.assets import (
-    beats,
-    champion,
-    corpus,
-    embeddings,
-    instruments,
-    retrieval,
-    training,
-)
+from assets_def.assets import beats, champion, corpus, embeddings, retrieval, training
+from assets_def.assets import retrieval as instruments
+from assets_def.checks import corpus_checks, model_checks, score_checks
 from assets_def.resources import StemsHome
 from ml.settings import Settings, SettingsError, default_home
 from pipelines.automation import automation_conditions, retraining_sensor
 from pipelines.evaluation import corpora_with_stems
+from pipelines.execute import asset_progress
 from pipelines.failures import failed_runs
 from pipelines.jobs import all_jobs
-from pipelines.progress import asset_progress
 from pipelines.schedules import all_schedules
 from pipelines.sensors import all_sensors
 

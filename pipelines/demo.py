@@ -36,8 +36,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 done, 1 something failed, 2 wrong use."""
-    from ml.cli.main import set_up_logging
     from ml.locks import LockedError
+    from ml.progress import set_up_logging
     from ml.settings import load_settings
     from pipelines.home import install_home
 

@@ -9,7 +9,8 @@ from ml.settings import Settings
 
 _log = logging.getLogger(__name__)
 NO_STEMS = ("beats",)
-"""Kinds of corpora without stems; ``ml.retrieval.completeness.NO_STEMS``, not imported: slow."""
+"""Kinds of corpora without stems; ``ml.retrieval.tables.completeness.NO_STEMS``, not imported:
+slow."""
 
 
 def corpora_with_stems(settings: Settings) -> tuple[str, ...]:
@@ -46,9 +47,9 @@ def evaluation_assets(home: StemsHome, name: str) -> Iterator[str]:
 def has_unseen_tracks(home: StemsHome, name: str) -> bool:
     """Whether some track that would be evaluated was not trained on by any current model."""
     from ml.artifacts import read_json
-    from ml.retrieval.embedding_source import open_source
-    from ml.retrieval.leakage import seen_tracks
-    from ml.training.model_index import read_models
+    from ml.retrieval.embeddings.seen import seen_tracks
+    from ml.retrieval.embeddings.source import open_source
+    from ml.training.models import read_models
 
     source = open_source(name, home.layout, None)
     unseen = {track.track_id for track in source.tracks}

@@ -3,6 +3,11 @@
 What is made and where it is recorded is the same as in Dagster's UI: the jobs of the definitions,
 the home's persistent instance. A step that fails does not hide the others: those that do not need
 it still run.
+
+[progress] What people see while assets are made in this process: which asset is running, and how
+it ended.
+
+Longer pieces of work inside an asset show their own bar on a terminal (``ml.progress``).
 """
 
 import logging
@@ -11,14 +16,14 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 import psutil
 
-from pipelines.progress import failure_text, is_interruption
-
 _log = logging.getLogger("stems.progress")
+
+
 _PROCESS_TAG = "stems/process"
 
 
@@ -192,3 +197,103 @@ def _is_dead(process: str | None) -> bool:
         return f"{psutil.Process(int(pid)).create_time():.0f}" != created
     except psutil.NoSuchProcess:
         return True
+
+
+class AssetProgress(logging.Handler):
+    """Dagster's events of one run as lines of the log ``stems.progress``.
+
+    Args:
+        assets: names of the assets of the run.
+        partition: the corpus of the run; empty without.
+        first: number of the run's first asset among all assets of all runs.
+        total: number of assets of all runs.
+    """
+
+    def __init__(self, assets: Sequence[str], partition: str, first: int, total: int) -> None:
+        super().__init__()
+        self._assets, self._partition = assets, partition
+        self._number, self._total = first - 1, total
+        self._started_s = 0.0
+        self._is_reused = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show an event; what is none is not shown."""
+        event: dg.DagsterEvent | None = getattr(record, "dagster_event", None)
+        if event is None or event.step_key is None:
+            return
+        kind = event.event_type
+        if kind is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            self._show_check(event)
+        elif kind is dg.DagsterEventType.STEP_FAILURE:
+            _log.error("%s: FAILED: %s", self._title(event), failure_text(event))
+        elif event.step_key in self._assets:
+            self._show_asset(event, kind)
+
+    def _show_asset(self, event: dg.DagsterEvent, kind: dg.DagsterEventType) -> None:
+        kinds = dg.DagsterEventType
+        if kind is kinds.STEP_START:
+            self._number += 1
+            self._started_s, self._is_reused = time.monotonic(), False
+            _log.info("%s …", self._title(event))
+        elif kind is kinds.ASSET_MATERIALIZATION:
+            metadata = event.step_materialization_data.materialization.metadata
+            self._is_reused = bool(metadata["reused"].value)
+        elif kind is kinds.STEP_SUCCESS:
+            elapsed_s = time.monotonic() - self._started_s
+            how = "up to date" if self._is_reused else "made"
+            _log.info("%s: %s in %.1f s", self._title(event), how, elapsed_s)
+
+    def _show_check(self, event: dg.DagsterEvent) -> None:
+        check = event.asset_check_evaluation_data
+        if check.passed:
+            return
+        is_warning = check.severity is dg.AssetCheckSeverity.WARN
+        numbers = ", ".join(f"{k} {_plain(v.value)}" for k, v in check.metadata.items())
+        verdict = "warning" if is_warning else "FAILED"
+        what = f"{check.asset_key.to_user_string()} {self._partition}".rstrip()
+        _log.warning("check %s of %s: %s (%s)", check.check_name, what, verdict, numbers)
+
+    def _title(self, event: dg.DagsterEvent) -> str:
+        return f"[{self._number}/{self._total}] {event.step_key} {self._partition}".rstrip()
+
+
+def _plain(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def failure_text(event: dg.DagsterEvent) -> str:
+    """The message of the exception that made a step fail, without its stack."""
+    error = _cause(event)
+    if error is None:
+        return "no message"
+    if error.message.strip().endswith(error.cls_name or " "):
+        return "it was stopped" if is_interruption(event) else f"{error.cls_name}, no message"
+    name, colon, said = error.message.strip().partition(": ")
+    is_named = bool(colon) and name.rsplit(".", 1)[-1] == error.cls_name
+    return said if is_named else error.message.strip()
+
+
+def is_interruption(event: dg.DagsterEvent) -> bool:
+    """Whether a step failed because someone stopped it."""
+    error = _cause(event)
+    stopped = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
+    return error is not None and error.cls_name in stopped
+
+
+def _cause(event: dg.DagsterEvent) -> Any:
+    """Class and message of the exception at the bottom of a failed step."""
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error
+
+
+@dg.logger(
+    config_schema={"assets": [str], "partition": str, "first": int, "total": int},
+    description="Plain lines for people who watch a terminal.",
+)
+def asset_progress(context: dg.InitLoggerContext) -> logging.Logger:
+    """The logger ``progress`` of the code location."""
+    logger = logging.Logger("asset_progress")
+    logger.addHandler(AssetProgress(**context.logger_config))
+    return logger

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets_def.resources import StemsHome
-from pipelines.progress import failure_text
+from pipelines.execute import failure_text
 
 
 @dg.run_failure_sensor(
@@ -51,7 +51,7 @@ def failures(run: dg.DagsterRun, steps: Sequence[dg.DagsterEvent], message: str)
 
 
 _PLACES = ("log", "resumes_from")
-"""Metadata of ``assets_def.train_models`` that are paths."""
+"""Metadata of ``assets_def.launch`` that are paths."""
 
 
 def how_to_go_on(run: dg.DagsterRun, assets: Sequence[str], home: StemsHome) -> str:

@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a corpus; 0 done, 1 something failed, 2 wrong use."""
     from assets_def.resources import StemsHome
-    from ml.cli.main import set_up_logging
+    from ml.progress import set_up_logging
     from ml.settings import load_settings
     from pipelines.home import install_home
 
@@ -72,7 +72,7 @@ def register(settings: "Settings", name: str, kind: str, root: Path) -> None:
         ml.settings.SettingsError: the name stands for another corpus.
         ml.corpora.corpus.CorpusError: there is no such corpus.
     """
-    from ml.cli.config_file import add_corpus
+    from ml.config_file import add_corpus
     from ml.corpora.corpus import open_corpus
     from ml.settings import SettingsError
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets_def.partitions import corpora
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora
 from pipelines.evaluation import evaluable_corpora
 from pipelines.jobs import evaluate_retrieval
 from pipelines.stages import evaluate_requests

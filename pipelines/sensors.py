@@ -7,8 +7,7 @@ import logging
 
 import dagster as dg
 
-from assets_def.partitions import corpora
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora
 from pipelines.home import missing_corpora
 from pipelines.jobs import (
     evaluate_beats,

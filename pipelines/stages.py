@@ -132,7 +132,7 @@ def is_worth_training(settings: Settings, changed: Iterable[str]) -> bool:
     The hours are of all of ``training.corpora``, so that small additions add up.
     """
     from ml.shards.new_hours import new_training_hours
-    from ml.training.model_index import read_models
+    from ml.training.models import read_models
 
     layout, wanted = settings.layout, settings.automation.min_new_hours
     if not set(settings.training.corpora).intersection(changed):

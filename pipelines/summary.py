@@ -32,9 +32,9 @@ def conclusion(
 
 def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
     """The score table of each corpus that has scores."""
-    from ml.cli.scores import table_lines
-    from ml.retrieval.evaluate import EVALUATION
-    from ml.retrieval.score_files import read_scores
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import read_scores
+    from ml.scores.text import table_lines
 
     tables = []
     for corpus in corpora:
@@ -67,7 +67,7 @@ def example_query(settings: Settings, corpus: str) -> str | None:
     The mix is the first held-out song with a labelled stem, without that stem. None where the
     corpus has no such song or nothing can be queried yet.
     """
-    from ml.retrieval.champion import champion_path
+    from ml.training.models import champion_path
 
     layout = settings.layout
     if not champion_path(layout).is_file():

@@ -11,8 +11,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ml.models.clap import ClapText
-from ml.models.clap_files import ClapFiles
+from ml.labels.clap_files import ClapFiles
+from ml.labels.clap_text import ClapText
 
 SMALL = {
     "steps": 4,
@@ -186,7 +186,7 @@ def _write_vocabulary(folder: Path) -> int:
     """A byte-level vocabulary trained on instruments; returns its size."""
     from tokenizers import ByteLevelBPETokenizer
 
-    from ml.corpora.taxonomy import CATEGORIES
+    from ml.labels.taxonomy import CATEGORIES
 
     tokenizer = ByteLevelBPETokenizer()
     texts = [text for texts in CATEGORIES.values() for text in texts]
@@ -200,11 +200,11 @@ def _build_home(home: Path) -> None:
     from ml.corpora.corpus import open_corpus
     from ml.corpora.demo.build import build_demo_corpora
     from ml.corpora.demo.songs import DemoConfig
-    from ml.corpora.labels import build_label_embeddings
+    from ml.corpora.label_embeddings import build_label_embeddings
     from ml.corpora.table import build_corpus_tracks
-    from ml.models.label_encoders import build_label_encoder
+    from ml.labels.encoders import build_label_encoder
     from ml.settings import load_settings
-    from ml.shards.writer import ShardConfig, build_shards
+    from ml.shards.build import ShardConfig, build_shards
     from ml.training.runs import train_preset
 
     settings = load_settings(home)

@@ -11,8 +11,8 @@ import pytest
 
 from assets_def.resources import StemsHome
 from ml.cli.main import main as stems
-from ml.retrieval.champion import read_champion
-from ml.retrieval.score_files import read_scores
+from ml.scores.files import read_scores
+from ml.training.models import read_champion
 from pipelines import demo
 from pipelines.home import open_instance
 from pipelines.steps import execute_in_home

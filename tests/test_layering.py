@@ -9,11 +9,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FORBIDDEN = {
-    "ml": {"dagster", "assets_def", "pipelines"},
-    "assets_def": {"pipelines"},
-    "pipelines": set(),
-}
+FLOORS = (
+    ("kinds", "locks", "plain", "progress", "revision", "device", "processes", "tracks"),
+    ("artifacts",),
+    ("parquet", "object_store", "mlflow_store", "settings", "download"),
+    ("config_file", "audio", "labels"),
+    ("figures", "scores", "corpora/readers", "corpora/demo"),
+    ("corpora",),
+    ("models", "shards"),
+    ("training",),
+    ("retrieval/embeddings",),
+    ("retrieval/tables", "retrieval/evaluation", "beats"),
+    ("retrieval/champion",),
+    ("retrieval/queries",),
+    ("retrieval", "reports", "serve"),
+    ("upkeep",),
+    ("benchmarks", "cli"),
+)
+"""Folders and ground files of ``ml``, lowest first: each imports only from floors below its own."""
 BARE = """
 import importlib, pkgutil, re, sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
@@ -60,17 +73,73 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-@pytest.mark.parametrize("package", sorted(FORBIDDEN))
-def test_imports_point_down(package: str):
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_files(path: Path, modules: set[str]) -> set[str]:
+    """The files of this project that a file imports, deferred imports included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= below & modules or {node.module} & modules
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & modules
+    return found - {module_name(path)}
+
+
+def room(module: str) -> str:
+    """The room of a module of ``ml`` as ``FLOORS`` names it."""
+    parts = module.split(".")[1:]
+    for depth in (2, 1):
+        if (name := "/".join(parts[:depth])) in HEIGHTS:
+            return name
+    raise AssertionError(f"{module} stands on no floor: name its room in FLOORS")
+
+
+HEIGHTS = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+PACKAGES = ("ml", "assets_def", "pipelines")
+FILES = {module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+GRAPH = {name: imported_files(path, set(FILES)) for name, path in FILES.items()}
+
+
+def test_packages_import_down():
+    """pipelines → assets_def → ml, and ml knows no Dagster."""
     wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in files
-        for name in imports(path)
-        if name.partition(".")[0] in FORBIDDEN[package]
+        f"{name} imports {other}"
+        for name in FILES
+        for other in imports(FILES[name])
+        if ((top := other.partition(".")[0]) == "dagster" and name.startswith("ml"))
+        or (top in PACKAGES and PACKAGES.index(top) > PACKAGES.index(name.partition(".")[0]))
     ]
     assert not wrong
+
+
+def test_rooms_of_ml_import_from_floors_below_their_own():
+    modules = [name for name in FILES if name.startswith("ml.")]
+    wrong = [
+        f"{name} imports {other}"
+        for name in modules
+        for other in GRAPH[name]
+        if other != "ml"
+        and room(name) != room(other)
+        and HEIGHTS[room(name)] <= HEIGHTS[room(other)]
+    ]
+    assert not wrong
+
+
+def test_no_file_imports_in_a_circle():
+    def below(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for other in GRAPH[name]:
+                below(other, (*path, name))
+            done.add(name)
+
+    done: set[str] = set()
+    for name in GRAPH:
+        below(name, ())
 
 
 @pytest.mark.parametrize("package", ["assets_def", "pipelines"])

@@ -14,9 +14,8 @@ import pytest
 
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json
-from ml.retrieval.champion import current_champion, read_champion
-from ml.retrieval.rollback import roll_back
-from ml.training.model_index import read_models
+from ml.retrieval.champion.promotion import roll_back
+from ml.training.models import current_champion, read_champion, read_models
 from pipelines.build import build_definitions
 from pipelines.execute import Outcome, Step
 from pipelines.home import install_home, open_instance

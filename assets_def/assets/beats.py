@@ -11,20 +11,15 @@ import dagster as dg
 
 from assets_def.assets.corpus import corpus_tracks
 from assets_def.assets.training import contrastive_encoder, stem_jepa
-from assets_def.partitions import corpora
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora
 from assets_def.results import materialized, together
+from ml import kinds
 from ml.artifacts import Artifact
-from ml.retrieval import score_files
+from ml.scores import files as score_files
 
 if TYPE_CHECKING:
-    from ml.beats.annotations import BeatSet
-    from ml.beats.inputs import BeatInput
-
-FEATURES_FORMAT = "1"
-"""``ml.beats.feature_files.FORMAT_VERSION``, not imported: torch is slow to load (tests do)."""
-PROBES_FORMAT = "1"
-"""``ml.beats.probe_files.FORMAT_VERSION``, likewise."""
+    from ml.beats.features import BeatInput
+    from ml.corpora.readers.beats import BeatSet
 
 
 @dg.asset(
@@ -34,7 +29,7 @@ PROBES_FORMAT = "1"
     partitions_def=corpora,
     deps=[corpus_tracks, contrastive_encoder, stem_jepa],
     pool="gpu",
-    code_version=FEATURES_FORMAT,
+    code_version=str(kinds.BEAT_FEATURES.format_version),
 )
 def beat_features(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Patches of every frozen encoder and the log-mel, one row a step of 160 ms."""
@@ -57,12 +52,12 @@ def beat_features(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
     kinds={"pytorch"},
     owners=["team:music-ml"],
     deps=[dg.AssetDep(beat_features, partition_mapping=dg.AllPartitionMapping())],
-    code_version=PROBES_FORMAT,
+    code_version=str(kinds.BEAT_PROBES.format_version),
 )
 def beat_probe(home: StemsHome) -> dg.MaterializeResult:
     """Eight linear probes on each encoder's features of the corpora in ``beats.corpora``."""
     from ml.beats.probe import ProbeConfig
-    from ml.beats.probe_training import build_beat_probes
+    from ml.beats.probes import build_beat_probes
 
     settings = home.settings()
     sets = _beats_of(home, settings.beat_corpora())
@@ -84,7 +79,7 @@ def beat_probe(home: StemsHome) -> dg.MaterializeResult:
         beat_probe,
         dg.AssetDep(beat_features, partition_mapping=dg.AllPartitionMapping()),
     ],
-    code_version=str(score_files.FORMAT_VERSION),
+    code_version=str(kinds.SCORES.format_version),
 )
 def beat_scores(home: StemsHome) -> dg.MaterializeResult:
     """F-measure, CMLt, AMLt and frame-wise precision of each probe and of what needs none."""
@@ -114,7 +109,7 @@ def beat_scores(home: StemsHome) -> dg.MaterializeResult:
 
 
 def _inputs(home: StemsHome) -> "list[BeatInput]":
-    from ml.beats.inputs import beat_inputs
+    from ml.beats.features import beat_inputs
     from ml.device import choose_device
 
     chosen = home.settings().beats

@@ -9,8 +9,9 @@ from assets_def.assets.embeddings import stem_embeddings
 from assets_def.assets.training import stem_jepa
 from assets_def.resources import StemsHome
 from assets_def.results import materialized
+from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, fingerprint
-from ml.retrieval import store
+from ml.retrieval.tables import publish as store
 
 _log = logging.getLogger("stems.progress")
 
@@ -23,7 +24,7 @@ _log = logging.getLogger("stems.progress")
         stem_jepa,
         dg.AssetDep(stem_embeddings, partition_mapping=dg.AllPartitionMapping()),
     ],
-    code_version=str(store.FORMAT_VERSION),
+    code_version=str(kinds.PUBLICATION.format_version),
 )
 def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Which model queries use: the first of ``training.presets``, if it is not worse.
@@ -31,9 +32,9 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
     ``reason`` says why. It is one where there is no champion yet.
     """
-    from ml.retrieval.champion import champion_path, current_champion
-    from ml.retrieval.database import database_uri
-    from ml.retrieval.promotion import promote
+    from ml.retrieval.champion.promotion import promote
+    from ml.retrieval.tables.database import database_uri
+    from ml.training.models import champion_path, current_champion
 
     settings = home.settings()
     layout = settings.layout
@@ -68,7 +69,7 @@ def comparison_markdown(comparisons: Any) -> str:
     """One line a corpus and metric: candidate, champion, difference with its interval, percent.
 
     Args:
-        comparisons: sequence of ``ml.retrieval.compare.CorpusComparison``.
+        comparisons: sequence of ``ml.retrieval.evaluation.compare.CorpusComparison``.
     """
     lines = [
         "| corpus | metric | candidate | champion | difference | 95 % interval | queries |",
@@ -86,8 +87,8 @@ def comparison_markdown(comparisons: Any) -> str:
 
 def _published(home: StemsHome, model_id: str) -> dict[str, int]:
     """How many stems of each corpus a model's table holds."""
-    from ml.retrieval.completeness import published_corpora
-    from ml.retrieval.database import database_uri
+    from ml.retrieval.tables.completeness import published_corpora
+    from ml.retrieval.tables.database import database_uri
 
     uri = database_uri(home.layout, model_id)
     return {

@@ -4,10 +4,11 @@ import dagster as dg
 
 from assets_def.assets.corpus import corpus_tracks, label_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
-from assets_def.partitions import corpora
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora
 from assets_def.results import materialized, together
-from ml.retrieval import embedding_files, store
+from ml import kinds
+from ml.retrieval.embeddings import files as embedding_files
+from ml.retrieval.tables import publish as store
 
 
 @dg.asset(
@@ -17,22 +18,23 @@ from ml.retrieval import embedding_files, store
     partitions_def=corpora,
     deps=[corpus_tracks, label_embeddings, contrastive_encoder, stem_jepa],
     pool="gpu",
-    code_version=str(embedding_files.FORMAT_VERSION),
+    code_version=str(kinds.EMBEDDINGS.format_version),
 )
 def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Gallery, chunks and queries by every current model, in one pass; published to LanceDB.
 
     By the champion too, where it is none of the current models any more.
     """
-    from ml.corpora.labels import read_label_vectors
+    from ml.corpora.label_embeddings import read_label_vectors
+    from ml.labels.clap_files import clap_files_of
     from ml.processes import cluster
-    from ml.retrieval.baselines import is_baseline, load_models
-    from ml.retrieval.champion import earlier_champion
-    from ml.retrieval.embed import embed_corpus
+    from ml.retrieval.champion.champion import earlier_champion
+    from ml.retrieval.embeddings.baselines import is_baseline, load_models
+    from ml.retrieval.embeddings.build import embed_corpus
 
     name, settings = context.partition_key, home.settings()
     layout = settings.layout
-    models = load_models(layout, clap=settings.clap_files)
+    models = load_models(layout, clap=clap_files_of(settings))
     names = [model.name for model in models]
     if champion := earlier_champion(layout, models, name):
         models, names = [*models, *champion], [*names, "champion"]
@@ -45,7 +47,7 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
             vectors,
             device="auto",
             executor=executor,
-            clap=settings.clap_files,
+            clap=clap_files_of(settings),
         )
     artifacts = dict(zip(names, made, strict=True))
     published = {

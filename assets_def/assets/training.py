@@ -2,7 +2,7 @@
 
 Not partitioned: a model is trained on several corpora at once. ``pipelines.build`` narrows the
 dependency on ``stem_shards`` to these corpora; corpora that are only evaluated never need shards.
-Training happens in a process of its own (``assets_def.train_models``).
+Training happens in a process of its own (``assets_def.launch``).
 """
 
 from typing import Any
@@ -11,13 +11,11 @@ import dagster as dg
 from pydantic import Field
 
 from assets_def.assets.corpus import stem_shards
+from assets_def.launch import train_models
 from assets_def.resources import StemsHome
 from assets_def.results import materialized, mlflow_run, together
-from assets_def.train_models import train_models
+from ml import kinds
 from ml.settings import Settings
-
-CHECKPOINT_FORMAT = "1"
-"""``ml.models.stem_jepa.FORMAT_VERSION``, not imported: torch is slow to load (a test compares)."""
 
 
 class TrainConfig(dg.Config):
@@ -46,7 +44,7 @@ class TrainConfig(dg.Config):
     owners=["team:music-ml"],
     deps=[dg.AssetDep(stem_shards, partition_mapping=dg.AllPartitionMapping())],
     pool="gpu",
-    code_version=CHECKPOINT_FORMAT,
+    code_version=str(kinds.MODEL.format_version),
 )
 def contrastive_encoder(
     context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome
@@ -66,7 +64,7 @@ def contrastive_encoder(
         dg.AssetDep(stem_shards, partition_mapping=dg.AllPartitionMapping()),
     ],
     pool="gpu",
-    code_version=CHECKPOINT_FORMAT,
+    code_version=str(kinds.MODEL.format_version),
 )
 def stem_jepa(
     context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome

@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ml.artifacts import DataLayout, fingerprint
-from ml.beats.annotations import BeatSet, BeatTrack, read_demo_beats
 from ml.beats.feature_files import features_file, read_features_manifest
-from ml.beats.probe import FPS, PROBES, STEP_S
-from ml.beats.probe_tracks import ProbeTrack
-from ml.corpora.corpus import CorpusError
+from ml.beats.probe import FPS, PROBES, STEP_S, ProbeTrack
+from ml.corpora.demo.reader import DemoCorpus
+from ml.corpora.readers.beats import (
+    BeatAnnotationError,
+    BeatSet,
+    BeatTrack,
+    _checked,
+)
+from ml.tracks import CorpusError
 
 KINDS = ("demo", "beats")
 """Kinds of corpora whose beats are known."""
@@ -27,7 +34,7 @@ def open_beat_set(name: str, kind: str, root: Path, options: Mapping[str, Any]) 
     if kind == "demo":
         return read_demo_beats(root)
     if kind == "beats":
-        from ml.beats.corpus import BeatCorpus
+        from ml.corpora.readers.beats import BeatCorpus
 
         return BeatCorpus(root, **options).beat_set
     raise CorpusError(
@@ -77,3 +84,35 @@ def probe_tracks(
 
 def _group(track: BeatTrack) -> str | int | None:
     return track.split if track.fold is None else track.fold
+
+
+def read_demo_beats(root: str | Path) -> BeatSet:
+    """The songs of a demo corpus with the beats they were composed on.
+
+    Args:
+        root: the corpus's folder; its name is the set's.
+
+    Raises:
+        CorpusError: no finished demo corpus, or a song of it is damaged.
+    """
+    corpus = DemoCorpus(root)
+    tracks = tuple(
+        BeatTrack(
+            track_id=track.track_id,
+            beats=_beats_of_song(corpus, track.track_id),
+            stems=track.stems,
+            split=track.split,
+        )
+        for track in corpus.tracks()
+    )
+    return BeatSet(name=corpus.root.name, tracks=tracks)
+
+
+def _beats_of_song(corpus: DemoCorpus, track_id: str) -> np.ndarray:
+    times = corpus.song(track_id).get("beats_s", [])
+    if not times:
+        raise BeatAnnotationError(
+            f"song {track_id} of {corpus.root} holds no beats_s; make the corpus again with: "
+            "stems demo"
+        )
+    return _checked(times, [f"beat {i} of song {track_id}" for i in range(len(times))])

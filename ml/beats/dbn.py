@@ -4,6 +4,28 @@ The dynamic Bayesian network of Krebs, Böck and Widmer, "An efficient state-spa
 tempo and meter tracking" (ISMIR 2015), for beats alone: ``state_space`` holds the states,
 ``viterbi`` the search; here is what the activation says about a state, and how a path becomes
 times.
+
+[state_space] The bar pointer's states and tempo changes, for one beat (Krebs, Böck and Widmer,
+ISMIR 2015).
+
+A state is a place in a beat of a certain length: interval j (frames per beat) and position
+0…interval − 1. The pointer moves one position a frame, so a tempo is an interval; it can change
+only where a beat ends, from the last position of one interval to the first of another. Intervals
+ascend, and states are numbered interval by interval, position by position.
+
+[viterbi] Exact Viterbi search through the bar pointer's states.
+
+Only position 0 of an interval has a choice of predecessors; from there the pointer runs through
+the interval without one. So a path is a list of beats, each an interval and the frame where it
+begins, and the search needs one number per interval and frame: the score of the best path whose
+beat ends just before that frame. What begins in a frame ends at least the shortest interval later,
+so that many frames are computed at once. The choices are not stored but made again on the way
+back, at the few frames where the best path has a beat.
+
+All paths share the likelihood of a recording without beats. Scores leave it out: a state gains
+something in its first positions, and nothing elsewhere. What is added is rounded to a fixed step
+first, so that sums are exact: paths that are equally good stay so in whatever order their terms
+are added, and which of them wins is a rule and not an accident.
 """
 
 from __future__ import annotations
@@ -13,9 +35,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ml.beats.activation import checked_activation
-from ml.beats.state_space import BeatStateSpace, build_state_space
-from ml.beats.viterbi import BeatPath, best_path
+from ml.beats.peaks import checked_activation
 
 _SQUASH = 1e-5
 """Activations of exactly 0 or 1 would forbid or force a beat; they are moved inside by half."""
@@ -120,3 +140,206 @@ def beat_gains(activation: np.ndarray, observation_lambda: float) -> np.ndarray:
     """
     inside = activation * (1 - _SQUASH) + _SQUASH / 2
     return np.log(inside) - np.log((1 - inside) / (observation_lambda - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatStateSpace:
+    """What the decoder searches."""
+
+    intervals: np.ndarray
+    """(interval,) int64: beat lengths in frames, ascending."""
+    log_transitions: np.ndarray
+    """(interval before, interval after) float64: log-probability of the tempo change at the end
+    of a beat, −inf where it is impossible."""
+    beat_positions: np.ndarray
+    """(interval,) int64: how many positions from 0 on count as the beat itself."""
+
+    @property
+    def num_states(self) -> int:
+        """Number of states."""
+        return int(self.intervals.sum())
+
+    @property
+    def num_transitions(self) -> int:
+        """Number of possible transitions, those inside beats included."""
+        changes = int(np.isfinite(self.log_transitions).sum())
+        return self.num_states - len(self.intervals) + changes
+
+    @property
+    def first_states(self) -> np.ndarray:
+        """(interval,) int64: the state at position 0 of each interval."""
+        return np.concatenate([[0], self.intervals.cumsum()[:-1]])
+
+
+def build_state_space(
+    fps: float,
+    *,
+    min_bpm: float,
+    max_bpm: float,
+    num_tempi: int | None,
+    transition_lambda: float,
+    observation_lambda: float,
+) -> BeatStateSpace:
+    """The states of all tempi between two, at a frame rate.
+
+    Args:
+        fps: frames per second.
+        min_bpm: slowest tempo.
+        max_bpm: fastest tempo.
+        num_tempi: see ``beat_intervals``.
+        transition_lambda: steepness of the tempo-change distribution (equation 9 of the paper):
+            p(after | before) ∝ exp(−λ · |after / before − 1|), intervals in frames.
+        observation_lambda: the first 1/λ of a beat counts as the beat.
+    """
+    intervals = beat_intervals(fps, min_bpm=min_bpm, max_bpm=max_bpm, num_tempi=num_tempi)
+    return BeatStateSpace(
+        intervals=intervals,
+        log_transitions=_log_transitions(intervals, transition_lambda),
+        # position / interval < 1 / λ
+        beat_positions=np.ceil(intervals / observation_lambda).astype(np.int64),
+    )
+
+
+def beat_intervals(
+    fps: float, *, min_bpm: float, max_bpm: float, num_tempi: int | None
+) -> np.ndarray:
+    """Beat lengths in whole frames between two tempi: (interval,) int64, ascending.
+
+    All of them, or for ``num_tempi`` (section 3.2 of the paper: fewer states, tempo resolution
+    like that of hearing) logarithmically spaced ones. Rounding makes short ones coincide, so the
+    grid is refined until that many differ; if there are not that many, all are taken.
+
+    Raises:
+        ValueError: the fastest tempo's beat is shorter than a frame.
+    """
+    shortest, longest = 60 * fps / max_bpm, 60 * fps / min_bpm
+    if round(shortest) < 1:
+        raise ValueError(
+            f"a beat at max_bpm = {max_bpm} is {shortest:.2f} frames long at fps = {fps}; expected "
+            "at least one frame; lower max_bpm or give the activation more frames per second"
+        )
+    every = np.arange(round(shortest), round(longest) + 1)
+    if num_tempi is None or num_tempi >= len(every):
+        return every
+    points, chosen = num_tempi, every[:0]
+    while len(chosen) < num_tempi:
+        chosen = np.unique(np.rint(np.geomspace(shortest, longest, points)).astype(np.int64))
+        points += 1
+    return chosen
+
+
+def _log_transitions(intervals: np.ndarray, steepness: float) -> np.ndarray:
+    ratio = intervals[None, :] / intervals[:, None]  # (interval before, interval after)
+    probability = np.exp(-steepness * np.abs(ratio - 1))
+    # What is below the rounding error of 1 is no tempo change: it costs time and changes nothing.
+    probability[probability <= np.spacing(1)] = 0
+    probability /= probability.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return np.log(probability)
+
+
+_STEP = 2.0**-24
+"""Of scores. The 53 bits of a float hold their sums up to 5e8: weeks of audio."""
+
+
+_BLOCK_VALUES = 400_000
+"""Of the sums that are compared at once: 3 MB, whatever the number of intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatPath:
+    """The best way through the states, as beats that follow each other without a gap."""
+
+    starts: np.ndarray
+    """(beat,) int64: the frame where each begins; the first may have begun before frame 0."""
+    intervals: np.ndarray
+    """(beat,) int64: index of its interval in the state space; the last may end after the file."""
+    score: float
+    """Log-likelihood over that of a recording without beats; the uniform start is left out."""
+
+    def states(self, space: BeatStateSpace, n_frames: int) -> np.ndarray:
+        """(frame,) int64: the state in each frame."""
+        lengths = np.diff(self.starts, append=n_frames)
+        positions = np.arange(self.starts[0], n_frames) - np.repeat(self.starts, lengths)
+        states = np.repeat(space.first_states[self.intervals], lengths) + positions
+        return states[-n_frames:]
+
+
+def best_path(gains: np.ndarray, space: BeatStateSpace) -> BeatPath:
+    """The most probable path. Ties go to the lowest state, at the end and at each choice.
+
+    All states are equally probable before the first frame, and a transition leads to it.
+
+    Args:
+        gains: (frame,) what a state at a beat gains in each frame, finite; at least one frame.
+        space: the states.
+    """
+    changes = _rounded(space.log_transitions)
+    ended = _ended_scores(_rounded(gains), changes, space)
+    interval, start, score = _best_end(ended, len(gains), space)
+    starts, intervals = [start], [interval]
+    while start > 0:
+        interval = int((ended[start] + changes[:, interval]).argmax())
+        start -= int(space.intervals[interval])
+        starts.append(start)
+        intervals.append(interval)
+    return BeatPath(starts=np.array(starts[::-1]), intervals=np.array(intervals[::-1]), score=score)
+
+
+def _ended_scores(gains: np.ndarray, changes: np.ndarray, space: BeatStateSpace) -> np.ndarray:
+    """Scores of beats that end: (frame, interval).
+
+    Row t, column j: the best path that is in the last state of interval j in frame t − 1. Rows
+    from ``len(gains)`` on are paths that leave the recording inside a beat, as if frames followed
+    in which nothing is gained.
+    """
+    n_intervals = len(space.intervals)
+    block = int(min(space.intervals[0], max(1, _BLOCK_VALUES // n_intervals**2)))
+    n_rows = -(-len(gains) // block) * block
+    beats = _beat_gains(gains, n_rows, space)
+    ended = np.zeros((n_rows + space.intervals[-1], n_intervals))
+    _fill_beginnings(ended, gains, space)
+    flat = ended.reshape(-1)
+    # (frame of the block, interval): where in ``flat`` a beat that begins there ends.
+    ends = (np.arange(block)[:, None] + space.intervals) * n_intervals + np.arange(n_intervals)
+    # The interval before comes first: a maximum over whole planes is the fastest.
+    options = np.empty((n_intervals, block, n_intervals))
+    begun = np.empty((block, n_intervals))
+    for row in range(0, n_rows, block):
+        before = ended[row : row + block].T
+        # (interval before, frame, interval after) → (frame, interval after)
+        np.add(before[:, :, None], changes[:, None, :], out=options)
+        options.max(axis=0, out=begun)
+        begun += beats[row : row + block]
+        flat[row * n_intervals :][ends] = begun
+    return ended
+
+
+def _beat_gains(gains: np.ndarray, n_rows: int, space: BeatStateSpace) -> np.ndarray:
+    """What a beat of each interval gains that begins in each frame: (frame, interval)."""
+    longest = int(space.beat_positions[-1])
+    padded = np.concatenate([gains, np.zeros(n_rows - len(gains) + longest)])
+    sums = np.zeros((longest + 1, n_rows))
+    for position in range(longest):
+        sums[position + 1] = sums[position] + padded[position : position + n_rows]
+    return sums[space.beat_positions].T.copy()
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return np.rint(values / _STEP) * _STEP
+
+
+def _fill_beginnings(ended: np.ndarray, gains: np.ndarray, space: BeatStateSpace) -> None:
+    """Score the beats that the recording begins in the middle of, where they gain something."""
+    for j, positions in enumerate(space.beat_positions):
+        for missed in range(1, positions):
+            ended[space.intervals[j] - missed, j] = gains[: positions - missed].sum()
+
+
+def _best_end(ended: np.ndarray, n_frames: int, space: BeatStateSpace) -> tuple[int, int, float]:
+    """Interval, start and score of the beat that the best path ends in."""
+    interval = np.repeat(np.arange(len(space.intervals)), space.intervals)  # (state,)
+    position = np.arange(space.num_states) - space.first_states[interval]
+    scores = ended[n_frames + space.intervals[interval] - 1 - position, interval]
+    best = int(scores.argmax())
+    return int(interval[best]), n_frames - 1 - int(position[best]), float(scores[best])

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ml.artifacts import write_aside
+from ml.beats.activations import Listeners
 from ml.beats.dbn import DBNBeatDecoder
-from ml.beats.listening import Listeners
 from ml.beats.probe import FPS
 
 EXAMPLES = "examples.npz"

@@ -2,7 +2,7 @@
 
 A track is scored by the probe that has not seen its fold or split; tracks of corpora that nothing
 is trained on by the mean of all folds' probes, and by the one probe trained on all of them. The
-first 5 s of a track do not count for beats (``ml.beats.evaluate``), but do for the average
+first 5 s of a track do not count for beats (``ml.beats.scores``), but do for the average
 precision of frames. Intervals come from resampling tracks, differences from the same draws.
 """
 
@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ml import kinds
 from ml.artifacts import Artifact, DataLayout, find_current, finish, write_aside
-from ml.beats.annotations import BeatSet
+from ml.beats.activations import Listeners
 from ml.beats.beat_sets import beats_version
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.examples import write_examples
 from ml.beats.feature_files import read_features_manifest
-from ml.beats.inputs import LOG_MEL, UNTRAINED
-from ml.beats.listening import Listeners
-from ml.beats.onsets import ONSETS
+from ml.beats.features import LOG_MEL, UNTRAINED
+from ml.beats.peaks import ONSETS
 from ml.beats.probe import FPS
-from ml.beats.probe_files import read_probe_manifest
-from ml.beats.tempo import tempo_bpm
-from ml.beats.track_scores import ANNOTATION, METRICS, chance_values, score_track
+from ml.beats.probes import read_probe_manifest
+from ml.beats.scores import ANNOTATION, TRACK_SCORES_METRICS, chance_values, score_track, tempo_bpm
+from ml.corpora.readers.beats import BeatSet
 from ml.locks import lock
 from ml.progress import progress
-from ml.retrieval.bootstrap import Interval, TrackBootstrap
-from ml.retrieval.score_files import FORMAT_VERSION, write_scores
+from ml.scores.files import write_scores
+from ml.scores.intervals import Interval, TrackBootstrap
 
 if TYPE_CHECKING:
-    from ml.beats.inputs import BeatInput
+    from ml.beats.features import BeatInput
 
 EVALUATION = "beats"
 PAIRED = "beats-paired"
@@ -70,7 +70,7 @@ def build_beat_scores(
         seed: of the bootstrap.
 
     Returns:
-        The scores of ``EVALUATION`` and ``PAIRED`` (``ml.retrieval.score_files``), with
+        The scores of ``EVALUATION`` and ``PAIRED`` (``ml.scores.files``), with
         ``TRACKS`` and ``ml.beats.examples`` beside them.
 
     Raises:
@@ -85,7 +85,7 @@ def build_beat_scores(
         "seed": seed,
     }
     folder = layout.scores(EVALUATION, corpus)
-    current = find_current(folder, identity, format_version=FORMAT_VERSION)
+    current = find_current(folder, identity, kinds.SCORES)
     if current is not None:
         return current
     listeners = Listeners(corpus, found, inputs, layout)
@@ -100,7 +100,7 @@ def build_beat_scores(
         return finish(
             folder,
             identity,
-            format_version=FORMAT_VERSION,
+            kinds.SCORES,
             summary={
                 "tracks": len(listeners.places),
                 "unscorable_tracks": listeners.unscorable,
@@ -133,10 +133,10 @@ def _score(listeners: Listeners, corpus: str) -> tuple[Table, dict[str, float]]:
             rows.setdefault(model, []).append(score_track(track, heard, decoder))
         chances.append(chance_values(track))
     table = {
-        model: {metric: np.array([row[metric] for row in found]) for metric in METRICS}
+        model: {metric: np.array([row[metric] for row in found]) for metric in TRACK_SCORES_METRICS}
         for model, found in rows.items()
     }
-    return table, {m: float(np.mean([row[m] for row in chances])) for m in METRICS}
+    return table, {m: float(np.mean([row[m] for row in chances])) for m in TRACK_SCORES_METRICS}
 
 
 def _bootstrap(listeners: Listeners, resamples: int, seed: int) -> TrackBootstrap:
@@ -154,7 +154,7 @@ def _score_rows(
 ) -> Iterator[dict[str, Any]]:
     bootstrap = _bootstrap(listeners, resamples, seed)
     for model, values in table.items():
-        for metric in METRICS:
+        for metric in TRACK_SCORES_METRICS:
             interval = bootstrap.interval(values[metric])
             row = _row(EVALUATION, corpus, model, metric, interval)
             yield {**row, "n_queries": len(listeners.places), "chance": 100 * chance[metric]}
@@ -166,7 +166,7 @@ def _paired_rows(
     bootstrap = _bootstrap(listeners, resamples, seed)
     pairs = [(m, r) for r in REFERENCES if r in table for m in table if m not in BARE]
     for model, reference in pairs:
-        for metric in METRICS:
+        for metric in TRACK_SCORES_METRICS:
             interval = bootstrap.difference(table[model][metric], table[reference][metric])
             row = _row(PAIRED, corpus, f"{model} minus {reference}", metric, interval)
             yield {**row, "n_queries": len(listeners.places), "chance": 0.0}
@@ -213,7 +213,7 @@ def _write_tracks(listeners: Listeners, table: Table, path: Path) -> None:
     for model, values in table.items():
         for i, place in enumerate(listeners.places):
             track = listeners.tracks[place]
-            figures = {metric: 100 * float(values[metric][i]) for metric in METRICS}
+            figures = {metric: 100 * float(values[metric][i]) for metric in TRACK_SCORES_METRICS}
             tempo = {"tempo_bpm": tempo_bpm(track.beats), "beats": len(track.beats)}
             rows.append({"model": model, "track_id": track.track_id, **tempo, **figures})
     with write_aside(path) as aside:

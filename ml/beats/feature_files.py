@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ml import kinds
 from ml.artifacts import (
     MANIFEST_NAME,
     Artifact,
@@ -31,15 +32,14 @@ from ml.artifacts import (
 )
 from ml.audio.files import mix_parts, read_stem
 from ml.beats.features import FeatureConfig, step_count, track_features
-from ml.corpora.corpus import CorpusError, Track
 from ml.device import keep_freed_memory, one_thread
 from ml.locks import lock
 from ml.progress import progress
+from ml.tracks import CorpusError, Track
 
 if TYPE_CHECKING:
-    from ml.beats.inputs import BeatInput
+    from ml.beats.features import BeatInput
 
-FORMAT_VERSION = 1
 MADE_BY = "stems evaluate beats"
 _BEGUN = "begun.json"
 
@@ -95,7 +95,7 @@ def build_beat_features(
     folders = {used.model_id: layout.beat_features(used.model_id, name) for used in inputs}
     found = {
         used.model_id: find_current(
-            folders[used.model_id], source.identity(used), format_version=FORMAT_VERSION
+            folders[used.model_id], source.identity(used), kinds.BEAT_FEATURES
         )
         for used in inputs
     }
@@ -117,8 +117,7 @@ def read_features_manifest(layout: DataLayout, model_id: str, corpus: str) -> di
         ArtifactError: there are none, or they have a newer format.
     """
     folder = layout.beat_features(model_id, corpus)
-    made_by = f"{MADE_BY} --corpus {corpus}"
-    return read_manifest(folder, format_version=FORMAT_VERSION, made_by=made_by)
+    return read_manifest(folder, kinds.BEAT_FEATURES)
 
 
 def features_file(place: int) -> str:
@@ -146,11 +145,9 @@ def read_features(path: Path, row: int) -> np.ndarray:
 
 
 def _open(name: str, layout: DataLayout, config: FeatureConfig) -> _Source:
-    from ml.corpora.table import FORMAT_VERSION as TRACKS_VERSION
     from ml.corpora.table import read_corpus_tracks, tracks_of_table
 
-    made_by = f"stems corpus build {name}"
-    manifest = read_manifest(layout.tracks(name), format_version=TRACKS_VERSION, made_by=made_by)
+    manifest = read_manifest(layout.tracks(name), kinds.CORPUS_TRACKS)
     table = read_corpus_tracks(layout, name)
     tracks = tracks_of_table(table)
     if not tracks:
@@ -246,14 +243,14 @@ def _finish(source: _Source, used: BeatInput, folder: Path) -> Artifact:
     artifact = finish(
         folder,
         source.identity(used),
-        format_version=FORMAT_VERSION,
+        kinds.BEAT_FEATURES,
         summary={
             "model": used.name,
             "tracks": len(listed),
             "silent_tracks": source.silent,
             "steps": steps,
             "hours": round(steps * used.step_s / 3600, 3),
-            "megabytes": round(steps * used.feature_dim * 2 * len(used.layers) / 1e6, 1),
+            "megabytes": round(steps * used.feature_dim * 2 * len(used.layers) / 1000000.0, 1),
         },
         layers=list(used.layers),
         feature_dim=used.feature_dim,

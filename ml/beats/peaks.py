@@ -1,10 +1,15 @@
-"""Beat times from an activation by picking its peaks: what the decoder is compared with."""
+"""Beat times from an activation by picking its peaks: what the decoder is compared with.
+
+[activation] What every reader of a beat activation asks of it.
+
+[onsets] What needs no learning: an onset curve and a metronome.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from ml.beats.activation import checked_activation
+import numpy as np
 
 
 def pick_peaks(
@@ -43,3 +48,58 @@ def pick_peaks(
     # (candidate, frames around it)
     around = padded[candidates[:, None] + np.arange(2 * reach + 1)]
     return candidates[around.argmax(axis=1) == reach] / fps
+
+
+def checked_activation(activation: Any) -> np.ndarray:
+    """A beat activation as (frame,) float64.
+
+    Args:
+        activation: (frame,) probability of a beat in each frame, 0…1; may be empty.
+
+    Raises:
+        ValueError: another shape, NaN, infinite, or outside of 0…1; names the first such frame.
+    """
+    values = np.asarray(activation, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"the beat activation has shape {values.shape}; expected (frame,): one probability "
+            "per frame of one recording"
+        )
+    is_wrong = ~((values >= 0) & (values <= 1))
+    if is_wrong.any():
+        frame = int(is_wrong.argmax())
+        raise ValueError(
+            f"the beat activation is {values[frame]} in frame {frame} ({is_wrong.sum()} of "
+            f"{len(values)} frames are like that); expected probabilities from 0 to 1 (logits need "
+            "a sigmoid)"
+        )
+    return values
+
+
+ONSETS = "onset curve"
+"""What tables call the spectral flux."""
+
+
+def onset_curve(mel: np.ndarray, frames: int) -> np.ndarray:
+    """Spectral flux at 50 frames per second, as an activation.
+
+    The sum over bins of the rises from the mel frame before a frame's time to the one after it
+    (Böck, Krebs and Schedl, ISMIR 2012, without their maximum filter), over its largest value.
+
+    Args:
+        mel: (mel_frame, mel_bin), a log-mel of 100 frames per second.
+        frames: length of the result.
+
+    Returns:
+        (frame,) float64, 0…1; frame n is at n / 50 s. Silence gives zeros.
+    """
+    before, after = np.roll(mel, 1, axis=0), np.roll(mel, -1, axis=0)
+    before[0], after[-1] = mel[0], mel[-1]
+    flux = np.maximum(after - before, 0).sum(axis=1, dtype=np.float64)[::2][:frames]
+    largest = flux.max(initial=0.0)
+    return flux / largest if largest > 0 else flux
+
+
+def metronome(duration_s: float, bpm: float = 120.0) -> np.ndarray:
+    """Beats at a fixed tempo from 0 s: what a guess without listening gets."""
+    return np.arange(0, duration_s, 60 / bpm)

@@ -8,10 +8,9 @@ import numpy as np
 
 from ml.artifacts import ArtifactError, DataLayout, write_aside
 from ml.beats.dbn import DBNBeatDecoder
-from ml.beats.features import FeatureConfig, step_count, track_features
-from ml.beats.inputs import encoder_input
+from ml.beats.features import FeatureConfig, encoder_input, step_count, track_features
 from ml.beats.probe import FPS, PROBES
-from ml.beats.probe_files import ALL, MADE_BY, StoredProbe, read_probes
+from ml.beats.probes import ALL, MADE_BY, StoredProbe, read_probes
 from ml.models.stem_jepa import StemJepa
 
 _CLICK_HZ, _CLICK_S, _CLICK_LEVEL = 1500.0, 0.04, 0.5

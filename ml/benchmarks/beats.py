@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ml.beats.dbn import DBNBeatDecoder, beat_gains
-from ml.beats.evaluate import beat_scores
+from ml.beats.dbn import BeatStateSpace, DBNBeatDecoder, beat_gains
 from ml.beats.peaks import pick_peaks
-from ml.beats.state_space import BeatStateSpace
+from ml.beats.scores import beat_scores
 from ml.benchmarks.measure import Measure, cost_of
 
 _FPS = 50

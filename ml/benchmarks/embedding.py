@@ -23,9 +23,8 @@ from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
 from ml.device import autocast, keep_freed_memory
 from ml.models.stem_jepa import StemJepa
-from ml.retrieval.embed import embed_corpus
-from ml.training.config import Size
-from ml.training.presets import training_config
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.training.config import Size, training_config
 
 STEMS, SECONDS, RATE_HZ = ("bass", "drums", "guitar", "vocals"), 32, 44_100
 BATCH_CHUNKS = 64

@@ -23,9 +23,8 @@ from ml.benchmarks.training import Pieces, cores, held_batches, open_pairs, star
 from ml.device import choose_device, measure_matmul_rate
 from ml.shards.pairs import PairBatch
 from ml.shards.plan import ShardConfig
-from ml.training.config import Size, TrainingConfig
+from ml.training.config import Size, TrainingConfig, training_config
 from ml.training.cost import step_cost
-from ml.training.presets import training_config
 
 PRESETS = ("contrastive", "film")
 """The two phases."""

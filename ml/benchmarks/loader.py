@@ -156,9 +156,9 @@ def webdataset_rate(folder: Path, n_pairs: int) -> float:
 def make_shards(home: Path) -> dict[Payload, Path]:
     """Shards of one synthetic corpus in both payloads."""
     from ml.corpora.corpus import open_corpus
-    from ml.corpora.labels import build_label_embeddings
+    from ml.corpora.label_embeddings import build_label_embeddings
     from ml.corpora.table import build_corpus_tracks
-    from ml.shards.writer import ShardConfig, build_shards
+    from ml.shards.build import ShardConfig, build_shards
 
     write_tones(home / "audio", TONES)
     workers = len(os.sched_getaffinity(0))

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.benchmarks.measure import Measure, peak_memory_gb
-from ml.corpora.corpus import Corpus, Track
 from ml.processes import process_pool
 from ml.shards.plan import ShardConfig
+from ml.tracks import Corpus, Track
 
 NAME = "bench"
 TRACKS, STEMS = 20_000, ("bass", "drums", "guitar", "keys", "strings", "vocals")
@@ -67,22 +68,22 @@ def write_tree(folder: Path) -> Path:
 
 def list_folder(folder: Path) -> float:
     """Seconds to list the tree as a folder corpus."""
-    from ml.corpora.folder import FolderCorpus
+    from ml.corpora.readers.folder import FolderCorpus
 
     return _listing_s(lambda: FolderCorpus(folder))
 
 
 def list_manifest(csv: Path) -> float:
     """Seconds to list the tree by its CSV."""
-    from ml.corpora.manifest import ManifestCorpus
+    from ml.corpora.readers.manifest import ManifestCorpus
 
     return _listing_s(lambda: ManifestCorpus(csv))
 
 
 def write_tables(home: Path) -> float:
     """The ``corpus_tracks`` and ``label_embeddings`` that a scan of the tree would give."""
-    from ml.corpora import labels, table
-    from ml.corpora.folder import FolderCorpus
+    from ml.corpora import table
+    from ml.corpora.readers.folder import FolderCorpus
     from ml.corpora.scan import StemScan
 
     layout, root = DataLayout(home=home), home / "audio"
@@ -103,20 +104,8 @@ def write_tables(home: Path) -> float:
     layout.tracks(NAME).mkdir(parents=True)
     table.write_table(layout.tracks(NAME) / table.TABLE_NAME, rows, root)
     summary: dict[str, Any] = {"tracks": len(tracks)}
-    finish(
-        layout.tracks(NAME),
-        {},
-        format_version=table.FORMAT_VERSION,
-        summary=summary,
-        root=str(root),
-    )
-    finish(
-        layout.labels(NAME),
-        {},
-        format_version=labels.FORMAT_VERSION,
-        summary=summary,
-        encoder=ENCODER,
-    )
+    finish(layout.tracks(NAME), {}, kinds.CORPUS_TRACKS, summary=summary, root=str(root))
+    finish(layout.labels(NAME), {}, kinds.LABEL_EMBEDDINGS, summary=summary, encoder=ENCODER)
     return 0.0
 
 
@@ -132,8 +121,8 @@ def plan(home: Path) -> float:
 
 def write_shards(home: Path) -> float:
     """Every planned shard, as a full build would leave them but without its contents."""
-    from ml.shards.index import FORMAT_VERSION, ShardCounts, ShardIndex, write_index
-    from ml.shards.inputs import plan_build
+    from ml.shards.index import ShardCounts, ShardIndex, write_index
+    from ml.shards.plan import plan_build
 
     layout = DataLayout(home=home)
     entries = []
@@ -156,14 +145,7 @@ def write_shards(home: Path) -> float:
         (layout.shards(NAME) / index.name).touch()
         entry = {"name": index.name, "split": task.split, "number": task.number}
         entries.append(entry | {"bytes": 0, "tracks": index.assigned})
-    finish(
-        layout.shards(NAME),
-        {},
-        format_version=FORMAT_VERSION,
-        summary={},
-        config=CONFIG,
-        shards=entries,
-    )
+    finish(layout.shards(NAME), {}, kinds.STEM_SHARDS, summary={}, config=CONFIG, shards=entries)
     return 0.0
 
 

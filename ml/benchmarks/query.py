@@ -21,25 +21,24 @@ import soundfile
 import torch
 
 from ml.benchmarks.measure import Measure, cost_of
-from ml.corpora.corpus import MUSIC, open_corpus
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.corpus import open_corpus
+from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
-from ml.models.label_encoders import build_label_encoder
+from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import StemJepa
-from ml.retrieval.champion import write_champion
-from ml.retrieval.database import database_uri
-from ml.retrieval.embedding_files import StemRow, stem_table
-from ml.retrieval.metrics import unit_rows
-from ml.retrieval.mix_input import read_chunks
-from ml.retrieval.places import place_with_mix
-from ml.retrieval.query import StemRetriever
-from ml.retrieval.query_vectors import query_vectors
-from ml.retrieval.retrievers import Retrievers
-from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, merge_corpus
-from ml.retrieval.table_rows import TableRows
+from ml.retrieval.champion.champion import write_champion
+from ml.retrieval.embeddings.files import StemRow, stem_table, unit_rows
+from ml.retrieval.queries.candidates import place_with_mix
+from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.mix import query_vectors, read_chunks
+from ml.retrieval.queries.retriever import StemRetriever
+from ml.retrieval.tables.database import database_uri
+from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, merge_corpus
+from ml.retrieval.tables.search import TableRows
 from ml.settings import Settings, load_settings
+from ml.tracks import MUSIC
 from ml.training.checkpoints import save_checkpoint
-from ml.training.presets import training_config
+from ml.training.config import training_config
 
 STEMS, CHUNKS, K = 1000, 8, 10
 MIX_S, MIX_HZ = 30, 44_100

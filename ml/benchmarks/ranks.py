@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.benchmarks.measure import Measure, peak_memory_gb
-from ml.retrieval import embedding_files as files
-from ml.retrieval.evaluate import evaluate_retrieval
-from ml.retrieval.metrics import target_ranks
+from ml.parquet import write_table
+from ml.retrieval.embeddings import files
+from ml.retrieval.evaluation.evaluate import evaluate_retrieval
+from ml.retrieval.evaluation.ranks import target_ranks
 
 QUERIES, GALLERY_ROWS, DIM = 20_000, 100_000, 768
 _QUERY_BLOCK, _GALLERY_BLOCK = 1024, 4096
@@ -126,13 +128,11 @@ def _write_embeddings(layout: DataLayout, corpus: str, model: str, tracks: int, 
     ]
     gallery = random.standard_normal((stems, DIM), dtype=np.float32)
     queries = gallery + np.float32(4) * random.standard_normal((stems, DIM), dtype=np.float32)
-    files.write_table(files.stem_table(rows, gallery), folder / files.GALLERY)
+    write_table(files.stem_table(rows, gallery), folder / files.GALLERY)
     table = files.query_table(rows, [row.label for row in rows], queries)
-    files.write_table(table, folder / files.queries_name("fine"))
+    write_table(table, folder / files.queries_name("fine"))
     identity = {"conditionings": ["fine"], "model_id": model}
-    finish(
-        folder, identity, format_version=files.FORMAT_VERSION, summary={}, dim=DIM, seen_tracks=[]
-    )
+    finish(folder, identity, kinds.EMBEDDINGS, summary={}, dim=DIM, seen_tracks=[])
 
 
 if __name__ == "__main__":

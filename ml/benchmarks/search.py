@@ -94,8 +94,8 @@ def make_table(uri: str, rows: int) -> dict[str, float]:
     """Publish and index; seconds and peak memory in GB."""
     import lancedb
 
-    from ml.retrieval.store import STEM_TABLE, merge_batches
-    from ml.retrieval.table_index import optimize_tables
+    from ml.retrieval.tables.index import optimize_tables
+    from ml.retrieval.tables.publish import STEM_TABLE, merge_batches
 
     generating_s = _seconds(lambda: [None for _ in _batches(rows)])
     schema = next(_batches(1)).schema
@@ -124,9 +124,9 @@ def search_table(uri: str, rows: int) -> dict[str, Any]:
     """Search as queries do, then exactly; milliseconds, recall, memory in GB."""
     from dataclasses import asdict
 
-    from ml.retrieval.search import StemTables
-    from ml.retrieval.store import STEM_TABLE, open_table
-    from ml.retrieval.table_index import nearest, read_tuning
+    from ml.retrieval.tables.index import nearest, read_tuning
+    from ml.retrieval.tables.publish import STEM_TABLE, open_table
+    from ml.retrieval.tables.search import StemTables
 
     queries = _points(np.random.default_rng(1), QUERIES + 20)[0]
     tables = StemTables(uri)
@@ -195,7 +195,7 @@ def _batches(rows: int) -> Iterator[pa.RecordBatch]:
     """Stems of one corpus, eight a track; their label tells something of their cluster."""
     import pyarrow as pa
 
-    from ml.retrieval.embedding_files import stem_schema, vector_column
+    from ml.retrieval.embeddings.files import stem_schema, vector_column
 
     random, schema = np.random.default_rng(2), stem_schema(DIM)
     for first in range(0, rows, _BATCH_ROWS):

@@ -18,11 +18,11 @@ import soundfile
 
 from ml.artifacts import DataLayout
 from ml.benchmarks.measure import Cost, Measure, cost_of
-from ml.corpora.folder import FolderCorpus
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.label_embeddings import build_label_embeddings
+from ml.corpora.readers.folder import FolderCorpus
 from ml.corpora.table import build_corpus_tracks
+from ml.shards.build import build_shards
 from ml.shards.plan import ShardConfig
-from ml.shards.writer import build_shards
 
 NAME = "bench"
 TRACKS, STEMS, STEM_S = 8, ("bass", "drums", "guitar", "vocals"), 180.0

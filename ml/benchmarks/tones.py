@@ -11,11 +11,11 @@ import numpy as np
 import soundfile
 
 from ml.artifacts import file_fingerprint
-from ml.corpora.corpus import Stem, Track
 from ml.processes import process_pool
+from ml.shards.build import finish_shards
 from ml.shards.plan import PlannedTrack, ShardConfig, plan_shards
-from ml.shards.tars import ShardJob, write_shard
-from ml.shards.writer import finish_shards
+from ml.shards.write import ShardJob, write_shard
+from ml.tracks import Stem, Track
 
 RATE_HZ = 16000
 _LABELS = (("bass",), ("drums",), ("guitar", "acoustic guitar"), ("vocals",))

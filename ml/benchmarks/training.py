@@ -29,10 +29,9 @@ from ml.shards.index import Payload
 from ml.shards.pairs import PairBatch
 from ml.shards.plan import ShardConfig
 from ml.shards.reader import ShardPairs
-from ml.training.config import LoopConfig, TrainingConfig
+from ml.training.config import LoopConfig, TrainingConfig, training_config
 from ml.training.loop import TrainState, build_state, train
-from ml.training.presets import training_config
-from ml.training.record import MetricsRecord
+from ml.training.run_folder import MetricsRecord
 from ml.training.tracking import MlflowTracker, NoTracker, RunTracker
 
 STEPS, ROUNDS = 20, 5

@@ -41,11 +41,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Find, write and print them."""
     from ml.artifacts import write_aside
     from ml.audio.files import read_audio
-    from ml.beats.tempo import tempo_bpm
+    from ml.beats.scores import tempo_bpm
     from ml.beats.tracker import open_tracker, write_click_track
     from ml.device import choose_device
     from ml.models.stem_jepa import load_model
-    from ml.retrieval.champion import find_checkpoint
+    from ml.training.models import find_checkpoint
 
     _check_targets(args.file, args.out, args.click)
     model = load_model(

@@ -13,7 +13,7 @@ from ml.settings import Settings
 
 if TYPE_CHECKING:
     from ml.reports.trained import TrainedModel
-    from ml.retrieval.compare import Comparison, CorpusComparison, MetricDifference
+    from ml.retrieval.evaluation.compare import Comparison, CorpusComparison, MetricDifference
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.artifacts import write_aside
     from ml.reports.comparison import compared_runs, comparison_page, comparison_values
     from ml.reports.report import TRACKING_URL
-    from ml.retrieval.compare import ComparisonConfig, compare_models
-    from ml.retrieval.compared_models import find_compared
+    from ml.retrieval.evaluation.compare import ComparisonConfig, compare_models
+    from ml.training.models import find_model
 
     chosen, layout = settings.evaluation, settings.layout
-    a, b = (find_compared(layout, text, settings.tracking_uri) for text in (args.a, args.b))
+    a, b = (find_model(layout, text, settings.tracking_uri) for text in (args.a, args.b))
     comparison = compare_models(
         layout,
         a,

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml import kinds
 from ml.corpora.corpus import kinds_help
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.corpora.corpus import Corpus
+    from ml.tracks import Corpus
 
 _COLUMNS = (
     *("track", "stem", "labels", "s", "Hz", "ch"),
@@ -129,7 +130,7 @@ def _choose(args: argparse.Namespace, settings: Settings) -> _Chosen:
 
 
 def _add(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.cli.config_file import add_corpus
+    from ml.config_file import add_corpus
     from ml.corpora.corpus import open_corpus
     from ml.corpora.scan import listed_tracks
 
@@ -157,7 +158,7 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _remove(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.cli.config_file import drop_corpus
+    from ml.config_file import drop_corpus
     from ml.upkeep.remove_corpus import remove_corpus
 
     removal = remove_corpus(settings, args.name)
@@ -177,17 +178,12 @@ def _remove(args: argparse.Namespace, settings: Settings) -> int:
 
 def _list(args: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     from ml.artifacts import ArtifactError, read_manifest
-    from ml.corpora.table import FORMAT_VERSION
 
     rows = []
     for name in settings.corpora:
         found = settings.corpus(name)
         try:
-            manifest = read_manifest(
-                settings.layout.tracks(name),
-                format_version=FORMAT_VERSION,
-                made_by=f"stems corpus build {name}",
-            )
+            manifest = read_manifest(settings.layout.tracks(name), kinds.CORPUS_TRACKS)
             state = _totals(manifest["summary"])
         except ArtifactError:
             state = "not built" if found.root.exists() else "not there yet"

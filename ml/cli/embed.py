@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.retrieval.embedding_model import EmbeddingModel
+    from ml.retrieval.embeddings.model import EmbeddingModel
 
 CONDITIONINGS = ("fine", "coarse", "none")
 
@@ -49,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Embed and publish."""
-    from ml.retrieval.baselines import is_baseline
-    from ml.retrieval.store import publish_corpus
+    from ml.retrieval.embeddings.baselines import is_baseline
+    from ml.retrieval.tables.publish import publish_corpus
 
     for model in embed(args, settings, args.conditioning, has_champion=True):
         if not (args.no_publish or is_baseline(model)):
@@ -71,18 +71,20 @@ def embed(
         has_champion: with the champion too, where it is none of the current models any more.
     """
     from ml.corpora.corpus import open_corpus
-    from ml.corpora.labels import build_label_embeddings, label_encoder_of, read_label_vectors
+    from ml.corpora.label_embeddings import build_label_embeddings, read_label_vectors
     from ml.corpora.table import build_corpus_tracks
+    from ml.labels.clap_files import clap_files_of
+    from ml.labels.encoders import label_encoder_of
     from ml.processes import cluster
-    from ml.retrieval.baselines import load_models
-    from ml.retrieval.champion import earlier_champion
-    from ml.retrieval.embed import embed_corpus
+    from ml.retrieval.champion.champion import earlier_champion
+    from ml.retrieval.embeddings.baselines import load_models
+    from ml.retrieval.embeddings.build import embed_corpus
 
     if args.batch_chunks < 1:
         raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
     name, layout = args.corpus, settings.layout
     found = settings.corpus(name)
-    models = load_models(layout, args.models, settings.clap_files)
+    models = load_models(layout, args.models, clap_files_of(settings))
     corpus = open_corpus(found.kind, found.root, **found.options)
     build_corpus_tracks(name, corpus, layout, workers=len(os.sched_getaffinity(0)))
     build_label_embeddings(name, layout, label_encoder_of(settings))
@@ -100,7 +102,7 @@ def embed(
             batch_chunks=args.batch_chunks,
             precision=args.precision,
             executor=executor,
-            clap=settings.clap_files,
+            clap=clap_files_of(settings),
         )
     for model, artifact in zip(models, artifacts, strict=True):
         state, made = "is up to date" if artifact.reused else "is made", artifact.summary

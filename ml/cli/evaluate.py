@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ml.cli import evaluate_alignment, evaluate_beats, evaluate_instruments
 from ml.cli.embed import CONDITIONINGS, add_options, embed
-from ml.cli.scores import table_lines
+from ml.scores.text import table_lines
 from ml.settings import Settings
 
 if TYPE_CHECKING:
     from ml.artifacts import Artifact
-    from ml.retrieval.evaluate import Protocol
-    from ml.retrieval.protocols import EvaluationConfig
+    from ml.retrieval.evaluation.evaluate import EvaluationConfig, Protocol
 
 _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "default": ("default",),
@@ -74,8 +73,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Embed what is missing, score, print the table."""
-    from ml.corpora.labels import read_label_vectors
-    from ml.retrieval.protocols import evaluate_by_protocol
+    from ml.corpora.label_embeddings import read_label_vectors
+    from ml.retrieval.evaluation.evaluate import evaluate_by_protocol
 
     rows: list[dict[str, Any]] = []
     # With --json nothing but the list goes to stdout.
@@ -107,15 +106,16 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _baselines(settings: Settings) -> list[str]:
     """The models of this home that need no learning."""
-    from ml.retrieval.baselines import is_baseline, load_models
+    from ml.labels.clap_files import clap_files_of
+    from ml.retrieval.embeddings.baselines import is_baseline, load_models
 
-    models = load_models(settings.layout, None, settings.clap_files)
+    models = load_models(settings.layout, None, clap_files_of(settings))
     return [model.name for model in models if is_baseline(model)]
 
 
 def _config(args: argparse.Namespace, settings: Settings) -> EvaluationConfig:
     from ml.device import choose_device
-    from ml.retrieval.protocols import EvaluationConfig
+    from ml.retrieval.evaluation.evaluate import EvaluationConfig
 
     chosen = settings.evaluation
     return EvaluationConfig(
@@ -141,8 +141,8 @@ def _print_artifact(artifact: Artifact) -> None:
 
 def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     """One table per evaluation and conditioning, published figures where they belong."""
-    from ml.retrieval.evaluate import PREDECESSOR
-    from ml.retrieval.published import published_rows
+    from ml.retrieval.evaluation.evaluate import PREDECESSOR
+    from ml.scores.published import published_rows
 
     for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
         evaluation, conditioning = key

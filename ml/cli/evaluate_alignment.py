@@ -32,11 +32,11 @@ def add_parser(evaluations: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Embed what is missing, score, print the table."""
     from ml.cli.scores import print_scores
-    from ml.corpora.labels import read_label_vectors
+    from ml.corpora.label_embeddings import read_label_vectors
     from ml.device import choose_device
-    from ml.retrieval.alignment import evaluate_alignment, read_offsets
-    from ml.retrieval.score_files import read_artifact_scores
-    from ml.retrieval.score_tracking import log_scores, tracking_runs
+    from ml.retrieval.evaluation.alignment import evaluate_alignment, read_offsets
+    from ml.scores.files import read_artifact_scores
+    from ml.scores.tracking import log_scores, tracking_runs
 
     chosen = settings.evaluation
     models = embed(args, settings, args.conditioning)

@@ -51,11 +51,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Make features, probes and scores as far as need be; print the tables."""
     from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores
     from ml.beats.feature_files import build_beat_features
-    from ml.beats.inputs import beat_inputs
+    from ml.beats.features import beat_inputs
     from ml.beats.probe import ProbeConfig
-    from ml.beats.probe_training import build_beat_probes
+    from ml.beats.probes import build_beat_probes
     from ml.device import choose_device
-    from ml.retrieval.score_files import read_scores
+    from ml.scores.files import read_scores
 
     chosen, layout = settings.beats, settings.layout
     trained_on = settings.beat_corpora()
@@ -113,7 +113,7 @@ def _say(artifact: Artifact, what: str) -> None:
 
 
 def _print_published(set_name: str) -> None:
-    from ml.beats.evaluate import PUBLISHED
+    from ml.beats.scores import PUBLISHED
 
     rows = [row for row in PUBLISHED if row.set_name == set_name]
     if rows:
@@ -127,7 +127,7 @@ def _print_tempi(artifact: Artifact) -> None:
     import polars as pl
 
     from ml.beats.experiment import TRACKS
-    from ml.beats.tempo import TEMPO_CLASSES, tempo_class
+    from ml.beats.scores import TEMPO_CLASSES, tempo_class
 
     table = pl.read_parquet(artifact.path / TRACKS)
     classes = [tempo_class(bpm) for bpm in table["tempo_bpm"]]

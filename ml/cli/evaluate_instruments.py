@@ -37,11 +37,14 @@ def add_parser(evaluations: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Analyse, print recall by presence and the shares by instrument."""
-    from ml.corpora.labels import label_encoder_of
+    from ml.labels.encoders import label_encoder_of
     from ml.reports.tracked_instruments import track_instruments
-    from ml.retrieval.instrument_files import EVALUATION, read_instruments
-    from ml.retrieval.instruments import evaluate_instruments
-    from ml.retrieval.score_files import read_scores
+    from ml.retrieval.evaluation.instruments import (
+        EVALUATION,
+        evaluate_instruments,
+        read_instruments,
+    )
+    from ml.scores.files import read_scores
 
     chosen = settings.evaluation
     artifact = evaluate_instruments(
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def presence_lines(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Recall@1, recall@10 and mean normalised rank of each model by presence group."""
-    from ml.retrieval.presence import PRESENCES
+    from ml.retrieval.evaluation.presence import PRESENCES
 
     cells = {(row["conditioning"], row["model"], row["metric"]): row for row in scores}
     yield f"{'':28}{'queries':>8}{'R@1':>20}{'R@10':>20}{'NR mean':>20}"
@@ -87,7 +90,7 @@ def share_lines(rows: Sequence[Mapping[str, Any]], model: str | None) -> Iterato
     Raises:
         ValueError: no row is of this model.
     """
-    from ml.retrieval.instrument_files import SHARES
+    from ml.retrieval.evaluation.instruments import SHARES
 
     models = list(dict.fromkeys(row["model"] for row in rows))
     if model is not None and model not in models:

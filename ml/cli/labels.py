@@ -68,7 +68,8 @@ def _add_suggest(actions: argparse._SubParsersAction) -> None:
 
 def run_build(args: argparse.Namespace, settings: Settings) -> int:
     """Encode the labels of a corpus."""
-    from ml.corpora.labels import build_label_embeddings, label_encoder_of
+    from ml.corpora.label_embeddings import build_label_embeddings
+    from ml.labels.encoders import label_encoder_of
 
     settings.corpus(args.name)  # an unknown name is an error that lists the known ones
     encoder = label_encoder_of(settings)
@@ -81,8 +82,7 @@ def run_build(args: argparse.Namespace, settings: Settings) -> int:
 
 def run_fetch(args: argparse.Namespace, settings: Settings) -> int:
     """Download CLAP."""
-    from ml.models.clap_fetch import fetch_clap
-    from ml.models.clap_files import HUB
+    from ml.labels.clap_files import HUB, fetch_clap
 
     host = args.mirror or os.environ.get(HOST_VARIABLE) or HUB
     if not host.startswith(("https://", "http://")):
@@ -100,14 +100,15 @@ def run_fetch(args: argparse.Namespace, settings: Settings) -> int:
 def run_suggest(args: argparse.Namespace, settings: Settings) -> int:
     """Propose labels."""
     from ml.device import choose_device
-    from ml.retrieval.label_suggestions import suggest_labels
+    from ml.labels.clap_files import clap_files_of
+    from ml.retrieval.embeddings.label_suggestions import suggest_labels
 
     settings.corpus(args.name)
     out = args.out or settings.layout.labels(f"{args.name}-suggested").with_suffix(".csv")
     summary = suggest_labels(
         args.name,
         settings.layout,
-        settings.clap_files,
+        clap_files_of(settings),
         out,
         top=args.top,
         device=str(choose_device(args.device)),

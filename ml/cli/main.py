@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ml.artifacts import ArtifactError
 from ml.locks import LockedError
+from ml.progress import set_up_logging
 
 VERBS = (
     "demo",
@@ -29,7 +30,6 @@ VERBS = (
     "beats",
     "table",
     "promote",
-    "rollback",
     "compare",
     "report",
     "config",
@@ -37,6 +37,8 @@ VERBS = (
     "migrate",
     "import-stem-jepa",
 )
+
+
 FAILED, WRONG_USE = 1, 2
 
 
@@ -77,13 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
-
-
-def set_up_logging(level: int = logging.INFO) -> None:
-    """Plain lines on stderr; only the project's own messages below warnings."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for name in ("ml", "stems"):
-        logging.getLogger(name).setLevel(level)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""``stems migrate``: older formats brought to the present one, and a moved home in order."""
+"""``stems migrate``: artifacts of other formats named, and a moved home put in order."""
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 
 from ml.settings import Settings
 
@@ -14,9 +13,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "migrate",
-        help="bring artifacts of older formats to the present one",
-        description="Look at the format of every artifact of the home, and rewrite what is older "
-        "where that can be done; the others are named with the command that makes them again. "
+        help="name artifacts of other formats; mend a home that was moved",
+        description="Look at the format of every artifact of the home, and name those that this "
+        "program does not read, with the command that makes them again. "
         "In a home that was moved or copied, MLflow looks for artifacts here from now on. "
         "The databases of Dagster and MLflow have commands of their own; make migrate runs all.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -26,27 +25,18 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Migrate; 1 when something is newer than this program or cannot be read."""
-    from ml.upkeep.migrations import migrate
-    from ml.upkeep.moved_store import adopt_artifacts
+    """Say what has another format; 1 when there is something."""
+    from ml.upkeep.migrate import adopt_artifacts, other_formats
 
-    found = migrate(settings.layout, dry_run=args.dry_run)
+    found = other_formats(settings.layout)
     for artifact in found:
-        path, kind = artifact.folder.relative_to(settings.layout.home), artifact.kind
-        formats = f"format {artifact.version}, this program writes {kind.version}"
-        sentences = {
-            "current": "",
-            "upgraded": f"{formats}: {'would be ' if args.dry_run else ''}upgraded",
-            "older": f"{formats}: make it again with: {kind.remedy}",
-            "newer": f"{formats}: update the program",
-            "unreadable": f"its manifest names no format: make it again with: {kind.remedy}",
-        }
-        if sentence := sentences[artifact.outcome]:
-            print(f"{path}: {sentence}")
+        print(
+            f"{artifact.folder.relative_to(settings.layout.home)}: format {artifact.version}, "
+            f"expected {artifact.kind.format_version}; make it again with: "
+            f"{artifact.kind.remedy(artifact.folder)}"
+        )
     for address, runs in adopt_artifacts(settings.layout, dry_run=args.dry_run).items():
         would = "would be" if args.dry_run else "are"
         print(f"mlflow: artifacts of {runs} runs {would} looked for here, no more in {address}")
-    counts = Counter(artifact.outcome for artifact in found)
-    parts = [f"{n} {outcome}" for outcome, n in sorted(counts.items())]
-    print(f"{len(found)} artifacts: {', '.join(parts)}" if found else "no artifacts yet")
-    return FAILED if counts["newer"] + counts["unreadable"] else 0
+    print(f"{len(found)} artifacts have another format")
+    return FAILED if found else 0

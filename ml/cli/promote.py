@@ -1,4 +1,7 @@
-"""``stems promote``: make a model the one that queries use, if it is not worse."""
+"""``stems promote`` and ``stems rollback``: which model queries use.
+
+``promote`` takes a model that is not worse, ``rollback`` goes back to the champion before.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,12 @@ from ml.settings import Settings
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb."""
+    """Add the verbs ``promote`` and ``rollback``."""
+    _add_promote(verbs)
+    _add_rollback(verbs)
+
+
+def _add_promote(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "promote",
         help="make a model the one that queries use, if it is not worse",
@@ -31,7 +39,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Promote, and say what became of it."""
-    from ml.retrieval.promotion import promote
+    from ml.retrieval.champion.promotion import promote
 
     found = promote(settings, args.model, is_forced=args.force, is_dry_run=args.dry_run)
     print(f"dry run: {found.reason}" if args.dry_run else found.reason)
@@ -42,3 +50,31 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         known = f", MLflow version {version}" if version else ""
         print(f"the champion is {found.champion.model_id}{known}")
     return int(found.outcome == "refused")
+
+
+def _add_rollback(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser(
+        "rollback",
+        help="let queries use the champion before again",
+        description="Make the previous champion the champion again, in champion.json and as "
+        "MLflow's alias. The present one counts as withdrawn: it is promoted again only with "
+        "stems promote --force. A second rollback undoes the first.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(run=run_rollback)
+
+
+def run_rollback(args: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - every verb's
+    """Roll back, and say what was done."""
+    from ml.retrieval.champion.promotion import roll_back
+
+    done = roll_back(settings)
+    print(
+        f"{done.champion.model_id} is the champion again, {done.withdrawn.model_id} is withdrawn "
+        f"(to take it back: stems promote {done.withdrawn.model_id} --force)"
+    )
+    if done.champion.mlflow_version:
+        print(f"MLflow's alias names version {done.champion.mlflow_version}")
+    for gap in done.gaps:
+        print(f"queries will not find all: {gap}")
+    return 0

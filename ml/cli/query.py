@@ -1,20 +1,23 @@
-"""``stems query``: which stems fit with a mix, are like another, or play an instrument?"""
+"""``stems query``: which stems fit with a mix, are like another, or play an instrument?
+
+[query_table] What ``stems query`` found, as a table on the terminal.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.cli.query_table import print_candidates
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.retrieval.candidates import Candidate
-    from ml.retrieval.query import StemRetriever
+    from ml.retrieval.queries.candidates import Candidate
+    from ml.retrieval.queries.retriever import StemRetriever
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -62,8 +65,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Search, print, and save."""
     _check(args)
-    from ml.retrieval.instrument_note import instrument_note
-    from ml.retrieval.retrievers import open_retriever
+    from ml.retrieval.queries.home import open_retriever
+    from ml.retrieval.queries.retriever import instrument_note
 
     retriever = open_retriever(settings, args.model)
     found = _search(args, retriever)
@@ -94,7 +97,7 @@ def _check(args: argparse.Namespace) -> None:
             "nothing to ask with; give MIX, --instrument TEXT, --like KEY, or MIX and TEXT"
         )
     if args.save is not None:
-        from ml.retrieval.excerpts import check_folder
+        from ml.retrieval.queries.excerpts import check_folder
 
         check_folder(args.save.resolve())
 
@@ -120,8 +123,7 @@ def _save(
     retriever: StemRetriever,
     found: list[Candidate],
 ) -> list[dict[str, Any]]:
-    from ml.retrieval.excerpts import PlayedMix, save_excerpts
-    from ml.retrieval.stem_files import StemFiles
+    from ml.retrieval.queries.excerpts import PlayedMix, StemFiles, save_excerpts
 
     files, model = StemFiles(settings.layout), retriever.model
     rows = save_excerpts(
@@ -145,8 +147,29 @@ def _save(
 
 
 def _where(corpus: str | None, where: str | None) -> str | None:
-    from ml.retrieval.database import sql_text
+    from ml.retrieval.tables.database import sql_text
 
     parts = [f"corpus = {sql_text(corpus)}"] if corpus else []
     parts += [f"({where})"] if where else []
     return " AND ".join(parts) or None
+
+
+def print_candidates(found: Sequence[Candidate]) -> None:
+    """Print one line a stem; the last column only where there is a mix."""
+    if not found:
+        print("no stem passes the filters")
+        return
+    has_mix = any(c.mix_start_s is not None for c in found)
+    heading = ("rank", "score", "label", "corpus", "stem", "fits best at", "with mix at")
+    rows: list[tuple[str, ...]] = [heading if has_mix else heading[:-1]]
+    for c in found:
+        cells = (str(c.rank), f"{c.score:.3f}", c.label, c.corpus, c.stem_id)
+        places = (_seconds(c.best_start_s), _seconds(c.mix_start_s))
+        rows.append((*cells, *(places if has_mix else places[:1])))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ml import kinds
 from ml.settings import Settings
 
 
@@ -37,8 +38,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Do what was asked."""
     from ml.artifacts import read_manifest
-    from ml.corpora.labels import encoders_at_hand
-    from ml.reports.report import FORMAT_VERSION, PAGE_NAME, TRACKING_URL, build_report
+    from ml.labels.encoders import encoders_at_hand
+    from ml.reports.report import PAGE_NAME, TRACKING_URL, build_report
 
     if args.samples < 0:
         raise ValueError(f"--samples is {args.samples}; expected 0 or more")
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     )
     state = "is up to date" if artifact.reused else "is written"
     print(f"{artifact.path / PAGE_NAME} {state} ({artifact.summary['megabytes']} MB)")
-    manifest = read_manifest(artifact.path, format_version=FORMAT_VERSION, made_by="stems report")
+    manifest = read_manifest(artifact.path, kinds.REPORT)
     for sentence in manifest["missing"]:
         print(f"  {sentence}")
     return 0

@@ -27,8 +27,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Serve until interrupted."""
+    from ml.serve.app import serve
     from ml.serve.security import is_loopback
-    from ml.serve.server import serve
 
     if not is_loopback(args.host):
         print(

@@ -1,4 +1,8 @@
-"""``stems shards``: make the training shards of a corpus, check them, push them."""
+"""``stems shards``: make the training shards of a corpus, check them, push them.
+
+[shards_push] ``stems shards push``: the shards of a corpus to a URL. An action of
+``ml.cli.shards``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import os
 import sys
 from pathlib import Path
 
-from ml.cli import shards_push
 from ml.settings import Settings
 
 
@@ -48,7 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ".html)",
     )
     inspect.set_defaults(run=run)
-    shards_push.add_action(actions)
+    _add_push(actions)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -61,13 +64,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
     from ml.processes import cluster
-    from ml.shards.writer import build_shards
+    from ml.shards.build import build_shards
+    from ml.shards.plan import shard_config
 
     with cluster(settings.compute.dask_scheduler) as executor:
         artifact = build_shards(
             args.name,
             settings.layout,
-            settings.shards.config(),
+            shard_config(settings.shards),
             workers=args.workers,
             executor=executor,
             uri=settings.build_uri,
@@ -84,11 +88,12 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 def _estimate(args: argparse.Namespace, settings: Settings) -> int:
     from ml.shards.estimate import estimate_build, size_text
+    from ml.shards.plan import shard_config
 
     found = estimate_build(
         args.name,
         settings.layout,
-        settings.shards.config(),
+        shard_config(settings.shards),
         workers=args.workers,
         fresh=args.fresh,
     )
@@ -108,8 +113,8 @@ def _estimate(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _inspect(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.shards.check import check_shards
     from ml.shards.folders import built_folder
+    from ml.shards.inspect import check_shards
 
     report = check_shards(built_folder(settings.layout, args.name))
     encoder = report.label_encoder
@@ -135,7 +140,7 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _plot(args: argparse.Namespace, settings: Settings) -> None:
-    from ml.shards.plots import save_figure, stem_histograms, stored_stems
+    from ml.shards.inspect import save_figure, stem_histograms, stored_stems
 
     figure = stem_histograms(stored_stems(settings.layout, args.name), args.name)
     save_figure(figure, args.plot, f"shards of {args.name}")
@@ -158,3 +163,36 @@ def _at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
+
+
+def _add_push(actions: argparse._SubParsersAction) -> None:
+    """Add the action to those of ``stems shards``."""
+    parser = actions.add_parser(
+        "push",
+        help="copy the shards of a corpus to a URL",
+        description="Copy the shards of a corpus below a URL, only what is not there yet; the "
+        "manifest comes last. Endpoint and credentials come from the environment "
+        "(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the corpus")
+    parser.add_argument(
+        "uri", metavar="URI", nargs="?", help="s3://bucket/prefix (default: settings: shards.uri)"
+    )
+    parser.set_defaults(run=run_push)
+
+
+def run_push(args: argparse.Namespace, settings: Settings) -> int:
+    """Push."""
+    from ml.shards.push import push_shards
+
+    settings.corpus(args.name)  # an unknown name is an error that lists the known ones
+    uri = args.uri or settings.shards.uri
+    if not uri:
+        raise ValueError("no URI given and shards.uri is not set; expected s3://bucket/prefix")
+    pushed = push_shards(settings.layout.shards(args.name), uri)
+    print(
+        f"{pushed.url}: {pushed.shards} shards, {pushed.sent} of them sent now "
+        f"({pushed.sent_bytes / 1e6:.1f} MB)"
+    )
+    return 0

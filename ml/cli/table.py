@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml import kinds
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.retrieval.table_description import TableDescription
+    from ml.retrieval.tables.inspect import TableDescription
 
 _TABLES = {"stems": "stem_embeddings", "chunks": "chunk_embeddings"}
 
@@ -57,7 +58,7 @@ def _path(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _describe(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.retrieval.table_description import describe_tables
+    from ml.retrieval.tables.inspect import describe_tables
 
     uri, model = _found(args, settings)
     print(f"{uri}\n{model}")
@@ -67,8 +68,8 @@ def _describe(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _optimize(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.retrieval.table_description import describe_tables
-    from ml.retrieval.table_index import optimize_tables
+    from ml.retrieval.tables.index import optimize_tables
+    from ml.retrieval.tables.inspect import describe_tables
 
     uri, _ = _found(args, settings)
     describe_tables(uri)  # says so when there are none
@@ -80,7 +81,7 @@ def _optimize(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _export(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.retrieval.table_export import export_table
+    from ml.retrieval.tables.inspect import export_table
 
     uri, _ = _found(args, settings)
     rows = export_table(uri, _TABLES[args.table], args.file.expanduser(), where=args.where)
@@ -89,7 +90,7 @@ def _export(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _drop_model(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.retrieval.drop_model import drop_model
+    from ml.retrieval.champion.champion import drop_model
 
     dropped = drop_model(settings.layout, args.model, delete=args.delete)
     for name, size in dropped.tables.items():
@@ -115,12 +116,11 @@ _ACTIONS = {
 def _found(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
     """The database of the model that was asked for, and the model in words."""
     from ml.artifacts import read_manifest
-    from ml.models.stem_jepa import FORMAT_VERSION
-    from ml.retrieval.champion import find_checkpoint
-    from ml.retrieval.database import database_uri
+    from ml.retrieval.tables.database import database_uri
+    from ml.training.models import find_checkpoint
 
     checkpoint = find_checkpoint(settings.layout, args.model)
-    manifest = read_manifest(checkpoint, format_version=FORMAT_VERSION, made_by="stems train")
+    manifest = read_manifest(checkpoint, kinds.MODEL)
     uri = database_uri(settings.layout, manifest["model_id"])
     return uri, f"model {manifest['name']}, {manifest['model_id']}"
 

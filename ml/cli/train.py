@@ -96,7 +96,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
 
 def _resume(args: argparse.Namespace, settings: Settings) -> int:
     from ml.device import choose_device
-    from ml.training.resume import resume_run
+    from ml.training.runs import resume_run
     from ml.training.tracking import mlflow_tracker
 
     if args.dry_run:
@@ -147,7 +147,7 @@ def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSe
 
 
 def _sync(words: list[str], settings: Settings) -> int:
-    from ml.training.sync import sync_run
+    from ml.training.tracking import sync_run
 
     if len(words) != 2 or words[0] != "sync":
         raise ValueError(f"{' '.join(words)!r}: expected nothing, or: sync RUN")

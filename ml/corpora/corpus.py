@@ -6,17 +6,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-Split = Literal["train", "valid", "test"]
-
-Kind = Literal[
-    "beats", "demo", "folder", "manifest", "medleydb", "moisesdb", "musdb18", "slakh2100"
-]
+from ml.tracks import Corpus, CorpusError, Kind
 
 KINDS: dict[Kind, str] = {
     "beats": "recordings with annotated beats",
@@ -29,66 +24,6 @@ KINDS: dict[Kind, str] = {
     "slakh2100": "Slakh2100 and BabySlakh",
 }
 """Layouts that can be read, in a few words each for the command line."""
-
-MUSIC = "music"
-"""What a stem without a label is conditioned with (Riou et al., section II-E)."""
-
-
-class CorpusError(ValueError):
-    """A corpus root is wrong or empty, or its metadata cannot be read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stem:
-    """One recorded part of a track: the sum of its files."""
-
-    stem_id: str
-    """Unique in the corpus and stable across machines: ``<track_id>/<name>``."""
-    files: tuple[Path, ...]
-    """Absolute paths; files of one stem are summed, shorter ones padded with silence."""
-    labels: tuple[str, ...] = ()
-    """Instrument in words, coarse to fine; empty when unknown."""
-    stream: int | None = None
-    """Index among the *audio* streams of the file (MUSDB18's ``.stem.mp4``), None: the first."""
-    start_s: float = 0.0
-    """Where the stem starts in its track, in seconds (silence before)."""
-    has_bleed: bool | None = None
-    """Whether other instruments are audible in it; None when the corpus does not say."""
-
-    @property
-    def label(self) -> str:
-        """The finest label, or ``"music"``."""
-        return self.labels[-1] if self.labels else MUSIC
-
-    @property
-    def category(self) -> str | None:
-        """The coarsest label, None when unlabelled."""
-        return self.labels[0] if self.labels else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Track:
-    """A song: its stems start together and it is as long as the longest of them."""
-
-    track_id: str
-    """Unique in the corpus and stable across machines."""
-    stems: tuple[Stem, ...]
-    split: Split | None = None
-    """As published by the corpus; None where it has none."""
-    artist: str | None = None
-    title: str | None = None
-    genre: str | None = None
-    """In the corpus's own words."""
-
-
-class Corpus(Protocol):
-    """A reader: where the corpus lies and what is in it."""
-
-    root: Path
-
-    def tracks(self) -> Iterator[Track]:
-        """All tracks, in an order that is the same on every machine."""
-        ...
 
 
 def open_corpus(kind: str, root: str | Path, **options: Any) -> Corpus:
@@ -124,14 +59,14 @@ def kinds_help() -> str:
 
 
 def _readers() -> dict[str, Callable[..., Corpus]]:
-    from ml.beats.corpus import BeatCorpus
     from ml.corpora.demo.reader import DemoCorpus
-    from ml.corpora.folder import FolderCorpus
-    from ml.corpora.manifest import ManifestCorpus
-    from ml.corpora.medleydb import MedleyDbCorpus
-    from ml.corpora.moisesdb import MoisesDbCorpus
-    from ml.corpora.musdb18 import Musdb18Corpus
-    from ml.corpora.slakh import SlakhCorpus
+    from ml.corpora.readers.beats import BeatCorpus
+    from ml.corpora.readers.folder import FolderCorpus
+    from ml.corpora.readers.manifest import ManifestCorpus
+    from ml.corpora.readers.medleydb import MedleyDbCorpus
+    from ml.corpora.readers.moisesdb import MoisesDbCorpus
+    from ml.corpora.readers.musdb18 import Musdb18Corpus
+    from ml.corpora.readers.slakh import SlakhCorpus
 
     return {
         "beats": BeatCorpus,
@@ -158,8 +93,8 @@ def _require_known_options(
 
 def _hint(kind: str, root: Path) -> str:
     """For a root that was refused: the kind that would fit it, or the folder near it that fits."""
-    from ml.corpora import medleydb, moisesdb, musdb18, slakh
-    from ml.corpora.listing import subfolders
+    from ml.corpora.readers import medleydb, moisesdb, musdb18, slakh
+    from ml.corpora.readers.listing import subfolders
 
     fits = {reader.KIND: reader.holds_corpus for reader in (medleydb, moisesdb, musdb18, slakh)}
     is_own = fits.get(kind, lambda _: False)

@@ -4,7 +4,7 @@
 the manifest where they lie below it, and absolute after ``read_corpus_tracks``. The identity is the
 *content* (hashes, labels, splits, …), so a corpus that was moved or touched keeps its version.
 Each stem's measurements are remembered with the sizes and times of its files, as they come in
-(``ml.corpora.scan_record``): only changed stems are decoded again, and a scan that was killed goes
+(``ml.corpora.scan``): only changed stems are decoded again, and a scan that was killed goes
 on where it was.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml import kinds
 from ml.artifacts import (
     Artifact,
     ArtifactError,
@@ -27,15 +28,20 @@ from ml.artifacts import (
     write_aside,
 )
 from ml.audio.activity import ActivityConfig
-from ml.corpora.corpus import Corpus, Stem, Track
-from ml.corpora.scan import StemScan, listed_tracks, scan_stems, track_problems
-from ml.corpora.scan_record import compact_scans, read_scans, record_scans
+from ml.corpora.scan import (
+    StemScan,
+    compact_scans,
+    listed_tracks,
+    read_scans,
+    record_scans,
+    scan_stems,
+    track_problems,
+)
 from ml.locks import lock
+from ml.tracks import Corpus, Stem, Track
 
 if TYPE_CHECKING:
     import polars as pl
-
-FORMAT_VERSION = 1
 
 TABLE_NAME = "tracks.parquet"
 
@@ -84,7 +90,7 @@ def build_corpus_tracks(
         return found or finish(
             folder,
             identity,
-            format_version=FORMAT_VERSION,
+            kinds.CORPUS_TRACKS,
             summary=summarize(rows),
             corpus=name,
             root=str(corpus.root),
@@ -101,7 +107,7 @@ def read_corpus_tracks(layout: DataLayout, name: str) -> pl.DataFrame:
 
     folder = layout.tracks(name)
     made_by = f"stems corpus build {name}"
-    manifest = read_manifest(folder, format_version=FORMAT_VERSION, made_by=made_by)
+    manifest = read_manifest(folder, kinds.CORPUS_TRACKS)
     if not (folder / TABLE_NAME).is_file():
         raise ArtifactError(f"{folder} holds no {TABLE_NAME}; make it with: {made_by}")
     table = pl.read_parquet(folder / TABLE_NAME)
@@ -246,10 +252,10 @@ def _identity(
 
 def _find(folder: Path, identity: Mapping[str, Any], root: Path) -> Artifact | None:
     """The artifact on disk if it has this identity, is whole and names this root."""
-    found = find_current(folder, identity, format_version=FORMAT_VERSION)
+    found = find_current(folder, identity, kinds.CORPUS_TRACKS)
     if found is None or not (folder / TABLE_NAME).is_file():
         return None
-    manifest = read_manifest(folder, format_version=FORMAT_VERSION, made_by="building it")
+    manifest = read_manifest(folder, kinds.CORPUS_TRACKS)
     return found if manifest.get("root") == str(root) else None
 
 
@@ -260,4 +266,6 @@ def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
         state = path.stat() if path.is_file() else None
         size_time = (state.st_size, state.st_mtime_ns) if state else None
         files.append((_relative(path, root), size_time))
-    return fingerprint([FORMAT_VERSION, files, stem.stream, stem.start_s, asdict(activity)])
+    return fingerprint(
+        [kinds.CORPUS_TRACKS.format_version, files, stem.stream, stem.start_s, asdict(activity)]
+    )

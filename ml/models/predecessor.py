@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ml.artifacts import ArtifactError, file_fingerprint
 from ml.audio.mel import LogMelConfig
-from ml.corpora.taxonomy import FOUR_CLASSES
+from ml.labels.taxonomy import FOUR_CLASSES
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import PredictorConfig
 from ml.models.stem_jepa import StemJepa

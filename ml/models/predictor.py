@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ml.corpora.taxonomy import FOUR_CLASSES
+from ml.labels.taxonomy import FOUR_CLASSES
 from ml.plain import added_field
 
 Conditioning = Literal["film", "concat", "class", "none"]

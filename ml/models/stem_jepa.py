@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ml import kinds
 from ml.artifacts import ArtifactError, read_json, read_manifest
 from ml.audio.activity import ActivityConfig, active_intervals
 from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.audio.mel import LogMel
-from ml.corpora.taxonomy import FOUR_CLASSES, four_class
+from ml.labels.encoder import LabelEncoder
+from ml.labels.encoders import build_label_encoder
+from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.models.config import StemJepaConfig
-from ml.models.label_encoders import LabelEncoder, build_label_encoder
 from ml.models.predictor import build_predictor
 from ml.models.running_means import RunningMeans
 from ml.models.vit import ViTEncoder
 from ml.plain import dataclass_from
-
-FORMAT_VERSION = 1
 
 
 class StemJepa(RunningMeans):
@@ -246,7 +246,7 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
     from safetensors.torch import load_file
 
     path = Path(path)
-    manifest = read_manifest(path, format_version=FORMAT_VERSION, made_by="stems train")
+    manifest = read_manifest(path, kinds.MODEL)
     config = dataclass_from(StemJepaConfig, read_json(path / "config.json")["model"])
     model = StemJepa(config)
     weights = path / "model.safetensors"

@@ -1,6 +1,7 @@
 """Two models side by side: a self-contained page, and the same as plain values.
 
-What is compared: ``ml.retrieval.compare``. Loss curves come from the records of the runs.
+What is compared: ``ml.retrieval.evaluation.compare``. Loss curves come from the records of the
+runs.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ml.artifacts import DataLayout
-from ml.reports.canvas import BLUE, ORANGE
-from ml.reports.figures import Curve
+from ml.figures import BLUE, ORANGE, Curve
 from ml.reports.page import render_page
 from ml.reports.scored import LOWER_IS_BETTER
 from ml.reports.sections import curve_plots
 from ml.reports.trained import TrainedModel, trained_model
-from ml.retrieval.compare import Comparison, CorpusComparison, MetricDifference
-from ml.retrieval.compared_models import ComparedModel
+from ml.retrieval.evaluation.compare import Comparison, CorpusComparison, MetricDifference
+from ml.training.models import FoundModel
 
 TEMPLATE = "comparison.html.jinja"
 LEVEL = 0.05
@@ -92,7 +92,7 @@ def comparison_values(layout: DataLayout, comparison: Comparison) -> dict[str, A
     }
 
 
-def _renamed(run: TrainedModel, model: ComparedModel, colour: str) -> TrainedModel:
+def _renamed(run: TrainedModel, model: FoundModel, colour: str) -> TrainedModel:
     def renamed(curve: Curve) -> Curve:
         return replace(curve, model=model.name, colour=colour)
 
@@ -100,7 +100,7 @@ def _renamed(run: TrainedModel, model: ComparedModel, colour: str) -> TrainedMod
     return replace(run, name=model.name, curves=curves)
 
 
-def _model(model: ComparedModel) -> dict[str, Any]:
+def _model(model: FoundModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "model_id": model.model_id,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import fingerprint
-from ml.reports.canvas import model_colour
-from ml.reports.instrument_figures import PRESENCE_NAMES, SHARE_NAMES
+from ml.figures import model_colour
+from ml.reports.instruments import PRESENCE_NAMES, SHARE_NAMES
 from ml.reports.scored import LOWER_IS_BETTER, METRIC_NAMES, RANKED_BY
 from ml.reports.sections import conditioned
-from ml.retrieval.instrument_files import SHARES
+from ml.retrieval.evaluation.instruments import SHARES
 
 _FOLDER = Path(__file__).parent
 

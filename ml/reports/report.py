@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from ml import kinds
 from ml.artifacts import (
     MANIFEST_NAME,
     Artifact,
@@ -23,21 +24,20 @@ from ml.artifacts import (
     write_aside,
 )
 from ml.locks import lock
-from ml.reports.alignment_section import alignment_inputs, alignment_sections
-from ml.reports.beat_section import beat_inputs, beat_sections
-from ml.reports.instrument_section import instrument_inputs, instrument_sections
-from ml.reports.label_section import label_plots
+from ml.reports.alignment import alignment_inputs, alignment_sections
+from ml.reports.beats import beat_inputs, beat_sections
+from ml.reports.instruments import instrument_inputs, instrument_sections
+from ml.reports.labels import label_plots
 from ml.reports.page import render_page, templates_fingerprint
 from ml.reports.samples import Sample, sample_queries
 from ml.reports.scored import RANKED_BY, ScoreTable, read_queries, score_tables
 from ml.reports.sections import curve_plots, map_plots, score_plots
 from ml.reports.trained import TrainedModel, trained_models
-from ml.retrieval.evaluate import EVALUATION
+from ml.retrieval.evaluation.evaluate import EVALUATION
 
 if TYPE_CHECKING:
-    from ml.models.label_encoders import LabelEncoder
+    from ml.labels.encoder import LabelEncoder
 
-FORMAT_VERSION = 1
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
 TITLE = "Stem retrieval report"
@@ -83,7 +83,7 @@ def build_report(
         "n_samples": n_samples,
         "encoders": [encoder.fingerprint for encoder in encoders],
     }
-    found = find_current(layout.reports, identity, format_version=FORMAT_VERSION)
+    found = find_current(layout.reports, identity, kinds.REPORT)
     if found is not None and (layout.reports / PAGE_NAME).is_file():
         return found
     with lock(layout.reports / ".lock"):
@@ -98,13 +98,7 @@ def build_report(
             "score_tables": len(tables),
             "missing": len(missing),
         }
-        return finish(
-            layout.reports,
-            identity,
-            format_version=FORMAT_VERSION,
-            summary=summary,
-            missing=missing,
-        )
+        return finish(layout.reports, identity, kinds.REPORT, summary=summary, missing=missing)
 
 
 def _inputs(

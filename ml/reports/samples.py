@@ -17,9 +17,9 @@ import numpy as np
 
 from ml.artifacts import DataLayout
 from ml.audio.files import AudioError, read_stem
-from ml.corpora.corpus import Stem, Track
-from ml.retrieval.embedding_files import read_embeddings, vectors_of
-from ml.retrieval.mixes import read_track
+from ml.retrieval.embeddings.files import read_embeddings, vectors_of
+from ml.retrieval.embeddings.source import read_track
+from ml.tracks import Stem, Track
 
 RATE_HZ = 16_000
 EXCERPT_S = 8.0

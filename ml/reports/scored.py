@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
-from ml.retrieval.evaluate import EVALUATION, METRICS, PAIRED, REFERENCES
-from ml.retrieval.score_files import MADE_BY, QUERIES, read_scores
+from ml.retrieval.evaluation.evaluate import EVALUATION, METRICS, REFERENCES
+from ml.scores.files import MADE_BY, PAIRED, QUERIES, read_scores
 from ml.training.config import PRESETS
 
 METRIC_NAMES = {

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml.artifacts import DataLayout
-from ml.reports.figures import (
+from ml.figures import (
     Bar,
     Curve,
     embedding_map,
+    figure_svg,
     loss_curves,
     principal_plane,
     score_bars,
 )
+from ml.parquet import read_table
 from ml.reports.scored import METRIC_NAMES, RANKED_BY, ScoreTable
-from ml.reports.svg import figure_svg
 from ml.reports.trained import TrainedModel
-from ml.retrieval.embedding_files import GALLERY, read_embedding_manifest, read_table, vectors_of
+from ml.retrieval.embeddings.files import GALLERY, read_embedding_manifest, vectors_of
 
 
 @dataclass(frozen=True, kw_only=True)

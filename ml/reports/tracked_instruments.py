@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, Artifact, DataLayout, read_json
-from ml.reports.instrument_figures import confusion_matrix, share_bars
-from ml.retrieval.instrument_files import read_confusion, read_instruments
-from ml.retrieval.presence import checkpoint_manifests
-from ml.retrieval.score_files import read_artifact_scores
-from ml.retrieval.score_tracking import log_scores
+from ml.reports.instruments import confusion_matrix, share_bars
+from ml.retrieval.evaluation.instruments import read_confusion, read_instruments
+from ml.retrieval.evaluation.presence import checkpoint_manifests
+from ml.scores.files import read_artifact_scores
+from ml.scores.tracking import log_scores
 
 _DPI = 130
 _FOLDER = "instruments"
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 def track_instruments(layout: DataLayout, corpus: str, artifact: Artifact, uri: str) -> list[str]:
     """Send the analysis of a corpus to the runs of its models.
 
-    Metrics go as ``ml.retrieval.score_tracking`` says; figures are called
+    Metrics go as ``ml.scores.tracking`` says; figures are called
     ``instruments/<corpus>-<conditioning>-<what>-<version>.png``, so that none is sent twice.
 
     Args:
@@ -68,7 +68,7 @@ def _figures(layout: DataLayout, corpus: str, version: str) -> dict[str, dict[st
 def _send(uri: str, run_id: str, figures: Mapping[str, Any]) -> bool:
     from mlflow.exceptions import MlflowException
 
-    from ml.training.tracking import mlflow_client
+    from ml.mlflow_store import mlflow_client
 
     try:
         client = mlflow_client(uri)

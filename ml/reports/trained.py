@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ml import kinds
 from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
@@ -20,10 +21,9 @@ from ml.artifacts import (
     read_json,
     read_manifest,
 )
-from ml.models.stem_jepa import FORMAT_VERSION as MODEL_VERSION
-from ml.reports.figures import Curve
-from ml.training.model_index import CONTRASTIVE, UNTRAINED, read_models
-from ml.training.record import RECORD_NAME, read_record
+from ml.figures import Curve
+from ml.training.models import CONTRASTIVE, UNTRAINED, read_models
+from ml.training.run_folder import RECORD_NAME, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def trained_model(layout: DataLayout, name: str, path: Path) -> TrainedModel:
     Raises:
         ArtifactError: the checkpoint is missing or damaged.
     """
-    manifest = read_manifest(path, format_version=MODEL_VERSION, made_by="stems train")
+    manifest = read_manifest(path, kinds.MODEL)
     config = read_json(path / "config.json")
     is_trained = name != UNTRAINED
     run = str(manifest.get("run", ""))

@@ -1,21 +1,32 @@
-"""The application: parts, endpoints, errors and guards put together."""
+"""The application: parts, endpoints, errors and guards put together.
+
+[page] The page: a fixed set of files, read once. No path of a client ever meets the disk.
+
+[server] Runs the application with uvicorn until it is told to stop.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from fastapi import FastAPI
+import numpy as np
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import Response
 
-from ml.retrieval.retrievers import Retrievers
-from ml.serve import mix_routes, search_routes, stem_routes, table_routes
+from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.retriever import StemRetriever
 from ml.serve.limits import ServeLimits
-from ml.serve.page import page_router
-from ml.serve.problems import add_handlers
-from ml.serve.security import Guard, is_loopback
+from ml.serve.search_routes import search_router, table_router
+from ml.serve.security import Guard, NotFoundError, add_handlers, is_loopback
 from ml.serve.service import make_service
+from ml.serve.stem_routes import mix_router, stem_router
 from ml.settings import Settings
 
 _DESCRIPTION = """Find the stem that fits with a mix.
@@ -57,8 +68,8 @@ def build_app(
         docs_url=None,  # these pages load their scripts from elsewhere
         redoc_url=None,
     )
-    for module in (table_routes, mix_routes, search_routes, stem_routes):
-        app.include_router(module.router)
+    for router in (table_router, mix_router, search_router, stem_router):
+        app.include_router(router)
     app.include_router(page_router())
     add_handlers(app)
     app.add_middleware(Guard, hosts=allowed_hosts(host))
@@ -70,3 +81,132 @@ def allowed_hosts(host: str) -> tuple[str, ...] | None:
     if not is_loopback(host):
         return None
     return tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", host.strip("[]"))))
+
+
+_FOLDER = Path(__file__).parent / "static"
+
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+def page_router() -> APIRouter:
+    """Serves ``static``: ``index.html`` at the root, the rest below ``/static``."""
+    files = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
+    contents = {name: path.read_bytes() for name, path in files.items()}
+    etags = {name: f'"{hashlib.sha256(data).hexdigest()[:32]}"' for name, data in contents.items()}
+    router = APIRouter(include_in_schema=False)
+
+    def answer(request: Request, name: str) -> Response:
+        if name not in contents:
+            raise NotFoundError(f"nothing is served at {request.url.path[:200]!r}")
+        headers = {"ETag": etags[name], "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == etags[name]:
+            return Response(status_code=304, headers=headers)
+        return Response(contents[name], media_type=_TYPES[files[name].suffix], headers=headers)
+
+    @router.get("/")
+    async def index(request: Request) -> Response:
+        return answer(request, "index.html")
+
+    @router.get("/favicon.ico")
+    async def favicon(request: Request) -> Response:
+        return answer(request, "icon.svg")
+
+    @router.get("/static/{name:path}")
+    async def static(name: str, request: Request) -> Response:
+        return answer(request, name)
+
+    return router
+
+
+_GRACE_S = 5
+"""What answers on their way get when the server stops."""
+
+
+class ServeError(ValueError):
+    """The server cannot start."""
+
+
+def serve(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    model: str | None = None,
+    limits: ServeLimits | None = None,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Answer requests until the process is interrupted; what was uploaded is removed then.
+
+    Args:
+        settings: of the home.
+        host: address to bind to.
+        port: 0: any free one.
+        model: a name or a checkpoint folder; None: the champion, also after a promotion.
+        limits: bounds of uploads, files and work.
+        on_ready: gets the URL when requests are answered.
+
+    Raises:
+        ServeError: the port is taken or the address is not this machine's.
+        ArtifactError: there is no champion, or no table of the model.
+        KeyboardInterrupt: it was interrupted, after everything was put away.
+    """
+    listener = bind(host, port)
+    with contextlib.closing(listener):
+        retrievers = Retrievers(settings, model)
+        retriever = retrievers.current()
+        app = build_app(settings, retrievers, host=host, limits=limits)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
+        )
+        _warm_up(retriever)
+        listener.listen(128)
+        on_ready(url_of(host, listener.getsockname()[1]))
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to an address.
+
+    Raises:
+        ServeError: the port is taken or the address is not this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ServeError(f"host {host!r} is not known ({error}); try 127.0.0.1") from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServeError(
+                f"port {port} of {host} is taken by another program; stop it, or choose another "
+                f"port with --port (0: any free one)"
+            ) from None
+        raise ServeError(
+            f"cannot listen on port {port} of {host} ({error.strerror}); choose another with "
+            f"--host and --port"
+        ) from None
+    return listener
+
+
+def url_of(host: str, port: int) -> str:
+    """What to open in a browser."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host).strip("[]")
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+
+
+def _warm_up(retriever: StemRetriever) -> None:
+    """Load now what the first mix and the first words would wait for."""
+    rate_hz = retriever.model.rate_hz
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * rate_hz).astype(np.float32)
+    retriever.embed_mix((noise, rate_hz), "a sound that no corpus names")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ml.serve.problems import NotFoundError
+from ml.serve.security import NotFoundError
 
 if TYPE_CHECKING:
-    from ml.retrieval.search import StemTables
+    from ml.retrieval.tables.search import StemTables
 
 _COLUMNS = ("key", "stem_id", "track_id", "corpus", "label", "category", "duration_s", "audio")
 
@@ -98,8 +98,8 @@ class Catalog:
         Args:
             wanted: (corpus, track_id) of each; those that the table lacks are left out.
         """
-        from ml.retrieval.database import open_table, sql_text
-        from ml.retrieval.store import STEM_TABLE
+        from ml.retrieval.tables.database import open_table, sql_text
+        from ml.retrieval.tables.publish import STEM_TABLE
 
         if not wanted:
             return []
@@ -146,8 +146,8 @@ class Catalog:
     @cached_property
     def _scanned(self) -> tuple[Sequence[tuple[str, str]], Sequence[str]]:
         """(corpus, track_id) of all tracks, and all categories, sorted."""
-        from ml.retrieval.database import open_table
-        from ml.retrieval.store import STEM_TABLE
+        from ml.retrieval.tables.database import open_table
+        from ml.retrieval.tables.publish import STEM_TABLE
 
         query = open_table(self.tables.uri, STEM_TABLE).search()
         found = query.select(["corpus", "track_id", "category"]).limit(None).to_arrow()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ml.audio.files import AudioError, probe, read_audio
-from ml.retrieval.audio_windows import read_window
+from ml.audio.windows import read_window
 from ml.serve.sounds import QUERY_RATE_HZ, as_played, write_sound
 
 WRONG_FILE = 2

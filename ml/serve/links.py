@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ml.retrieval.candidates import Candidate
+from ml.retrieval.queries.candidates import Candidate
 from ml.serve.catalog import TrackStems
 from ml.serve.mixes import ServedMix
 from ml.serve.schemas import CandidateInfo, MixInfo, StemSummary, TrackSummary, Waveform

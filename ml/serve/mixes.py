@@ -12,18 +12,11 @@ import numpy as np
 
 from ml.artifacts import fingerprint
 from ml.audio.files import resample
-from ml.retrieval.stem_files import StemFiles
+from ml.retrieval.queries.excerpts import StemFiles
 from ml.serve.catalog import TrackStems
 from ml.serve.limits import ServeLimits
-from ml.serve.problems import NotFoundError, RequestError
-from ml.serve.sounds import (
-    PLAY_RATE_HZ,
-    QUERY_RATE_HZ,
-    Sound,
-    SoundCache,
-    sum_sounds,
-    write_sound,
-)
+from ml.serve.security import NotFoundError, RequestError
+from ml.serve.sounds import PLAY_RATE_HZ, QUERY_RATE_HZ, Sound, SoundCache, sum_sounds, write_sound
 from ml.serve.stem_audio import read_sound
 from ml.serve.uploads import Upload, decode_in_worker
 

@@ -1,25 +1,102 @@
-"""The endpoint that finds stems: by a mix and words, by words alone, by a stem."""
+"""The endpoint that finds stems: by a mix and words, by words alone, by a stem.
+
+[conditions] Which SQL conditions of strangers reach the table: comparisons of its columns and no
+more.
+
+What LanceDB takes as a condition is nearly all of its SQL: ``repeat('a', 1000000000)``, parameters
+that make it panic, negations whose time doubles with each level. Here words, signs and depth are
+bounded first; ``stems query --where`` and ``lancedb`` itself take everything.
+
+[table_routes] Endpoints about what can be asked for: health, words, corpora, tracks.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.retrieval.candidates import Candidate
-from ml.retrieval.database import sql_text
-from ml.retrieval.instrument_note import instrument_note
-from ml.retrieval.query import StemRetriever
+from ml.retrieval.queries.candidates import Candidate
+from ml.retrieval.queries.retriever import StemRetriever, instrument_note
+from ml.retrieval.tables.database import sql_text
 from ml.serve.catalog import Catalog
-from ml.serve.conditions import check_condition
-from ml.serve.links import candidate_info
-from ml.serve.problems import RequestError, responses
-from ml.serve.schemas import KEY_PATTERN, Found, Key, Text
+from ml.serve.links import candidate_info, track_summary
+from ml.serve.schemas import (
+    KEY_PATTERN,
+    Bounds,
+    CorpusCount,
+    Found,
+    Health,
+    Instruments,
+    Key,
+    LabelCount,
+    Text,
+    TrackPage,
+)
+from ml.serve.security import RequestError, responses
 from ml.serve.service import Service, TheService
 
-router = APIRouter(prefix="/api", tags=["search"])
+table_router = APIRouter(responses=responses())
+
+
+@table_router.get("/healthz", tags=["table"], summary="Whether queries are answered, and by what")
+async def health(service: TheService) -> Health:
+    """The model and the version of the table that answer now; 503 when nothing can be searched."""
+    retriever, catalog = await service.queries.run(service.current)
+    return Health(
+        model=retriever.model.name,
+        model_id=retriever.model.model_id,
+        table_version=catalog.tables.version,
+        rows=len(catalog),
+        bounds=Bounds(upload_bytes=service.limits.upload_bytes, mix_s=service.limits.mix_s),
+    )
+
+
+@table_router.get("/api/instruments", tags=["table"], summary="Words to ask with")
+async def instruments(service: TheService) -> Instruments:
+    """Labels of the training and of the table; any other text may be asked for too."""
+    retriever, catalog = await service.queries.run(service.current)
+    manifest = getattr(retriever.model, "manifest", {})
+    labels, categories = await service.queries.run(lambda: (catalog.labels, catalog.categories))
+    return Instruments(
+        training=sorted(manifest.get("training_labels") or []),
+        table=[LabelCount(label=label, stems=stems) for label, stems in labels.items()],
+        categories=list(categories),
+    )
+
+
+@table_router.get("/api/corpora", tags=["table"], summary="Corpora of the table")
+async def corpora(service: TheService) -> list[CorpusCount]:
+    """How many stems and tracks each corpus has in the table."""
+    counts = await service.queries.run(lambda: service.catalog().corpora)
+    return [
+        CorpusCount(corpus=corpus, stems=stems, tracks=tracks)
+        for corpus, (stems, tracks) in counts.items()
+    ]
+
+
+@table_router.get("/api/tracks", tags=["table"], summary="Tracks to make a mix of")
+async def tracks(
+    service: TheService,
+    corpus: Annotated[Text | None, Query(description="Of this corpus only.")] = None,
+    contains: Annotated[Text | None, Query(description="Whose id contains this text.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 100,
+) -> TrackPage:
+    """Tracks whose stems are in the table, with their stems; POST one to /api/tracks/mix."""
+
+    def find() -> TrackPage:
+        catalog = service.catalog()
+        found = catalog.find_tracks(corpus, contains)
+        shown = catalog.tracks(found[:limit])
+        return TrackPage(total=len(found), tracks=[track_summary(track) for track in shown])
+
+    return await service.queries.run(find)
+
+
+search_router = APIRouter(prefix="/api", tags=["search"])
 
 
 class Search(BaseModel):
@@ -61,7 +138,7 @@ class Search(BaseModel):
     )
 
 
-@router.get("/search", summary="Find stems", responses=responses(404))
+@search_router.get("/search", summary="Find stems", responses=responses(404))
 async def search(service: TheService, wanted: Annotated[Search, Query()]) -> Found:
     """Stems of the table, the best first: for a mix, by words alone, or like a stem.
 
@@ -117,3 +194,55 @@ def _where(wanted: Search) -> str | None:
     if wanted.where is not None:
         parts.append(f"({wanted.where})" if parts else wanted.where)
     return " AND ".join(parts) or None
+
+
+_KEYWORDS = frozenset(
+    "and or not in like ilike between is null true false escape".split()  # noqa: SIM905
+)
+
+
+_FUNCTIONS = frozenset(("array_has", "lower", "upper", "length", "starts_with"))
+
+
+_MOST_TOKENS, _MOST_DEPTH, _MOST_NEGATIONS = 200, 8, 8
+
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_]\w*)"
+    r"|(?P<sign><>|!=|<=|>=|[=<>(),-]))\s*",
+    re.ASCII,
+)
+
+
+def check_condition(where: str, columns: tuple[str, ...]) -> None:
+    """Refuse a condition that is more than comparisons of columns.
+
+    Args:
+        where: the condition.
+        columns: that it may name.
+
+    Raises:
+        RequestError: says which part, and what is expected.
+    """
+    at = depth = tokens = negations = 0
+    while at < len(where):
+        match = _TOKEN.match(where, at)
+        if match is None or where.startswith("--", match.start("sign")):
+            raise _refused(where, f"{where[at : at + 20].strip()!r} is not expected", columns)
+        word = (match["word"] or "").lower()
+        if word and word not in _KEYWORDS | _FUNCTIONS and match["word"] not in columns:
+            raise _refused(where, f"{word!r} is no column, word or function", columns)
+        depth += (match["sign"] == "(") - (match["sign"] == ")")
+        tokens += 1
+        negations += word == "not"
+        if depth > _MOST_DEPTH or tokens > _MOST_TOKENS or negations > _MOST_NEGATIONS:
+            raise _refused(where, "it is too long or too deep", columns)
+        at = match.end()
+
+
+def _refused(where: str, reason: str, columns: tuple[str, ...]) -> RequestError:
+    return RequestError(
+        f"the filter {where[:200]!r} is not understood ({reason}); expected an SQL condition such "
+        f"as category = 'guitar' on the columns {', '.join(columns)}, with AND, OR, NOT, IN, LIKE, "
+        f"ILIKE, BETWEEN, IS NULL and the functions {', '.join(sorted(_FUNCTIONS))}"
+    )

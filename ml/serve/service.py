@@ -1,23 +1,28 @@
-"""What one server holds while it runs."""
+"""What one server holds while it runs.
+
+[admission] How much is done at one time: a fixed number of threads, and a bounded number that wait.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec, TypeVar
 
 import numpy as np
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
-from ml.retrieval.mix_input import read_chunks
-from ml.retrieval.query import StemRetriever
-from ml.retrieval.retrievers import Retrievers
-from ml.retrieval.stem_files import StemFiles
-from ml.serve.admission import WorkQueue
+from ml.retrieval.queries.excerpts import StemFiles
+from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.mix import read_chunks
+from ml.retrieval.queries.retriever import StemRetriever
 from ml.serve.catalog import Catalog
 from ml.serve.limits import ServeLimits
 from ml.serve.mixes import Mixes
+from ml.serve.security import BusyError
 from ml.serve.stem_audio import StemAudio
 from ml.serve.uploads import UploadDesk
 from ml.settings import Settings
@@ -90,3 +95,39 @@ def _service_of(request: Request) -> Service:
 
 TheService = Annotated[Service, Depends(_service_of)]
 """What an endpoint takes."""
+
+
+P = ParamSpec("P")
+
+
+T = TypeVar("T")
+
+
+class WorkQueue:
+    """Runs blocking work in threads; made and used in one event loop.
+
+    Args:
+        name: what waits, for the error: "queries".
+        at_once: how many run.
+        waiting: how many may wait besides.
+    """
+
+    def __init__(self, name: str, at_once: int, waiting: int):
+        self._name = name
+        self._limiter = CapacityLimiter(at_once)
+        self._most = at_once + waiting
+        self._pending = 0
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        if self._pending >= self._most:
+            raise BusyError(f"{self._pending} {self._name} are waiting already; try again soon")
+        self._pending += 1
+        try:
+            return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._limiter)
+        finally:
+            self._pending -= 1

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from ml.audio.files import resample
-from ml.retrieval.audio_windows import fit_channels
+from ml.audio.windows import fit_channels
 
 PLAY_RATE_HZ = 44_100
 """Rate of what is served."""

@@ -14,12 +14,11 @@ import numpy as np
 
 from ml.artifacts import fingerprint
 from ml.audio.files import AudioError, probe
-from ml.corpora.corpus import Stem
-from ml.retrieval.excerpts import safe_name, stem_window
-from ml.retrieval.stem_files import StemFiles
+from ml.retrieval.queries.excerpts import StemFiles, safe_name, stem_window
 from ml.serve.limits import ServeLimits
-from ml.serve.problems import NotFoundError
+from ml.serve.security import NotFoundError
 from ml.serve.sounds import Sound, SoundCache, as_played, write_sound
+from ml.tracks import Stem
 
 _LOCKS = 16
 _MOST_STEMS = 10_000

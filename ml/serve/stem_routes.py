@@ -1,33 +1,169 @@
-"""Endpoints of stems: their waveform, their sound, the file to keep."""
+"""Endpoints of stems: their waveform, their sound, the file to keep.
+
+[heard] What the endpoints that play something share: the piece that is wanted, and how it is sent.
+
+[mix_routes] Endpoints of mixes: send one, make one of a track, hear it.
+"""
 
 from __future__ import annotations
 
 import mimetypes
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Query, Request
+from fastapi import Path as UrlPath
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
-from ml.serve.heard import AUDIO, DurationS, StartS, serve_sound
-from ml.serve.links import waveform_info
-from ml.serve.problems import responses
-from ml.serve.ranges import serve_file
-from ml.serve.schemas import KEY_PATTERN, Waveform
+from ml.serve.catalog import TrackStems
+from ml.serve.links import mix_info, waveform_info
+from ml.serve.ranges import piece_version, serve_file
+from ml.serve.schemas import KEY_PATTERN, MixInfo, Text, TrackMix, Waveform
+from ml.serve.security import UPLOAD_PATH, NotAudioError, NotFoundError, RequestError, responses
 from ml.serve.service import Service, TheService
+from ml.serve.sounds import cut_sound
 from ml.serve.stem_audio import ServedStem
 
-router = APIRouter(prefix="/api/stems", tags=["stems"])
+AUDIO: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"audio/wav": {}}, "description": "The whole of it."},
+    206: {"content": {"audio/wav": {}}, "description": "The range that was asked for."},
+    304: {"description": "It has not changed."},
+}
+"""Answers of an endpoint that plays, for OpenAPI."""
+
+
+StartS = Annotated[float, Query(ge=0, le=1e6, description="Where to begin, in seconds.")]
+
+
+DurationS = Annotated[
+    float | None, Query(gt=0, le=1e6, description="How long, in seconds; default: to the end.")
+]
+
+
+async def serve_sound(
+    request: Request,
+    service: Service,
+    wav: Path,
+    version: str,
+    start_s: float,
+    duration_s: float | None,
+) -> Response:
+    """A file of ``write_sound``, or a piece of it.
+
+    Raises:
+        NotFoundError: it was dropped meanwhile.
+    """
+    if not start_s and duration_s is None:
+        return serve_file(request, wav, "audio/wav", version=version)
+    try:
+        piece = await service.decodes.run(cut_sound, wav, start_s, duration_s)
+    except FileNotFoundError:
+        raise NotFoundError("the sound was dropped for newer ones; ask again") from None
+    version = piece_version(version, start_s, duration_s)
+    return serve_file(request, piece, "audio/wav", version=version)
+
+
+mix_router = APIRouter(prefix="/api", tags=["mixes"])
+
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The audio file itself: wav, flac, ogg, mp3, m4a, aac, aiff or caf.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+MixId = Annotated[
+    str, UrlPath(description="Id of a mix.", pattern=r"^[0-9a-f]{24}$", examples=["0" * 24])
+]
+
+
+@mix_router.post(
+    UPLOAD_PATH.removeprefix("/api"),
+    summary="Send a mix",
+    status_code=201,
+    responses=responses(403, 408, 413, 415),
+    openapi_extra=_BODY,
+)
+async def send_mix(
+    request: Request,
+    service: TheService,
+    name: Annotated[Text, Query(description="What to call it; says nothing of its type.")] = "mix",
+) -> MixInfo:
+    """Take an audio file in, as the body of the request; what it is, its content says.
+
+    The same file sent again is the same mix. It is kept in a temporary folder until newer mixes
+    need the room or the server ends.
+    """
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise NotAudioError(f"{name} came as a form; send the file itself as the body")
+    try:
+        async with service.uploads.receive(request, name) as upload:
+            mix = await service.decodes.run(service.mixes.of_upload, upload, name)
+    except ClientDisconnect:
+        raise RequestError(f"{name} did not arrive whole; send it again") from None
+    return mix_info(mix)
+
+
+@mix_router.post(
+    "/tracks/mix",
+    summary="Make a mix of a track",
+    status_code=201,
+    responses=responses(403, 404, 411, 413),
+)
+async def mix_of_track(wanted: TrackMix, service: TheService) -> MixInfo:
+    """Sum the stems of a track but those that are left out; the same choice is the same mix."""
+    track = await service.queries.run(_track, service, wanted)
+    mix = await service.decodes.run(service.mixes.of_track, track, wanted.leave_out)
+    return mix_info(mix)
+
+
+@mix_router.get("/mixes/{mix_id}", summary="A mix", responses=responses(404))
+async def mix(mix_id: MixId, service: TheService) -> MixInfo:
+    """What is known of a mix while it is kept."""
+    return mix_info(service.mixes.get(mix_id))
+
+
+@mix_router.get(
+    "/mixes/{mix_id}/audio",
+    summary="Hear a mix",
+    response_class=Response,
+    responses={**AUDIO, **responses(404, 416)},
+)
+async def mix_audio(
+    mix_id: MixId,
+    request: Request,
+    service: TheService,
+    start_s: StartS = 0,
+    duration_s: DurationS = None,
+) -> Response:
+    """The mix, or a piece of it, as 16-bit WAV; takes ranges."""
+    found = service.mixes.get(mix_id)
+    return await serve_sound(request, service, found.wav, found.id, start_s, duration_s)
+
+
+def _track(service: Service, wanted: TrackMix) -> TrackStems:
+    return service.catalog().track(wanted.corpus, wanted.track_id)
+
+
+stem_router = APIRouter(prefix="/api/stems", tags=["stems"])
+
 
 Key = Annotated[
     str,
-    Path(
+    UrlPath(
         description="Key of a stem, slashes percent-encoded; looked up in the table, no path.",
         min_length=1,
         max_length=1000,
         pattern=KEY_PATTERN,
     ),
 ]
+
+
 _FILE = {
     200: {
         "content": {"audio/*": {}, "application/octet-stream": {}},
@@ -41,13 +177,13 @@ _FILE = {
 }
 
 
-@router.get("/{key:path}/peaks", summary="The waveform of a stem", responses=responses(404))
+@stem_router.get("/{key:path}/peaks", summary="The waveform of a stem", responses=responses(404))
 async def stem_peaks(key: Key, service: TheService) -> Waveform:
     """A stem at a glance."""
     return waveform_info((await _served(service, key)).sound)
 
 
-@router.get(
+@stem_router.get(
     "/{key:path}/audio",
     summary="Hear a stem",
     response_class=Response,
@@ -65,7 +201,7 @@ async def stem_audio(
     return await serve_sound(request, service, served.wav, served.version, start_s, duration_s)
 
 
-@router.get(
+@stem_router.get(
     "/{key:path}/file",
     summary="Keep a stem",
     response_class=Response,

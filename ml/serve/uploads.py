@@ -19,13 +19,7 @@ from fastapi import Request
 
 from ml.serve.decode_upload import WRONG_FILE
 from ml.serve.limits import ServeLimits
-from ml.serve.problems import (
-    BusyError,
-    NotAudioError,
-    RequestError,
-    TooLargeError,
-    TooSlowError,
-)
+from ml.serve.security import BusyError, NotAudioError, RequestError, TooLargeError, TooSlowError
 from ml.serve.sounds import Sound
 
 _HEAD_BYTES = 12

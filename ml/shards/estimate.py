@@ -14,8 +14,7 @@ from typing import Any
 
 from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
 from ml.shards.index import Payload
-from ml.shards.inputs import BuildPlan, plan_build, read_inputs
-from ml.shards.plan import ShardConfig
+from ml.shards.plan import BuildPlan, ShardConfig, plan_build, read_inputs
 
 RATES_NAME = "rates.json"
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ml import kinds
 from ml.artifacts import ArtifactError, fingerprint, read_json, read_manifest, write_aside
 from ml.plain import jsonable
-
-FORMAT_VERSION = 1
 
 Payload = Literal["flac", "pcm16"]
 
@@ -53,7 +52,7 @@ class IndexedStem:
     label_rows: tuple[int, ...]
     """Row of the segment's ``labels.npy`` for each label; one row ("music") when there is none."""
     four_class: int
-    """Index into ``ml.corpora.taxonomy.FOUR_CLASSES``."""
+    """Index into ``ml.labels.taxonomy.FOUR_CLASSES``."""
     gain: float
     """waveform = int16 / 32768 * gain."""
     intervals: tuple[tuple[float, float], ...]
@@ -142,7 +141,7 @@ def index_path(folder: Path, shard_name: str) -> Path:
 
 def write_index(folder: Path, index: ShardIndex) -> None:
     """Write a shard's index beside it (aside, then renamed)."""
-    content = {"format_version": FORMAT_VERSION, **jsonable(index)}
+    content = {"format_version": kinds.STEM_SHARDS.format_version, **jsonable(index)}
     content["segments"] = content.pop("segments")  # last, for ``read_index_head``
     with write_aside(index_path(folder, index.name)) as aside:
         aside.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
@@ -189,9 +188,9 @@ def split_fingerprint(shards: Sequence[Mapping[str, Any]], split: str) -> str:
 
 def _index(content: Any, path: Path) -> ShardIndex:
     found = content.pop("format_version", None) if isinstance(content, dict) else None
-    if found != FORMAT_VERSION:
+    if found != kinds.STEM_SHARDS.format_version:
         raise ArtifactError(
-            f"{path} has format version {found!r}, expected {FORMAT_VERSION}; "
+            f"{path} has format version {found!r}, expected {kinds.STEM_SHARDS.format_version}; "
             f"make the shards again with: stems shards build {path.parent.name} --fresh"
         )
     try:
@@ -227,5 +226,4 @@ def read_shards_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: there is none, or it is of a newer format; says what to do.
     """
-    made_by = f"stems shards build {folder.name}"
-    return read_manifest(folder, format_version=FORMAT_VERSION, made_by=made_by)
+    return read_manifest(folder, kinds.STEM_SHARDS)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, file_fingerprint
+from ml.object_store import file_sizes, open_url, persistently, read_bytes
 from ml.processes import scratch_folder
 from ml.progress import progress
 from ml.shards.index import ShardIndex, index_path, read_index, read_shards_manifest
-from ml.shards.remote import file_sizes, open_url, persistently, read_bytes
-from ml.shards.tars import ShardJob, write_shard
+from ml.shards.write import ShardJob, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def push_shards(folder: Path, uri: str) -> Pushed:
 
     Raises:
         ArtifactError: no shards, or one of them is damaged here, or all lie at a URL already.
-        ml.shards.remote.RemoteError: the URL cannot be written.
+        ml.shards.folders.RemoteError: the URL cannot be written.
     """
     manifest = read_shards_manifest(folder)
     if place := manifest.get("url"):
@@ -79,7 +79,7 @@ def make_shard(job: ShardJob) -> ShardIndex:
 
     Raises:
         ml.audio.files.AudioError: an audio file is missing or cannot be decoded.
-        ml.shards.remote.RemoteError: the URL cannot be read or written.
+        ml.shards.folders.RemoteError: the URL cannot be read or written.
     """
     if job.url is None:
         return write_shard(job)
@@ -105,7 +105,7 @@ def is_pushed(folder: Path, url: str) -> bool:
     """Whether the shards of the manifest are at a URL, each with its index, and so is it.
 
     Raises:
-        ml.shards.remote.RemoteError: the URL cannot be read.
+        ml.shards.folders.RemoteError: the URL cannot be read.
     """
     there = file_sizes(url)
     return (

@@ -103,7 +103,7 @@ class ShardPairs:
             EmptySplitError: the folders hold no segment of the split.
             ArtifactError: a folder or shard is missing or damaged, or the label encoders or rates
                 of the folders differ.
-            ml.shards.remote.RemoteError: a URL cannot be read.
+            ml.shards.folders.RemoteError: a URL cannot be read.
         """
         config = config or PairConfig()
         if batch_size < 1 or batch_size % world or not 0 <= rank < world:

@@ -19,12 +19,12 @@ import soundfile
 
 from ml.audio.activity import active_intervals, active_seconds
 from ml.audio.files import read_stem
-from ml.corpora.corpus import MUSIC, Stem
-from ml.corpora.taxonomy import FOUR_CLASSES, four_class
+from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.plain import jsonable
-from ml.shards.chunks import TOLERANCE_S, gives_pair
 from ml.shards.index import FULL_SCALE, Payload
+from ml.shards.pairs import TOLERANCE_S, gives_pair
 from ml.shards.plan import PlannedTrack, ShardConfig
+from ml.tracks import MUSIC, Stem
 
 SUFFIXES: dict[Payload, str] = {"flac": "flac", "pcm16": "wav"}
 FLAC_COMPRESSION = 0.25

@@ -14,15 +14,10 @@ from typing import Any
 
 import torch
 
-from ml.artifacts import (
-    MANIFEST_NAME,
-    ArtifactError,
-    read_manifest,
-    write_folder_aside,
-    write_json,
-)
+from ml import kinds
+from ml.artifacts import MANIFEST_NAME, ArtifactError, read_manifest, write_folder_aside, write_json
 from ml.models.predecessor import ImportedConfig
-from ml.models.stem_jepa import FORMAT_VERSION, StemJepa
+from ml.models.stem_jepa import StemJepa
 from ml.plain import jsonable
 from ml.training.config import TrainingConfig
 
@@ -56,7 +51,7 @@ def save_checkpoint(
     built = json.dumps(jsonable(config), sort_keys=True)
     model_id = hashlib.sha256(built.encode() + weights).hexdigest()[:16]
     manifest = {
-        "format_version": FORMAT_VERSION,
+        "format_version": kinds.MODEL.format_version,
         "model_id": model_id,
         "phase": model.phase,
         **origin,
@@ -76,7 +71,7 @@ def read_checkpoint_manifest(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: there is none, or it is of a newer format.
     """
-    return read_manifest(path, format_version=FORMAT_VERSION, made_by="stems train")
+    return read_manifest(path, kinds.MODEL)
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

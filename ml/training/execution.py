@@ -32,11 +32,11 @@ from ml.training.checkpoints import (
     start_from_phase_1,
 )
 from ml.training.config import LoopConfig, TrainingConfig
+from ml.training.cost import matmul_rate
 from ml.training.distributed import from_rank_0, rank, world
 from ml.training.loop import TrainState, build_state, train
-from ml.training.model_index import UNTRAINED
-from ml.training.record import MetricsRecord
-from ml.training.speed import matmul_rate
+from ml.training.models import UNTRAINED
+from ml.training.run_folder import MetricsRecord
 from ml.training.statistics import BATCHES, measure_statistics, measure_target_variance
 from ml.training.tracking import RunTracker
 

@@ -18,15 +18,16 @@ from ml.device import autocast
 from ml.models.stem_jepa import StemJepa
 from ml.shards.pairs import PairBatch
 from ml.training.batches import MelBatch, mel_batch
-from ml.training.config import LoopConfig, TrainingConfig
+from ml.training.config import LoopConfig, TrainingConfig, warmup_cosine
 from ml.training.contrastive import ContrastivePhase
+from ml.training.cost import SpeedMeter
 from ml.training.distributed import agreed, global_mean, world
 from ml.training.jepa import JepaPhase
-from ml.training.schedules import warmup_cosine
-from ml.training.speed import SpeedMeter
 from ml.training.watch import warn_of_collapse
 
 _log = logging.getLogger(__name__)
+
+
 Phase = ContrastivePhase | JepaPhase
 
 

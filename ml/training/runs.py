@@ -4,6 +4,12 @@
 ``metrics.jsonl``, ``checkpoints/step-…`` while it trains, ``initial`` (phase 1: the untrained
 model), ``best`` (of the best validation) and ``model`` (the result). Under ``torchrun`` every rank
 trains and rank 0 writes.
+
+[resume] ``stems train --resume RUN``: go on with a run by its folder, as it was begun.
+
+The same options find the same run without this (``ml.training.runs``). By its folder a run is found
+whatever the settings and the current phase-1 model are by now; options that would make it another
+run are refused.
 """
 
 from __future__ import annotations
@@ -16,20 +22,25 @@ from typing import Any
 
 import torch
 
-from ml.artifacts import MANIFEST_NAME, Artifact, DataLayout
+from ml.artifacts import MANIFEST_NAME, Artifact, ArtifactError, DataLayout
 from ml.device import keep_freed_memory
 from ml.locks import lock
+from ml.plain import dataclass_from, jsonable
 from ml.shards.folders import training_folder
 from ml.shards.reader import ShardPairs
 from ml.training.checkpoints import read_checkpoint_manifest
-from ml.training.config import LoopConfig, Size, TrainingConfig
+from ml.training.config import LoopConfig, Size, TrainingConfig, changed_config, training_config
 from ml.training.distributed import from_rank_0, process_group, rank
 from ml.training.execution import Run, execute_run, open_pairs, run_tags
-from ml.training.model_index import phase_1_model, point_models
-from ml.training.presets import training_config
-from ml.training.record import RECORD_NAME, read_record
-from ml.training.run_datasets import describe_datasets
-from ml.training.run_description import describe_run
+from ml.training.mlflow_artifacts import describe_datasets
+from ml.training.models import find_checkpoint, phase_1_model, point_models
+from ml.training.run_folder import (
+    RECORD_NAME,
+    describe_run,
+    differing_fields,
+    read_record,
+    read_run,
+)
 from ml.training.tracking import NoTracker, RunTracker
 
 
@@ -161,3 +172,89 @@ def _trained(run: Path, *, is_reused: bool) -> Artifact:
         last |= line["metrics"] | {"step": line["step"]}
     model_id = read_checkpoint_manifest(run / "model")["model_id"]
     return Artifact(path=run / "model", fingerprint=model_id, reused=is_reused, summary=last)
+
+
+def resume_run(
+    name: str,
+    *,
+    layout: DataLayout,
+    corpora: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    loop: LoopConfig | None = None,
+    device: torch.device | None = None,
+    tracker: Callable[[Path, str], RunTracker] = lambda _folder, _name: NoTracker(),
+    tags: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Train a run from its last checkpoint to its end; a finished one is reused.
+
+    Args:
+        name: of its folder in ``layout.runs``.
+        layout: where shards and runs lie.
+        corpora: what it is trained on, should its folder not say (older ones do not).
+        options: ``preset``, ``size``, ``seed`` or ``corpora`` that somebody expects it to have.
+        overrides: likewise, by dotted field.
+        loop: how often to log, validate and save.
+        device: where to compute; default: the CPU.
+        tracker: makes a tracker from the run folder and the run's name.
+        tags: what else the tracking run should carry.
+
+    Returns:
+        The checkpoint folder; its summary holds the last metrics.
+
+    Raises:
+        ArtifactError: there is no such run, its shards or phase 1 are gone or have changed, or an
+            option differs; names the fields.
+        LockedError: another process trains it.
+        ValueError: a wrong field.
+    """
+    keep_freed_memory()
+    found = read_run(layout.runs / name)
+    config = dataclass_from(TrainingConfig, found["identity"]["config"])
+    corpora = found.get("corpora", corpora)
+    begun = jsonable(config) | {"corpora": list(corpora)}
+    _refuse(name, differing_fields(begun, begun | _wanted(config, options or {}, overrides or {})))
+    folders = [training_folder(layout, corpus) for corpus in corpora]
+    loop = loop or LoopConfig()
+    with process_group(device or torch.device("cpu")) as device:
+        run = Run(
+            runs=layout.runs,
+            config=config,
+            shards=folders,
+            pairs=open_pairs(folders, config, "train", loop),
+            phase_1=_phase_1(layout, found["identity"]["phase_1"]),
+            loop=loop,
+            device=device,
+        )
+        _refuse(name, differing_fields(found["identity"], jsonable(run.identity)))
+        return train_run(run, layout=layout, corpora=corpora, tracker=tracker, tags=tags)
+
+
+def _wanted(
+    config: TrainingConfig, options: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What somebody expects a run with this configuration to be, as JSON."""
+    of_config = {key: value for key, value in options.items() if key != "corpora"}
+    wanted = jsonable(changed_config(replace(config, **of_config), overrides))
+    return wanted | ({"corpora": list(options["corpora"])} if "corpora" in options else {})
+
+
+def _refuse(name: str, fields: list[str]) -> None:
+    if fields:
+        raise ArtifactError(
+            f"{name} was begun otherwise, and cannot go on with: {'; '.join(fields)}; leave these "
+            "options out, or train another run without --resume"
+        )
+
+
+def _phase_1(layout: DataLayout, model_id: str | None) -> Path | None:
+    """The checkpoint that a run started from, be it the current phase 1 or not."""
+    if model_id is None:
+        return None
+    try:
+        return find_checkpoint(layout, model_id)
+    except ArtifactError:
+        raise ArtifactError(
+            f"the phase-1 model {model_id} that this run started from is not in {layout.runs}; "
+            "bring it back, or train another run without --resume"
+        ) from None

@@ -2,6 +2,8 @@
 
 One daemon thread ships the record in batches; a tracking server that is slow or down never slows
 training. What has been shipped is remembered beside the record, so that no step is sent twice.
+
+[sync] ``stems train sync``: give a tracking server what it missed while it was down.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
 from collections import defaultdict
@@ -18,19 +19,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ml.artifacts import read_json, write_json
-from ml.training.record import RECORD_NAME, SHIPPED_NAME
-from ml.training.run_artifacts import send_artifacts
-from ml.training.run_datasets import send_datasets
+from ml.artifacts import MANIFEST_NAME, ArtifactError, read_json, write_json
+from ml.locks import lock
+from ml.mlflow_store import find_or_make_experiment, mlflow_client
+from ml.plain import flat
+from ml.training.mlflow_artifacts import send_artifacts, send_datasets
+from ml.training.run_folder import RECORD_NAME, SHIPPED_NAME, read_record, read_run
 
 if TYPE_CHECKING:
     from ml.settings import Settings
 
+
 _JOIN_S, _ARTIFACTS_JOIN_S, _STOPPED_JOIN_S = 60, 300, 8
 """How long a finished training waits for a server that answers slowly; one that was stopped has
 to be gone soon, and ``stems train sync`` catches up."""
+
+
 _SHIP_EVERY_S = 5.0
+
+
 _SHIPPING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -232,27 +242,39 @@ def mlflow_tracker(settings: Settings) -> Callable[[Path, str], MlflowTracker]:
     )
 
 
-def mlflow_client(uri: str) -> Any:
-    """An MLflow client that gives up on a dead server in seconds, not minutes."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
+def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:
+    """Send the record of a run that is not training now.
 
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri)
+    Args:
+        folder: ``runs/<run>``.
+        uri: MLflow's tracking URI.
+        experiment: its experiment's name.
 
+    Returns:
+        The tracking run's id, and how many lines of the record it has now.
 
-def find_or_make_experiment(client: Any, name: str) -> str:
-    """The id of an experiment; a local one keeps its artifacts beside its database."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    uri = client.tracking_uri
-    location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").resolve().as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    Raises:
+        ArtifactError: there is no such run, or the server did not take its record.
+        LockedError: it is training now; its own thread ships.
+    """
+    described = read_run(folder)
+    from mlflow.exceptions import MlflowException
+
+    config = described["identity"]["config"]
+    phase = "contrastive" if config["model"]["predictor"] is None else "jepa"
+    tags = {"phase": phase, "training_id": folder.name, **described.get("tags", {})}
+    is_finished = (folder / "model" / MANIFEST_NAME).is_file()
+    tracker = MlflowTracker(run_folder=folder, uri=uri, experiment=experiment, run_name=folder.name)
+    with lock(folder / ".lock"):
+        try:
+            run_id = tracker.send(
+                flat(config),
+                tags,
+                "FINISHED" if is_finished else "KILLED",
+            )
+        except (MlflowException, OSError) as error:
+            raise ArtifactError(
+                f"MLflow at {uri} did not take the record of {folder}: {error}; start it and run "
+                "this again (nothing is lost, nothing is sent twice)"
+            ) from None
+    return run_id, len(read_record(folder / RECORD_NAME))

@@ -11,8 +11,7 @@ from pathlib import Path
 from ml.artifacts import ArtifactError, DataLayout
 from ml.locks import lock
 from ml.settings import Settings, SettingsError
-from ml.shards.collect import recorded_sets
-from ml.upkeep.collect import read_holdings
+from ml.upkeep.collect import read_holdings, recorded_sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +75,8 @@ def _refuse_needed(settings: Settings, name: str) -> None:
 
 def _remove_rows(layout: DataLayout, name: str, *, delete: bool) -> Iterator[tuple[str, int]]:
     """Of every database that holds some: its URI and how many rows."""
-    from ml.retrieval.database import commit, database_uri, open_table, sql_text
-    from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, count_rows
+    from ml.retrieval.tables.database import commit, database_uri, open_table, sql_text
+    from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows
 
     models = sorted(path.name for path in layout.lancedb.glob("*") if path.is_dir())
     for uri in (database_uri(layout, model_id) for model_id in models):

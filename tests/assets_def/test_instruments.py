@@ -1,7 +1,7 @@
 from typing import Any
 
-from assets_def.assets.instruments import instrument_metadata, presence_markdown
-from ml.retrieval.instrument_files import SHARES
+from assets_def.assets.retrieval import instrument_metadata, presence_markdown
+from ml.retrieval.evaluation.instruments import SHARES
 
 
 def score(model: str, metric: str, value: float) -> dict[str, Any]:

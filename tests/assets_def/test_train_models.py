@@ -26,8 +26,8 @@ from assets_def.results import mlflow_run
 from ml.artifacts import DataLayout, read_json
 from ml.locks import lock
 from ml.training.config import LoopConfig
-from ml.training.model_index import read_models
-from ml.training.record import read_record
+from ml.training.models import read_models
+from ml.training.run_folder import read_record
 from ml.training.runs import train_preset
 from ml.training.tracking import NoTracker
 from pipelines.execute import Outcome, Step

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from assets_def import train_progress
-from assets_def.train_progress import ProgressTracker, duration_text, last_line, progress_text
+from assets_def import train_process as train_progress
+from assets_def.train_process import ProgressTracker, duration_text, last_line, progress_text
 from ml.training.tracking import NoTracker
 
 

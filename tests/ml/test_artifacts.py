@@ -1,5 +1,6 @@
 """Artifacts: nothing half-written, versions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from ml.artifacts import (
     write_folder_aside,
     write_json,
 )
+from ml.kinds import ArtifactKind
+
+KIND = ArtifactKind(name="thing", format_version=2, made_by="stems make {0}")
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
@@ -46,25 +50,27 @@ def test_the_fingerprint_ignores_order_and_sees_values():
 
 
 def test_an_artifact_is_current_for_its_identity_and_format_only(tmp_path):
-    made = finish(tmp_path, {"seed": 1}, format_version=2, summary={"n": 3})
-    found = find_current(tmp_path, {"seed": 1}, format_version=2)
+    made = finish(tmp_path, {"seed": 1}, KIND, summary={"n": 3})
+    found = find_current(tmp_path, {"seed": 1}, KIND)
     assert found is not None
     assert (found.reused, found.fingerprint, found.summary) == (True, made.fingerprint, {"n": 3})
-    assert find_current(tmp_path, {"seed": 2}, format_version=2) is None
-    assert find_current(tmp_path, {"seed": 1}, format_version=3) is None
-    assert find_current(tmp_path / "none", {}, format_version=1) is None
+    assert find_current(tmp_path, {"seed": 2}, KIND) is None
+    assert find_current(tmp_path, {"seed": 1}, replace(KIND, format_version=3)) is None
+    assert find_current(tmp_path / "none", {}, KIND) is None
 
 
-def test_a_newer_format_is_refused_with_what_to_do(tmp_path):
-    finish(tmp_path, {}, format_version=9, summary={})
-    with pytest.raises(ArtifactError, match=r"format version 9.*up to 2.*stems make"):
-        read_manifest(tmp_path, format_version=2, made_by="stems make")
+@pytest.mark.parametrize("other", [1, 9])
+def test_another_format_is_refused_with_what_to_do(tmp_path, other):
+    folder = tmp_path / "demo"
+    finish(folder, {}, replace(KIND, format_version=other), summary={})
+    with pytest.raises(ArtifactError, match=rf"format version {other}.*reads 2.*stems make demo"):
+        read_manifest(folder, KIND)
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match=f"{tmp_path / 'manifest.json'} is not JSON"):
-        read_manifest(tmp_path, format_version=1, made_by="it")
+        read_manifest(tmp_path, KIND)
 
 
 def test_no_nan_gets_into_json(tmp_path):

@@ -27,17 +27,18 @@ import pytest
 from ml.artifacts import DataLayout
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
-from ml.corpora.labels import read_label_vectors
+from ml.corpora.label_embeddings import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
+from ml.parquet import read_table
 from ml.processes import WorkersError, cluster, completed
-from ml.retrieval import parts
-from ml.retrieval.baselines import load_models
-from ml.retrieval.embed import embed_corpus
-from ml.retrieval.embedding_files import read_table, vectors_of
-from ml.shards.check import check_shards
+from ml.retrieval.embeddings import parts
+from ml.retrieval.embeddings.baselines import load_models
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.embeddings.files import vectors_of
+from ml.shards.build import build_shards
 from ml.shards.folders import built_folder
+from ml.shards.inspect import check_shards
 from ml.shards.plan import ShardConfig
-from ml.shards.writer import build_shards
 
 pytestmark = [pytest.mark.service, pytest.mark.faults, pytest.mark.slow]
 
@@ -69,7 +70,7 @@ if __name__ == "__main__":
 GATE = """
 import os, threading
 from pathlib import Path
-import ml.retrieval.embedding_files, ml.shards.push
+import ml.retrieval.embeddings.files, ml.shards.push
 
 def wait_to_be_killed(kind):
     wish = Path({folder!r}) / kind
@@ -93,7 +94,7 @@ def gate(module, name, kind, after):
     setattr(module, name, gated)
 
 gate(ml.shards.push, "_push_index", "shards", after=False)
-gate(ml.retrieval.embedding_files, "query_table", "parts", after=True)
+gate(ml.retrieval.embeddings.files, "query_table", "parts", after=True)
 """
 
 
@@ -201,8 +202,8 @@ def test_shards_are_in_the_store_once_each_though_a_worker_is_killed(
 def test_embeddings_are_those_of_this_process_though_a_worker_is_killed(
     s3: Any, dask: Dask, layout: DataLayout, local: DataLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ml.retrieval.database import database_uri, open_table
-    from ml.retrieval.store import STEM_TABLE, publish_corpus
+    from ml.retrieval.tables.database import database_uri, open_table
+    from ml.retrieval.tables.publish import STEM_TABLE, publish_corpus
 
     monkeypatch.setattr(parts, "PART_S", 60.0)
     models = load_models(layout, ["film", "spectrum"])

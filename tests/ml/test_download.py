@@ -13,8 +13,7 @@ import pytest
 
 from ml.cli.main import main
 from ml.download import DownloadError, download
-from ml.models.clap_fetch import fetch_clap
-from ml.models.clap_files import PublishedFile
+from ml.labels.clap_files import PublishedFile, fetch_clap
 
 CONTENT = bytes(range(256)) * 8000  # 2 MB: more than one block
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

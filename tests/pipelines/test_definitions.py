@@ -6,9 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_def.assets.beats import FEATURES_FORMAT, PROBES_FORMAT
-from assets_def.assets.retrieval import REPORT_FORMAT
-from assets_def.assets.training import CHECKPOINT_FORMAT, TrainConfig
+from assets_def.assets.training import TrainConfig
 from assets_def.resources import StemsHome
 from ml.settings import SettingsError
 from pipelines.build import build_definitions
@@ -108,18 +106,6 @@ def test_assets_say_what_they_are(definitions: dg.Definitions):
         assert spec.kinds, name
         assert spec.owners, name
         assert spec.code_version, name
-
-
-def test_code_versions_are_the_formats():
-    from ml.beats.feature_files import FORMAT_VERSION as FEATURES
-    from ml.beats.probe_files import FORMAT_VERSION as PROBES
-    from ml.models.stem_jepa import FORMAT_VERSION as CHECKPOINTS
-    from ml.reports.report import FORMAT_VERSION as REPORTS
-
-    assert str(CHECKPOINTS) == CHECKPOINT_FORMAT
-    assert str(FEATURES) == FEATURES_FORMAT
-    assert str(PROBES) == PROBES_FORMAT
-    assert str(REPORTS) == REPORT_FORMAT
 
 
 def test_jobs(definitions: dg.Definitions):

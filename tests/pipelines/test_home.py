@@ -2,7 +2,7 @@ from pathlib import Path
 
 import yaml
 
-from ml.cli.config_file import add_corpus
+from ml.config_file import add_corpus
 from ml.settings import Settings, load_settings
 from pipelines.home import TEMPLATES, install_home, open_instance
 

@@ -232,9 +232,9 @@ def nightly(resource: StemsHome, *corpora: str) -> list[dg.RunRequest]:
 def test_nightly_evaluates_only_what_can_be_evaluated(home: Path, tmp_path: Path):
     """Not beats, not what was never scanned; instruments not of songs that were trained on."""
     from ml.corpora.corpus import open_corpus
-    from ml.corpora.labels import build_label_embeddings
+    from ml.corpora.label_embeddings import build_label_embeddings
     from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
-    from ml.models.label_encoders import build_label_encoder
+    from ml.labels.encoders import build_label_encoder
 
     layout = StemsHome(home=str(home)).layout
     table = read_corpus_tracks(layout, "demo")

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ml import kinds
 from ml.artifacts import (
     MANIFEST_NAME,
     Artifact,
@@ -45,8 +46,6 @@ from ml.corpora.demo.spectra import RATE_HZ
 from ml.locks import lock
 from ml.progress import progress
 
-FORMAT_VERSION = 1
-"""Raise it when songs are composed or rendered differently, or stored differently."""
 SONG_NAME = "song.json"
 SONGS_FOLDER = "songs"
 PRODUCTIONS = {"demo": "own", "demo-plain": "none", "demo-swapped": "swapped"}
@@ -98,7 +97,7 @@ def _identity(config: DemoConfig, corpus: str) -> dict[str, Any]:
 
 def _find(folder: Path, config: DemoConfig, corpus: str) -> Artifact | None:
     identity = _identity(config, corpus)
-    return find_current(folder / corpus, identity, format_version=FORMAT_VERSION)
+    return find_current(folder / corpus, identity, kinds.DEMO_CORPUS)
 
 
 def _tasks(config: DemoConfig) -> list[tuple[str, int]]:
@@ -111,7 +110,7 @@ def _corpora_of(kind: str) -> list[str]:
 
 
 def _song_version(config: DemoConfig, corpus: str) -> str:
-    return fingerprint([_identity(config, corpus), FORMAT_VERSION])
+    return fingerprint([_identity(config, corpus), kinds.DEMO_CORPUS.format_version])
 
 
 def _is_done(folder: Path, config: DemoConfig, kind: str, index: int) -> bool:
@@ -222,7 +221,7 @@ def _finish(folder: Path, config: DemoConfig, corpus: str) -> Artifact:
     return finish(
         root,
         _identity(config, corpus),
-        format_version=FORMAT_VERSION,
+        kinds.DEMO_CORPUS,
         summary=summary,
         kind="demo",
         songs=songs,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ml import kinds
 from ml.artifacts import ArtifactError, read_json, read_manifest
-from ml.corpora.corpus import CorpusError, Stem, Track
-from ml.corpora.demo.build import FORMAT_VERSION, SONG_NAME, SONGS_FOLDER
+from ml.corpora.demo.build import SONG_NAME, SONGS_FOLDER
+from ml.tracks import CorpusError, Stem, Track
 
 
 class DemoCorpus:
@@ -24,7 +25,7 @@ class DemoCorpus:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         try:
-            manifest = read_manifest(self.root, format_version=FORMAT_VERSION, made_by="stems demo")
+            manifest = read_manifest(self.root, kinds.DEMO_CORPUS)
         except ArtifactError as error:
             raise CorpusError(f"no finished demo corpus (stems demo makes one): {error}") from None
         if manifest.get("kind") != "demo" or not isinstance(manifest.get("songs"), list):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from ml.audio.files import AudioError, mix_parts, probe, read_audio, read_stem, resample
-from ml.corpora.corpus import Stem
+from ml.tracks import Stem
 
 
 def _clicks(rate_hz: int, duration_s: float = 1.53) -> np.ndarray:

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from ml.audio.mel import LogMel, LogMelConfig
-from ml.beats.features import FeatureConfig, step_count, track_features
-from ml.beats.inputs import BeatInput
-from ml.beats.probe import FPS, PROBES
-from ml.beats.probe_tracks import ProbeTrack
+from ml.beats.features import BeatInput, FeatureConfig, step_count, track_features
+from ml.beats.probe import FPS, PROBES, ProbeTrack
 from ml.models.vit import ViTConfig, ViTEncoder
 
 RATE_HZ = 16_000

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml.beats.dbn import DBNBeatDecoder, beat_gains
-from ml.beats.state_space import BeatStateSpace, beat_intervals, build_state_space
-from ml.beats.viterbi import best_path
+from ml.beats.dbn import (
+    BeatStateSpace,
+    DBNBeatDecoder,
+    beat_gains,
+    beat_intervals,
+    best_path,
+    build_state_space,
+)
 
 REFERENCE = os.environ.get("STEMS_REFERENCE", "")
 FPS = 50
@@ -94,7 +99,7 @@ def test_blocks_of_limited_size_change_nothing(monkeypatch: pytest.MonkeyPatch):
     decoder = DBNBeatDecoder(FPS)
     activation = np.random.default_rng(1).random(400)
     expected = decoder(activation)
-    monkeypatch.setattr("ml.beats.viterbi._BLOCK_VALUES", 5000)
+    monkeypatch.setattr("ml.beats.dbn._BLOCK_VALUES", 5000)
     np.testing.assert_array_equal(decoder(activation), expected)
 
 

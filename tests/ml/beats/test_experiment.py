@@ -11,23 +11,21 @@ import soundfile
 
 from ml.artifacts import ArtifactError, DataLayout
 from ml.beats import feature_files
-from ml.beats.annotations import read_demo_beats
-from ml.beats.beat_sets import open_beat_set, probe_tracks
-from ml.beats.corpus import BeatCorpus
+from ml.beats.activations import ONE_PROBE, Listeners
+from ml.beats.beat_sets import open_beat_set, probe_tracks, read_demo_beats
 from ml.beats.examples import read_examples
 from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores
 from ml.beats.feature_files import build_beat_features
-from ml.beats.inputs import BeatInput, beat_inputs
-from ml.beats.listening import ONE_PROBE, Listeners
+from ml.beats.features import BeatInput, beat_inputs
 from ml.beats.probe import ProbeConfig
-from ml.beats.probe_files import ALL, read_probe_manifest, read_probes
-from ml.beats.probe_training import build_beat_probes
-from ml.beats.track_scores import ANNOTATION
+from ml.beats.probes import ALL, build_beat_probes, read_probe_manifest, read_probes
+from ml.beats.scores import ANNOTATION
 from ml.cli.main import main as stems
-from ml.corpora.corpus import CorpusError
 from ml.corpora.demo.reader import DemoCorpus
+from ml.corpora.readers.beats import BeatCorpus
 from ml.corpora.table import build_corpus_tracks
-from ml.retrieval.score_files import read_scores
+from ml.scores.files import read_scores
+from ml.tracks import CorpusError
 
 QUICK = ProbeConfig(epochs=2, learning_rate=1e-2)
 FOLDED, UNFOLDED = "hainsworth", "gtzan"

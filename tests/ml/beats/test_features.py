@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ml.beats.features import (
+    BeatInput,
     FeatureConfig,
     chunk_plan,
     frame_count,
@@ -16,7 +17,6 @@ from ml.beats.features import (
     step_count,
     track_features,
 )
-from ml.beats.inputs import BeatInput
 
 FP32 = FeatureConfig(precision="fp32")
 Features = Callable[..., dict[int, np.ndarray]]

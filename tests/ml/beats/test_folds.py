@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.beats.folds import SPLIT, plan_folds
-from ml.beats.probe_tracks import ProbeTrack
+from ml.beats.probe import ProbeTrack
+from ml.beats.probes import SPLIT, plan_folds
 
 
 def track(name: str, group: str | int | None) -> ProbeTrack:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from ml.beats.inputs import BeatInput
+from ml.beats.features import BeatInput
 from ml.beats.peaks import pick_peaks
-from ml.beats.probe import FPS, ProbeConfig, frame_labels, train_probe
-from ml.beats.probe_tracks import ProbeTrack, StepBlocks
+from ml.beats.probe import FPS, ProbeConfig, ProbeTrack, StepBlocks, frame_labels, train_probe
 
 MakeTrack = Callable[..., ProbeTrack]
 QUICK = ProbeConfig(batch_steps=128, learning_rate=1e-2, epochs=8)

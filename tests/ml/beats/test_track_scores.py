@@ -8,13 +8,11 @@ import torch
 
 from ml.audio.mel import LogMel, LogMelConfig
 from ml.beats.dbn import DBNBeatDecoder
-from ml.beats.onsets import metronome, onset_curve
-from ml.beats.peaks import pick_peaks
-from ml.beats.probe import FPS
-from ml.beats.probe_tracks import ProbeTrack
-from ml.beats.track_scores import (
-    METRICS,
+from ml.beats.peaks import metronome, onset_curve, pick_peaks
+from ml.beats.probe import FPS, ProbeTrack
+from ml.beats.scores import (
     PRECISION,
+    TRACK_SCORES_METRICS,
     Heard,
     annotation_activation,
     average_precision,
@@ -51,11 +49,11 @@ def test_perfect_activations_score_1_and_say_what_chance_is(mel_input, make_trac
     track = ProbeTrack(**{**track.__dict__, "beats": steady})
     heard = Heard(activation=annotation_activation(track), peak_threshold=0.9)
     values = score_track(track, heard, DBNBeatDecoder(FPS))
-    assert set(values) == set(METRICS)
+    assert set(values) == set(TRACK_SCORES_METRICS)
     assert min(values.values()) > 0.95  # the network may add a beat at the end
     assert values["peak_f_measure"] == values[PRECISION] == 1
     chance = chance_values(track)
-    assert set(chance) == set(METRICS)
+    assert set(chance) == set(TRACK_SCORES_METRICS)
     assert chance["f_measure"] == 0  # 120 bpm, but 0.2 s beside every beat
     assert chance[PRECISION] == pytest.approx(39 / (1000 - 2 * 39))
 

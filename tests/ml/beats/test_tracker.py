@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ml.artifacts import DataLayout
-from ml.beats.inputs import beat_inputs
+from ml.beats.features import beat_inputs
 from ml.beats.probe import BeatProbe
-from ml.beats.probe_files import StoredProbe
+from ml.beats.probes import StoredProbe
 from ml.beats.tracker import BeatTracker, with_clicks
 from ml.models.stem_jepa import load_model
-from ml.training.model_index import read_models
+from ml.training.models import read_models
 
 
 @pytest.fixture

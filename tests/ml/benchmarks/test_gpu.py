@@ -10,7 +10,7 @@ from ml.benchmarks.gpu import Plan, measure_phase
 from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.shards.plan import ShardConfig
 from ml.shards.reader import ShardPairs
-from ml.training.presets import training_config
+from ml.training.config import training_config
 
 TONES = Tones(tracks=6, stems=3, track_s=4.0, condition_dim=8)
 SMALLEST = {

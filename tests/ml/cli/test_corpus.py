@@ -10,8 +10,8 @@ import soundfile
 import yaml
 
 from ml.cli import corpus
-from ml.corpora.corpus import CorpusError
 from ml.settings import SettingsError, load_settings
+from ml.tracks import CorpusError
 
 
 @pytest.fixture

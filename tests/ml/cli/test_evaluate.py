@@ -8,7 +8,7 @@ import pytest
 
 from ml.artifacts import DataLayout
 from ml.cli.main import main
-from ml.retrieval.score_files import SCORE_COLUMNS, read_scores
+from ml.scores.files import SCORE_COLUMNS, read_scores
 
 
 def evaluate(home: Path, *options: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from ml.cli.evaluate_alignment import offset_lines
 from ml.cli.evaluate_instruments import presence_lines, share_lines
-from ml.retrieval.instrument_files import SHARES
+from ml.retrieval.evaluation.instruments import SHARES
 
 
 def score(metric: str, value: float, low: float | None) -> dict[str, Any]:

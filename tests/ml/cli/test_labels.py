@@ -9,7 +9,7 @@ import pytest
 
 from ml.artifacts import read_json
 from ml.cli.main import main
-from ml.models.clap_files import ClapFiles
+from ml.labels.clap_files import ClapFiles
 from ml.settings import load_settings
 
 

@@ -11,13 +11,14 @@ import soundfile
 
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
-from ml.corpora.labels import read_label_vectors
+from ml.corpora.label_embeddings import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
 from ml.models.stem_jepa import load_model
-from ml.retrieval.champion import find_checkpoint, write_champion
-from ml.retrieval.embed import embed_corpus
-from ml.retrieval.store import publish_corpus
+from ml.retrieval.champion.champion import write_champion
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.tables.publish import publish_corpus
 from ml.settings import load_settings
+from ml.training.models import find_checkpoint
 
 RATE_HZ = 16_000
 
@@ -56,7 +57,7 @@ def test_without_a_model_says_what_to_do(
     assert main(["--home", str(tmp_path), *arguments]) == 2
     assert "no model was promoted yet" in capsys.readouterr().err
     assert main(["--home", str(tmp_path), *arguments, "--model", "film"]) == 2
-    assert "'film' is neither a trained model" in capsys.readouterr().err
+    assert "'film' is no model here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

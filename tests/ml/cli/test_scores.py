@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.cli.main import main
-from ml.cli.scores import table_lines
-from ml.retrieval.score_files import FORMAT_VERSION, write_queries, write_scores
+from ml.scores.files import write_queries, write_scores
+from ml.scores.text import table_lines
 
 
 def row(model: str, metric: str, value: float, **changes: Any) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def test_the_verb_prints_what_is_on_disk(
     nan = float("nan")
     write_scores([{**r, "low": r["low"] or nan, "high": r["high"] or nan} for r in ROWS], folder)
     write_queries([], folder)
-    finish(folder, {}, format_version=FORMAT_VERSION, summary={})
+    finish(folder, {}, kinds.SCORES, summary={})
     assert main(["--home", str(tmp_path), "scores", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ROWS
     assert main(["--home", str(tmp_path), "scores", "--corpus", "other"]) == 0

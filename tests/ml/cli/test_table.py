@@ -12,12 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, finish, write_json
 from ml.cli import table
-from ml.models.stem_jepa import FORMAT_VERSION
-from ml.retrieval import store, table_index
-from ml.retrieval.champion import write_champion
-from ml.retrieval.embedding_files import StemRow, stem_table
+from ml.retrieval.champion.champion import write_champion
+from ml.retrieval.embeddings.files import StemRow, stem_table
+from ml.retrieval.tables import index as table_index
+from ml.retrieval.tables import publish as store
 from ml.settings import load_settings
 
 ONE, OTHER, FORMER = "1" * 16, "2" * 16, "3" * 16
@@ -37,7 +38,7 @@ def layout(tmp_path: Path) -> DataLayout:
     index = {}
     for name, model_id in (("film-nce", ONE), ("film", OTHER)):
         folder = layout.runs / name / "model"
-        finish(folder, {}, format_version=FORMAT_VERSION, summary={}, name=name, model_id=model_id)
+        finish(folder, {}, kinds.MODEL, summary={}, name=name, model_id=model_id)
         index[name] = f"runs/{name}/model"
         rows = [
             StemRow(
@@ -59,7 +60,7 @@ def layout(tmp_path: Path) -> DataLayout:
         for kind, content in ((store.STEM_TABLE, stems), (store.CHUNK_TABLE, chunks)):
             store.merge_corpus(uri, kind, content, corpus="songs", model_id=model_id)
         record = layout.lancedb / model_id / "published" / "songs"
-        finish(record, {}, format_version=1, summary={})
+        finish(record, {}, kinds.PUBLICATION, summary={})
     write_json(layout.models_index, index)
     write_champion(layout, FORMER, layout.runs / "former" / "model")
     (layout.lancedb / FORMER).mkdir()
@@ -146,7 +147,7 @@ def test_a_model_is_dropped_only_when_told_to(
         ("film-nce", r"is the champion: .*stems rollback"),
         (ONE, r"is the champion: .*stems rollback"),
         (FORMER, r"'stems rollback' goes back to it"),
-        ("../runs", r"neither a trained model \(film, film-nce\) nor the id of one with tables"),
+        ("../runs", r"'../runs' is no model here"),
         ("", r"neither"),
         (".", r"neither"),
     ],

@@ -6,9 +6,9 @@ import pytest
 
 from ml.artifacts import DataLayout, read_json
 from ml.cli.main import WRONG_USE, main
-from ml.training.model_index import read_models
-from ml.training.record import RECORD_NAME, read_record
-from ml.training.tracking import mlflow_client
+from ml.mlflow_store import mlflow_client
+from ml.training.models import read_models
+from ml.training.run_folder import RECORD_NAME, read_record
 
 
 def test_a_dry_run_counts_and_times_and_leaves_nothing_behind(home, small_jepa, capsys):

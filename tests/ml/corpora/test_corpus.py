@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 
 from ml.cli.main import main as stems
-from ml.corpora.corpus import KINDS, CorpusError, Kind, open_corpus
+from ml.corpora.corpus import KINDS, Kind, open_corpus
 from ml.corpora.corpus import _readers as readers
+from ml.tracks import CorpusError
 
 
 def _touch(root: Path, *names: str) -> Path:

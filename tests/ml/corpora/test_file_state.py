@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ml.corpora import file_state
-from ml.corpora.corpus import CorpusError
 from ml.corpora.file_state import FileState, read_file_state
+from ml.tracks import CorpusError
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from ml.artifacts import DataLayout
-from ml.corpora.manifest import ManifestCorpus
-from ml.corpora.scan import StemScan
-from ml.corpora.scan_record import RECORD_NAME, compact_scans, read_scans, record_scans
+from ml.corpora.readers.manifest import ManifestCorpus
+from ml.corpora.scan import RECORD_NAME, StemScan, compact_scans, read_scans, record_scans
 from ml.corpora.table import build_corpus_tracks
 
 ROOT = Path("/music")

@@ -12,10 +12,10 @@ import soundfile
 
 import ml.corpora.table
 from ml.artifacts import ArtifactError, DataLayout
-from ml.corpora.corpus import CorpusError, Stem, Track
-from ml.corpora.manifest import ManifestCorpus
+from ml.corpora.readers.manifest import ManifestCorpus
 from ml.corpora.scan import scan_stems
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks, tracks_of_table
+from ml.tracks import CorpusError, Stem, Track
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ml.models.config import StemJepaConfig
 from ml.models.predictor import PredictorConfig
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.models.vit import ViTConfig
-from ml.training.model_index import read_models
+from ml.training.models import read_models
 
 RATE_HZ = 16_000
 

@@ -12,23 +12,22 @@ import pytest
 import soundfile
 from safetensors.numpy import save_file
 
+from ml import kinds
 from ml.artifacts import DataLayout, finish, write_json
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks, tracks_of_table
-from ml.models.label_encoders import build_label_encoder
-from ml.models.stem_jepa import FORMAT_VERSION as MODEL_VERSION
-from ml.retrieval.embedding_files import (
+from ml.labels.encoders import build_label_encoder
+from ml.parquet import write_table
+from ml.retrieval.embeddings.files import (
     CHUNKS,
     GALLERY,
     StemRow,
     queries_name,
     query_table,
     stem_table,
-    write_table,
 )
-from ml.retrieval.embedding_files import FORMAT_VERSION as EMBEDDING_VERSION
-from ml.retrieval.evaluate import evaluate_retrieval
-from ml.retrieval.instruments import evaluate_instruments
+from ml.retrieval.evaluation.evaluate import evaluate_retrieval
+from ml.retrieval.evaluation.instruments import evaluate_instruments
 
 RATE_HZ = 16_000
 LABELS = ("bass > synth bass", "drums > drum kit", "piano > grand piano", "wind > flute", "")
@@ -68,7 +67,7 @@ def write_model(layout: DataLayout, name: str, *, steps: int = 20) -> None:
         {"preset": name, "size": "tiny", "seed": 3, "steps": steps, "batch_size": 64},
     )
     manifest = {
-        "format_version": MODEL_VERSION,
+        "format_version": kinds.MODEL.format_version,
         "model_id": f"id-{name}",
         "name": name,
         "phase": phase,
@@ -140,7 +139,7 @@ def write_embeddings(layout: DataLayout, corpus: str, name: str) -> None:
     finish(
         folder,
         {"corpus": corpus, "model": name, "conditionings": ["fine"]},
-        format_version=EMBEDDING_VERSION,
+        kinds.EMBEDDINGS,
         summary={},
         dim=DIM,
         seen_tracks=[],

@@ -9,16 +9,16 @@ import pytest
 from ml.artifacts import DataLayout
 from ml.cli.main import main
 from ml.reports.comparison import better, comparison_page, comparison_values
-from ml.retrieval.bootstrap import Interval
-from ml.retrieval.compare import ComparisonConfig, MetricDifference, compare_models
-from ml.retrieval.compared_models import find_compared
+from ml.retrieval.evaluation.compare import ComparisonConfig, MetricDifference, compare_models
+from ml.scores.intervals import Interval
+from ml.training.models import find_model
 
 CONFIG = ComparisonConfig(resamples=100, permutations=200)
 
 
 def compared(layout: DataLayout, a: str, b: str):
     return compare_models(
-        layout, find_compared(layout, a, ""), find_compared(layout, b, ""), config=CONFIG
+        layout, find_model(layout, a, ""), find_model(layout, b, ""), config=CONFIG
     )
 
 

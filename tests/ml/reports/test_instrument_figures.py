@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
-from ml.reports.alignment_figure import offset_curves
-from ml.reports.canvas import BLUE, INK, VERMILION, model_colour
-from ml.reports.instrument_figures import SHARE_NAMES, confusion_matrix, presence_points, share_bars
-from ml.retrieval.instrument_files import SHARES
+from ml.figures import BLUE, INK, VERMILION, model_colour
+from ml.reports.alignment import offset_curves
+from ml.reports.instruments import SHARE_NAMES, confusion_matrix, presence_points, share_bars
+from ml.retrieval.evaluation.instruments import SHARES
 
 PARTS = {
     "flute": ("same-text", (50, 0, 0, 0, 50, 0, 0)),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ml.corpora.taxonomy import CATEGORIES
-from ml.reports.labels_figure import LabelSimilarities, label_similarities, similarity_figure
+from ml.labels.taxonomy import CATEGORIES
+from ml.reports.labels import LabelSimilarities, label_similarities, similarity_figure
 
 CATEGORY_OF = {text: category for category, texts in CATEGORIES.items() for text in texts}
 

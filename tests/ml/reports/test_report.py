@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, finish, read_json, write_json
 from ml.cli import report
 from ml.reports.report import build_report
 from ml.reports.scored import score_tables
 from ml.reports.trained import trained_models
-from ml.retrieval.instrument_files import read_instruments
-from ml.retrieval.score_files import read_scores, write_scores
+from ml.retrieval.evaluation.instruments import read_instruments
+from ml.scores.files import read_scores, write_scores
 from ml.settings import load_settings
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
@@ -251,7 +252,7 @@ def test_alignment_has_a_section_where_it_was_evaluated(filled: DataLayout):
         for i in range(-2, 3)
     ]
     pq.write_table(pa.Table.from_pylist(offsets), folder / "offsets.parquet")
-    finish(folder, {}, format_version=1, summary={})
+    finish(folder, {}, kinds.REPORT, summary={})
     assert not build_report(filled, n_samples=0).reused
     page = Page(page_of(filled))
     assert "77 query chunks of 7 stems, percent; small figures are 95 % intervals" in page.texts

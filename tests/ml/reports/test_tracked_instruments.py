@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from ml import kinds
 from ml.artifacts import DataLayout, find_current, read_json, write_json
+from ml.mlflow_store import find_or_make_experiment, mlflow_client
 from ml.reports.tracked_instruments import track_instruments
-from ml.retrieval.score_files import FORMAT_VERSION
-from ml.training.tracking import find_or_make_experiment, mlflow_client
 
 
 def test_runs_get_metrics_and_figures_once(
@@ -13,7 +13,7 @@ def test_runs_get_metrics_and_figures_once(
 ):
     folder = filled.scores("instruments", "tones")
     manifest = read_json(folder / "manifest.json")
-    artifact = find_current(folder, manifest["identity"], format_version=FORMAT_VERSION)
+    artifact = find_current(folder, manifest["identity"], kinds.SCORES)
     assert artifact is not None
     uri = f"sqlite:///{filled.mlflow / 'mlflow.db'}"
     assert track_instruments(filled, "tones", artifact, uri) == []  # there is no store

@@ -16,7 +16,7 @@ from torch import Tensor
 from ml.artifacts import DataLayout, write_json
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
-from ml.retrieval.embedding_files import StemRow, stem_table
+from ml.retrieval.embeddings.files import StemRow, stem_table
 from ml.settings import Settings
 
 RATE_HZ = 16_000
@@ -183,8 +183,8 @@ def promotable(
     def stem(band: int, song: int) -> np.ndarray:
         return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
 
-    from ml.retrieval.embed import embed_corpus
-    from ml.retrieval.store import publish_corpus
+    from ml.retrieval.embeddings.build import embed_corpus
+    from ml.retrieval.tables.publish import publish_corpus
     from ml.settings import load_settings
 
     root = write_corpus(

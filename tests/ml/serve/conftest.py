@@ -15,18 +15,18 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from ml.corpora.corpus import open_corpus
-from ml.corpora.labels import build_label_embeddings, read_label_vectors
+from ml.corpora.label_embeddings import build_label_embeddings, read_label_vectors
 from ml.corpora.table import build_corpus_tracks
-from ml.models.label_encoders import build_label_encoder
+from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import load_model
-from ml.retrieval.champion import find_checkpoint, write_champion
-from ml.retrieval.embed import embed_corpus
-from ml.retrieval.retrievers import Retrievers
-from ml.retrieval.store import publish_corpus
-from ml.serve.app import build_app
+from ml.retrieval.champion.champion import write_champion
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.tables.publish import publish_corpus
+from ml.serve.app import bind, build_app, url_of
 from ml.serve.limits import ServeLimits
-from ml.serve.server import bind, url_of
 from ml.settings import Settings, load_settings
+from ml.training.models import find_checkpoint
 
 RATE_HZ = 44_100
 LIMITS = ServeLimits(upload_bytes=8_000_000, mix_s=60.0, mixes=4)

@@ -5,8 +5,8 @@ import threading
 import anyio
 import pytest
 
-from ml.serve.admission import WorkQueue
-from ml.serve.problems import BusyError
+from ml.serve.security import BusyError
+from ml.serve.service import WorkQueue
 
 
 def test_so_many_run_so_many_wait_and_one_more_is_refused() -> None:

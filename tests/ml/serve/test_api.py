@@ -15,12 +15,12 @@ import soundfile
 from starlette.testclient import TestClient
 
 from ml.audio.files import read_stem
-from ml.corpora.corpus import Stem
-from ml.retrieval.retrievers import Retrievers
+from ml.retrieval.queries.home import Retrievers
 from ml.serve.app import build_app
 from ml.serve.limits import ServeLimits
 from ml.serve.stem_audio import read_sound
 from ml.settings import load_settings
+from ml.tracks import Stem
 
 Wav = Callable[..., bytes]
 Noise = Callable[..., np.ndarray]

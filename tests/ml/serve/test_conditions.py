@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ml.serve.conditions import check_condition
-from ml.serve.problems import RequestError
+from ml.serve.search_routes import check_condition
+from ml.serve.security import RequestError
 
 COLUMNS = ("label", "category", "duration_s", "labels", "key")
 

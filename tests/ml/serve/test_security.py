@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
-from ml.serve.app import allowed_hosts
+from ml.serve.app import ServeError, allowed_hosts, bind, url_of
 from ml.serve.security import HEADERS, is_loopback
-from ml.serve.server import ServeError, bind, url_of
 
 
 @pytest.mark.parametrize(

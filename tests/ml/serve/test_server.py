@@ -87,7 +87,7 @@ def test_says_in_a_sentence_why_it_does_not_start(
             served_home, "--port", str(taken.getsockname()[1])
         )
     assert "no model was promoted yet" in refuse(tmp_path, "--port", "0")
-    assert "neither a trained model" in refuse(served_home, "--port", "0", "--model", "none")
+    assert "'none' is no model here" in refuse(served_home, "--port", "0", "--model", "none")
     assert "publish a corpus with" in refuse(served_home, "--port", "0", "--model", "contrastive")
     with pytest.raises(SystemExit, match="2"):
         main(["--home", str(served_home), "serve", "--port", "70000"])
@@ -196,10 +196,11 @@ def test_a_promotion_is_seen_without_a_restart(served_home: Path, tmp_path: Path
     """The health endpoint follows ``champion.json``; a model without a table is said to be one."""
     from starlette.testclient import TestClient
 
-    from ml.retrieval.champion import find_checkpoint, write_champion
-    from ml.retrieval.retrievers import Retrievers
+    from ml.retrieval.champion.champion import write_champion
+    from ml.retrieval.queries.home import Retrievers
     from ml.serve.app import build_app
     from ml.settings import load_settings
+    from ml.training.models import find_checkpoint
 
     home = shutil.copytree(served_home, tmp_path / "home")
     settings = load_settings(home)

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from starlette.testclient import TestClient
 
-from ml.retrieval.retrievers import Retrievers
+from ml.retrieval.queries.home import Retrievers
 from ml.serve.app import build_app
 from ml.serve.limits import ServeLimits
-from ml.serve.problems import NotAudioError
+from ml.serve.security import NotAudioError
 from ml.serve.uploads import decode_in_worker
 from ml.settings import Settings
 

@@ -12,10 +12,10 @@ import pytest
 import soundfile
 
 from ml.artifacts import Artifact, DataLayout
-from ml.corpora.corpus import Stem, Track
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
-from ml.shards.writer import ShardConfig, build_shards
+from ml.shards.build import ShardConfig, build_shards
+from ml.tracks import Stem, Track
 
 RATE_HZ = 16000
 

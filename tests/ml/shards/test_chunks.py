@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ml.audio.activity import active_seconds
-from ml.shards.chunks import best_start, gives_pair, sounding_stems
+from ml.shards.pairs import best_start, gives_pair, sounding_stems
 
 ALTERNATING = [[(0.0, 1.0)], [(15.0, 16.0)]]
 OVERLAPPING = [[(0.0, 4.0), (10.0, 12.0)], [(3.0, 5.0)], [(11.5, 16.0)]]

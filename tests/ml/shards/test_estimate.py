@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from ml.cli import shards as verb
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 from ml.settings import load_settings
+from ml.shards.build import build_shards
 from ml.shards.estimate import (
     DEFAULT_RATES,
     DiskSpaceError,
@@ -14,7 +15,6 @@ from ml.shards.estimate import (
     read_rates,
     record_rates,
 )
-from ml.shards.writer import build_shards
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from ml.artifacts import ArtifactError
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 from ml.settings import load_settings
 from ml.shards import push
-from ml.shards.check import check_shards
+from ml.shards.build import build_shards
 from ml.shards.folders import built_folder
-from ml.shards.plots import stored_stems
+from ml.shards.inspect import check_shards, stored_stems
 from ml.shards.reader import ShardPairs
-from ml.shards.writer import build_shards
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_the_manifest_comes_when_all_shards_are_there(corpus, there, monkeypatch
         return original(job)
 
     original = push.make_shard
-    monkeypatch.setattr("ml.shards.writer.make_shard", fail)
+    monkeypatch.setattr("ml.shards.build.make_shard", fail)
     with pytest.raises(InterruptedError):
         build(corpus, there)
     assert not (corpus.folder / "manifest.json").exists()
@@ -145,7 +144,7 @@ def test_labels_alone_change_and_the_audio_at_the_url_is_copied(
     build_label_embeddings(corpus.name, corpus.layout, corpus.encoder)
     wanted = corpus.in_home(tmp_path / "wanted")
     wanted.build()
-    monkeypatch.setattr("ml.shards.tars.track_segments", None)  # nothing is decoded
+    monkeypatch.setattr("ml.shards.write.track_segments", None)  # nothing is decoded
     assert not build(corpus, there, executor=threads).reused
     assert files(wanted.folder, "*.tar").items() <= files(there / "demo", "*.tar").items()
 

@@ -11,7 +11,7 @@ import pytest
 
 from ml.artifacts import DataLayout
 from ml.corpora.corpus import open_corpus
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from ml.artifacts import DataLayout
 from ml.shards.plan import ShardConfig
-from ml.shards.writer import build_shards
+from ml.shards.build import build_shards
 if __name__ == "__main__":
     config = ShardConfig(segment_s=6.0, shard_segments=8, chunk_s=2.0)
     build_shards("demo", DataLayout(home=Path(sys.argv[1])), config, workers=int(sys.argv[2]))

@@ -9,7 +9,7 @@ from ml.corpora.table import read_corpus_tracks
 from ml.settings import load_settings
 from ml.shards.index import read_shards_manifest
 from ml.shards.new_hours import new_training_hours
-from ml.training.model_index import read_models
+from ml.training.models import read_models
 
 
 def test_what_a_model_was_trained_on_is_not_new(shared_home: Path):

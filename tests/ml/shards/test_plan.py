@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from ml.audio.activity import ActivityConfig
-from ml.corpora.corpus import Split, Stem, Track
 from ml.settings import load_settings
 from ml.shards.plan import (
     Assignment,
@@ -13,7 +12,9 @@ from ml.shards.plan import (
     ShardTask,
     choose_split,
     plan_shards,
+    shard_config,
 )
+from ml.tracks import Split, Stem, Track
 
 
 def planned(track_id, *, split: Split = "train", duration_s=30.0, content="a"):
@@ -108,13 +109,13 @@ def test_wrong_config_is_named():
 
 def test_the_silence_rule_of_the_settings_is_the_one_of_the_shards(tmp_path):
     settings = load_settings(tmp_path)
-    assert settings.shards.config() == ShardConfig()
+    assert shard_config(settings.shards) == ShardConfig()
     (tmp_path / "config.yaml").write_text(
         "shards: {payload: pcm16, activity: {on_db: -40, off_db: -45, min_active_s: 0.5}}\n"
     )
     activity = ActivityConfig(on_db=-40.0, off_db=-45.0, min_active_s=0.5)
-    found = load_settings(tmp_path).shards.config()
+    found = shard_config(load_settings(tmp_path).shards)
     assert found == ShardConfig(payload="pcm16", activity=activity)
     (tmp_path / "config.yaml").write_text("shards: {activity: {on_db: -70}}\n")
     with pytest.raises(ValueError, match="is above on_db"):
-        load_settings(tmp_path).shards.config()
+        shard_config(load_settings(tmp_path).shards)

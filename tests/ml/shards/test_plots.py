@@ -4,7 +4,7 @@ import pytest
 
 from ml.cli import shards as verb
 from ml.settings import load_settings
-from ml.shards.plots import LABELS_SHOWN, save_figure, stem_histograms, stored_stems
+from ml.shards.inspect import LABELS_SHOWN, save_figure, stem_histograms, stored_stems
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def stems(flac_corpus):
 
 
 def test_one_row_for_each_stored_stem_of_each_segment(flac_corpus, stems):
-    from ml.shards.check import check_shards
+    from ml.shards.inspect import check_shards
 
     report = check_shards(flac_corpus.folder)
     assert len(stems) == sum(report.stored_stems.values())

@@ -10,7 +10,7 @@ import torch
 
 from ml.artifacts import ArtifactError
 from ml.corpora.table import read_corpus_tracks
-from ml.corpora.taxonomy import FOUR_CLASSES
+from ml.labels.taxonomy import FOUR_CLASSES
 from ml.shards.pairs import PairConfig
 from ml.shards.reader import ShardPairs
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from ml.audio.files import AudioError
-from ml.corpora.labels import build_label_embeddings
+from ml.corpora.label_embeddings import build_label_embeddings
+from ml.shards.build import build_shards
 from ml.shards.index import index_path, read_index, read_shards_manifest
 from ml.shards.pairs import PairConfig
 from ml.shards.reader import ShardPairs
-from ml.shards.writer import build_shards
 
 
 def relabel(corpus, fingerprint="f" * 64):

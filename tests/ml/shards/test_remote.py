@@ -11,15 +11,16 @@ from itertools import islice
 import pytest
 import torch
 
+from ml import object_store
 from ml.artifacts import ArtifactError, DataLayout
-from ml.shards import remote
+from ml.object_store import RemoteError
+from ml.shards import folders
 from ml.shards.cache import CacheRoomError
 from ml.shards.damage import DamagedShardError
 from ml.shards.folders import training_folder
 from ml.shards.pairs import PairConfig
 from ml.shards.push import push_shards
 from ml.shards.reader import ShardPairs
-from ml.shards.remote import RemoteError
 
 CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.3)
 BUCKET = "s3://stems/training"
@@ -27,7 +28,7 @@ BUCKET = "s3://stems/training"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
+    monkeypatch.setattr(object_store, "WAITS_S", (0.01, 0.01))
 
 
 def open_remote(uri, home, *, cache_gb=1.0, config=CONFIG, **options):
@@ -112,7 +113,7 @@ def test_push_sends_what_is_missing_and_the_manifest_last(flac_corpus, s3, monke
     s3.delete_object(Bucket="stems", Key=f"training/demo/{lost}")
     s3.put_object(Bucket="stems", Key="training/demo/manifest.json", Body=b"{}")
     written = []
-    original = remote.open_url
+    original = object_store.open_url
     monkeypatch.setattr(
         "ml.shards.push.open_url", lambda url: (written.append(url), original(url))[1]
     )
@@ -189,8 +190,8 @@ def test_a_dead_network_is_tried_again_and_then_named(tmp_path, monkeypatch, cap
 def test_a_failure_that_passes_is_put_up_with(flac_corpus, tmp_path, monkeypatch, caplog):
     """The second range of every tar fails once."""
     push_shards(flac_corpus.folder, (tmp_path / "there").as_uri())
-    monkeypatch.setattr(remote, "WAITS_S", (0.0,))
-    monkeypatch.setattr(remote, "BLOCK", 100_000)
+    monkeypatch.setattr(object_store, "WAITS_S", (0.0,))
+    monkeypatch.setattr(folders, "BLOCK", 100_000)
     from fsspec.implementations.local import LocalFileSystem
 
     original, failed = LocalFileSystem.cat_file, set()
@@ -227,13 +228,12 @@ def test_credentials_stay_out_of_what_is_written(flac_corpus, s3, tmp_path, monk
 def test_local_reading_does_without_fsspec():
     code = (
         "import sys; import ml.shards.reader, ml.shards.folders, ml.shards.cache; "
-        "print(sorted({'s3fs', 'boto3', 'aiobotocore'} & set(sys.modules)), "
-        "'ml.shards.remote' in sys.modules)"
+        "print(sorted({'s3fs', 'boto3', 'aiobotocore'} & set(sys.modules)))"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
-    assert found.stdout.strip() == "[] False"
+    assert found.stdout.strip() == "[]"
 
 
 def test_training_reads_where_the_settings_say(home, small, tmp_path):
@@ -254,15 +254,15 @@ def test_training_reads_where_the_settings_say(home, small, tmp_path):
 
 
 def test_push_from_the_command_line(flac_corpus, tmp_path, capsys):
-    from ml.cli import shards_push
+    from ml.cli.shards import add_parser, run_push
     from ml.settings import load_settings
 
     parser = argparse.ArgumentParser()
-    shards_push.add_action(parser.add_subparsers())
+    add_parser(parser.add_subparsers())
     uri = (tmp_path / "there").as_uri()
     settings = load_settings(flac_corpus.layout.home)
     with pytest.raises(ValueError, match=r"shards\.uri is not set"):
-        shards_push.run(parser.parse_args(["push", "demo"]), settings)
-    assert shards_push.run(parser.parse_args(["push", "demo", uri]), settings) == 0
+        run_push(parser.parse_args(["shards", "push", "demo"]), settings)
+    assert run_push(parser.parse_args(["shards", "push", "demo", uri]), settings) == 0
     assert f"{uri}/demo: " in capsys.readouterr().out
     assert (tmp_path / "there" / "demo" / "manifest.json").is_file()

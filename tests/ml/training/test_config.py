@@ -6,8 +6,7 @@ import pytest
 
 from ml.artifacts import fingerprint
 from ml.plain import dataclass_from, jsonable
-from ml.training.config import PRESETS, TrainingConfig
-from ml.training.presets import training_config
+from ml.training.config import PRESETS, TrainingConfig, training_config
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])

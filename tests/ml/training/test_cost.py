@@ -5,9 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ml.models.stem_jepa import StemJepa
-from ml.training.config import PRESETS
+from ml.training.config import PRESETS, training_config
 from ml.training.cost import encoder_flops, step_cost
-from ml.training.presets import training_config
 
 RESIDUAL = {"model.predictor.is_residual": True}
 

@@ -17,7 +17,7 @@ import torch
 from ml.models.stem_jepa import StemJepa
 from ml.training.batches import MelBatch
 from ml.training.config import LoopConfig
-from ml.training.presets import training_config
+from ml.training.config import training_config
 from ml.training.distributed import agreed, process_group, rank, world
 from ml.training.loop import build_state, distributed_phase
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ml.training.ema import ExponentialMovingAverage
+from ml.training.jepa import ExponentialMovingAverage
 
 
 def test_10k_steps_at_0_99999_equal_the_formula_in_float64():

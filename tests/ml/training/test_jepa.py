@@ -11,10 +11,10 @@ from ml.models.stem_jepa import StemJepa, load_model
 from ml.shards.reader import ShardPairs
 from ml.training.batches import mel_batch
 from ml.training.checkpoints import start_from_phase_1
+from ml.training.config import training_config
 from ml.training.jepa import JepaPhase
 from ml.training.loop import build_state, train_step
-from ml.training.model_index import read_models
-from ml.training.presets import training_config
+from ml.training.models import read_models
 from ml.training.statistics import measure_target_variance
 
 CPU = torch.device("cpu")

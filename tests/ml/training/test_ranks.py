@@ -11,7 +11,7 @@ import torch
 from ml.artifacts import DataLayout, read_json
 from ml.models.stem_jepa import load_model
 from ml.training.config import LoopConfig
-from ml.training.record import RECORD_NAME, read_record
+from ml.training.run_folder import RECORD_NAME, read_record
 from ml.training.runs import train_preset
 
 

@@ -5,9 +5,8 @@ import pytest
 from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
 from ml.training.config import LoopConfig
 from ml.training.loop import TrainState
-from ml.training.model_index import read_models
-from ml.training.resume import resume_run
-from ml.training.runs import train_preset
+from ml.training.models import read_models
+from ml.training.runs import resume_run, train_preset
 
 LOOP = LoopConfig(checkpoint_every=2, log_every=1)
 

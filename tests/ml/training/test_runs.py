@@ -15,14 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
+from ml.labels.encoders import build_label_encoder
 from ml.locks import LockedError, lock
-from ml.models.label_encoders import build_label_encoder
 from ml.models.stem_jepa import load_model
 from ml.shards.reader import ShardPairs
-from ml.training.config import LoopConfig
+from ml.training.config import LoopConfig, training_config
 from ml.training.loop import NonFiniteLossError, build_state, train
-from ml.training.model_index import read_models
-from ml.training.presets import training_config
+from ml.training.models import read_models
 from ml.training.runs import train_preset
 from ml.training.statistics import measure_statistics
 

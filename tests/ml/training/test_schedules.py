@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ml.training.schedules import linear, warmup_cosine
+from ml.training.config import linear, warmup_cosine
 
 
 def test_warm_up_then_half_a_cosine():

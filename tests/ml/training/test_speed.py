@@ -5,9 +5,8 @@ import time
 import pytest
 import torch
 
-from ml.training.cost import step_cost
-from ml.training.presets import training_config
-from ml.training.speed import SpeedMeter, matmul_rate, memory_peaks
+from ml.training.config import training_config
+from ml.training.cost import SpeedMeter, matmul_rate, memory_peaks, step_cost
 
 CPU = torch.device("cpu")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from ml.artifacts import ArtifactError, DataLayout, read_json
+from ml.mlflow_store import mlflow_client
 from ml.training import tracking
 from ml.training.config import LoopConfig
-from ml.training.model_index import read_models
-from ml.training.record import MetricsRecord, read_record
+from ml.training.models import read_models
+from ml.training.run_folder import MetricsRecord, read_record
 from ml.training.runs import train_preset
-from ml.training.sync import sync_run
-from ml.training.tracking import MlflowTracker, mlflow_client
+from ml.training.tracking import MlflowTracker, sync_run
 
 
 def tracker_of(uri):

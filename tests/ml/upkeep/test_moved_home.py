@@ -12,20 +12,21 @@ import pytest
 from ml.artifacts import Artifact, ArtifactError
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
-from ml.corpora.labels import build_label_embeddings, read_label_vectors
+from ml.corpora.label_embeddings import build_label_embeddings, read_label_vectors
 from ml.corpora.table import build_corpus_tracks
-from ml.models.label_encoders import build_label_encoder
+from ml.labels.encoders import build_label_encoder
+from ml.mlflow_store import find_or_make_experiment, mlflow_client
 from ml.models.stem_jepa import load_model
-from ml.retrieval.embed import embed_corpus
-from ml.retrieval.evaluate import evaluate_retrieval
-from ml.retrieval.promotion import promote
-from ml.retrieval.store import publish_corpus
+from ml.retrieval.champion.promotion import promote
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.evaluation.evaluate import evaluate_retrieval
+from ml.retrieval.tables.publish import publish_corpus
 from ml.settings import load_settings
-from ml.shards.writer import ShardConfig, build_shards
-from ml.training.model_index import read_models
+from ml.shards.build import ShardConfig, build_shards
+from ml.training.models import read_models
 from ml.training.runs import train_preset
-from ml.training.tracking import find_or_make_experiment, mlflow_client, mlflow_tracker
-from ml.upkeep import moved_store
+from ml.training.tracking import mlflow_tracker
+from ml.upkeep import migrate as moved_store
 
 CONFIG = """
 corpora: {demo: {kind: demo, root: corpora/demo}}

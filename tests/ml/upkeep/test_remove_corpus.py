@@ -11,18 +11,18 @@ import pytest
 import yaml
 
 from ml.artifacts import ArtifactError, DataLayout
-from ml.cli.config_file import add_corpus, drop_corpus
 from ml.cli.main import main
+from ml.config_file import add_corpus, drop_corpus
 from ml.corpora.corpus import open_corpus
-from ml.corpora.labels import read_label_vectors
+from ml.corpora.label_embeddings import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
 from ml.locks import lock
 from ml.models.stem_jepa import load_model
-from ml.retrieval.database import database_uri
-from ml.retrieval.embed import embed_corpus
-from ml.retrieval.store import CHUNK_TABLE, STEM_TABLE, count_rows, publish_corpus
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.tables.database import database_uri
+from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows, publish_corpus
 from ml.settings import SettingsError, load_settings
-from ml.training.model_index import read_models
+from ml.training.models import read_models
 from ml.upkeep import remove_corpus as removing
 from ml.upkeep.remove_corpus import remove_corpus
 

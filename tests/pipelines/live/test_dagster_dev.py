@@ -15,8 +15,8 @@ import pytest
 
 from ml.artifacts import DataLayout
 from ml.settings import load_settings
-from ml.training.model_index import read_models
-from ml.training.record import RECORD_NAME, read_record
+from ml.training.models import read_models
+from ml.training.run_folder import RECORD_NAME, read_record
 from pipelines.home import install_home
 
 # One worker for all of them: they share the server and what it has made.

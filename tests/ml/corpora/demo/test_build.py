@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.corpora.corpus import CorpusError, open_corpus
+from ml.corpora.corpus import open_corpus
 from ml.corpora.demo.build import build_demo_corpora, write_wav
 from ml.corpora.demo.reader import DemoCorpus
 from ml.corpora.demo.songs import DemoConfig, make_song, render_dry
+from ml.tracks import CorpusError
 
 CONFIG = DemoConfig(train_songs=3, heldout_songs=2, train_s=8, heldout_s=8)
 NAMES = ("demo", "demo-plain", "demo-swapped")

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from ml.corpora.demo.instruments import INSTRUMENTS, OTHER_NAMES, UNSEEN
-from ml.corpora.demo.songs import (
-    DemoConfig,
-    apply_production,
-    character_of,
-    make_song,
-    render_dry,
-)
+from ml.corpora.demo.songs import DemoConfig, apply_production, character_of, make_song, render_dry
 from ml.corpora.demo.spectra import RATE_HZ
 
 CONFIG = DemoConfig()

@@ -1,0 +1,78 @@
+"""How readers look at a folder: one listing each, the same order on every machine, no stat."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from ml.tracks import CorpusError
+
+_SHOWN = 6
+"""Entries that an error names."""
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Its folders sorted by ``id_of``, hidden ones left out; [] if it is no folder.
+
+    Raises:
+        CorpusError: it may not be listed.
+    """
+    return sorted((Path(e.path) for e in _entries(folder) if e.is_dir()), key=_by_id)
+
+
+def file_paths(folder: Path) -> list[Path]:
+    """What is in it and no folder, sorted by ``id_of``, hidden files left out; [] if there is none.
+
+    Raises:
+        CorpusError: it may not be listed.
+    """
+    return sorted((Path(e.path) for e in _entries(folder) if not e.is_dir()), key=_by_id)
+
+
+def id_of(name: str) -> str:
+    """A name from disk as an id: Unicode NFC (macOS stores accents apart, others as they come)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def nothing_found(root: Path, kind: str, looked_for: str) -> CorpusError:
+    """The error for a root that does not hold a corpus of this kind: says what is there instead."""
+    if root.is_file():
+        return CorpusError(f"{root} is a file; expected a folder: looked for {looked_for}")
+    shown = list(islice(_described(root), _SHOWN + 1))
+    if not shown:
+        return CorpusError(
+            f"{root} is empty; looked for {looked_for}: put the {kind} corpus there, or give "
+            "another root"
+        )
+    more = ", …" if len(shown) > _SHOWN else ""
+    return CorpusError(
+        f"{root} holds no {kind} corpus: looked for {looked_for}, found "
+        f"{', '.join(shown[:_SHOWN])}{more}"
+    )
+
+
+def _described(root: Path) -> Iterator[str]:
+    for path in subfolders(root):
+        is_empty = next(_entries(path), None) is None
+        yield f"{path.name}/ (empty)" if is_empty else f"{path.name}/"
+    yield from (path.name for path in file_paths(root))
+
+
+def _by_id(path: Path) -> str:
+    return id_of(path.name)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of a folder in any order; hidden ones left out."""
+    try:
+        with os.scandir(folder) as found:
+            yield from (entry for entry in found if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise CorpusError(
+            f"{folder} cannot be listed ({error.strerror}); let it be read, or give another root"
+        ) from None

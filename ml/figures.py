@@ -1,0 +1,348 @@
+"""Figures of losses, scores and galleries: functions from plain tables to a ``Figure``.
+
+Nothing here shows a figure or chooses a path. What figures share: ``ml.figures``. Figures
+of
+instruments and of alignment have modules of their own.
+
+[canvas] What all figures share: size, ink, colours of models and categories, axes and legend.
+
+Figures are 360 points wide, about a phone's width, and are shown larger elsewhere. Ink is drawn in
+``INK``, which ``ml.figures`` turns into the page's text colour, so that a figure suits
+both a
+light and a dark page. Nothing touches pyplot.
+
+Colours are those of Okabe and Ito (2008), which people with any kind of colour blindness can tell
+apart. A model has the same colour in all figures; nothing is told by colour alone.
+
+[svg] Figures as ``<svg>`` elements inside a page, in the page's own ink and letters.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ml.labels.taxonomy import CATEGORIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_MARKER_SIZES = {".": 2.2, "*": 1.8}
+"""Relative areas of markers that look smaller than others."""
+
+
+_MAX_CURVE_POINTS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One metric of one model over its training."""
+
+    model: str
+    steps: np.ndarray
+    """(point,) steps done."""
+    values: np.ndarray
+    """(point,)"""
+    is_valid: bool = False
+    """Measured on the valid split; drawn dashed with dots."""
+    colour: str | None = None
+    """Default: that of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A figure with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    """Stands behind the name, smaller."""
+    is_hatched: bool = False
+
+
+def loss_curves(curves: Sequence[Curve], *, label: str, chance: Sequence[float] = ()) -> Figure:
+    """A metric over training steps, one colour a model; train solid, valid dashed.
+
+    Args:
+        curves: what to draw; long ones are thinned by averaging neighbours.
+        label: of the vertical axis.
+        chance: levels of a model that guesses, drawn as dotted lines.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = new_figure(height_in=3.1)
+    for curve in curves:
+        steps, values = thinned(curve.steps, curve.values)
+        split = "valid" if curve.is_valid else "train"
+        axes.plot(
+            steps,
+            values,
+            color=curve.colour or model_colour(curve.model),
+            linewidth=1.1 if curve.is_valid else 1.5,
+            linestyle="--" if curve.is_valid else "-",
+            marker="o" if curve.is_valid or len(steps) == 1 else None,
+            markersize=3,
+            label=plain(f"{curve.model}, {split}"),
+        )
+    for place, level in enumerate(sorted(set(chance))):
+        axes.axhline(
+            level, color=INK, linewidth=1, linestyle=":", label=None if place else "chance"
+        )
+    axes.set_xlim(left=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.15, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    legend_below(figure, axes, columns=len({curve.model for curve in curves}) + bool(chance))
+    return figure
+
+
+def thinned(
+    steps: np.ndarray, values: np.ndarray, points: int = _MAX_CURVE_POINTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``points`` points: means of neighbours; the ends stay in place."""
+    if len(steps) <= points:
+        return steps, values
+    blocks = np.array_split(np.arange(1, len(steps) - 1), points - 2)
+    groups = [np.array([0]), *blocks, np.array([len(steps) - 1])]
+    return (
+        np.array([steps[group].mean() for group in groups]),
+        np.array([values[group].mean() for group in groups]),
+    )
+
+
+def score_bars(bars: Sequence[Bar], *, label: str, chance: float, limit: float) -> Figure:
+    """A metric of several models with intervals, one bar each, in the order given.
+
+    Args:
+        bars: names are models.
+        label: of the horizontal axis.
+        chance: drawn as a dotted line.
+        limit: right end of the axis, for figures that are compared.
+    """
+    figure, axes = new_figure(height_in=0.9 + 0.3 * len(bars))
+    _draw_bars(axes, bars, [model_colour(bar.name) for bar in bars], limit=limit)
+    _mark_chance(axes, chance)
+    axes.set_xlabel(label)
+    return figure
+
+
+def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Projection on the two directions of largest variance (PCA).
+
+    Args:
+        vectors: (stem, dim)
+
+    Returns:
+        (stem, 2) and (2,) the shares of the variance in percent. Each axis points to where its
+        largest coordinate is positive, so that the map does not flip between runs.
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    points = np.zeros((len(vectors), 2))
+    shares = np.zeros(2)
+    found = min(2, len(sizes))
+    points[:, :found] = left[:, :found] * sizes[:found]
+    total = float((sizes**2).sum())
+    shares[:found] = 100 * sizes[:found] ** 2 / total if total else 0.0
+    ends = points[np.abs(points).argmax(axis=0), np.arange(2)]
+    return points * np.where(ends < 0, -1, 1), shares
+
+
+def embedding_map(
+    points: np.ndarray, categories: Sequence[str | None], shares: np.ndarray
+) -> Figure:
+    """A map of the gallery: one marker a stem, colour and shape by instrument category.
+
+    Args:
+        points: (stem, 2)
+        categories: (stem,) None: unlabelled.
+        shares: (2,) percent of the variance along each axis.
+    """
+    figure, axes = new_figure(height_in=4.9)
+    counts = Counter(category or "unlabelled" for category in categories)
+    names = np.array([category or "unlabelled" for category in categories])
+    size = float(np.clip(5000 / len(points), 8, 28))  # square points
+    for name, count in counts.most_common():
+        chosen = points[names == name]
+        colour, marker = (GREY, ".") if name == "unlabelled" else category_style(name)
+        axes.scatter(
+            *chosen.T,
+            s=size * _MARKER_SIZES.get(marker, 1.0),
+            marker=marker,
+            color=colour,
+            alpha=0.8,
+            linewidths=0,
+            label=plain(f"{name} ({count})"),
+            rasterized=len(points) > 3000,
+        )
+    axes.set_xlabel(f"1st principal component ({shares[0]:.0f} % of the variance)")
+    axes.set_ylabel(f"2nd ({shares[1]:.0f} %)")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    legend_below(figure, axes, columns=3)
+    return figure
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bar], colours: Sequence[str], *, limit: float) -> None:
+    rows = np.arange(len(bars))
+    drawn = axes.barh(rows, [bar.value for bar in bars], height=0.66, color=colours)
+    for row, bar, patch in zip(rows, bars, drawn, strict=True):
+        if bar.is_hatched:
+            patch.set(facecolor="none", edgecolor=patch.get_facecolor(), hatch="/////")
+        end = bar.value
+        if bar.low is not None and bar.high is not None:
+            axes.plot([bar.low, bar.high], [row, row], color=INK, linewidth=1.2, marker="|")
+            end = max(end, bar.high)
+        axes.annotate(
+            f"{bar.value:.1f}",
+            (min(end, limit), row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=FONT_POINTS - 1,
+        )
+    axes.set_yticks(rows, [plain(f"{bar.name} {bar.note}".strip()) for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, limit * 1.1)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+
+
+def _mark_chance(axes: Axes, chance: float) -> None:
+    axes.axvline(chance, color=INK, linewidth=1, linestyle=":")
+    axes.annotate(
+        f"chance {chance:.1f}",
+        (chance, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(3, 1),
+        textcoords="offset points",
+        color=INK,
+        fontsize=FONT_POINTS - 2,
+    )
+
+
+INK = "#010203"
+"""Stands for the page's text colour."""
+
+
+WIDTH_IN = 5.0
+
+
+FONT_POINTS = 9
+
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+
+
+SKY, VERMILION, GREY, OLIVE = "#56B4E9", "#D55E00", "#8C8C8C", "#A59B00"
+
+
+_MODEL_COLOURS = {
+    "film-nce": BLUE,
+    "film": ORANGE,
+    "contrastive": GREEN,
+    "spectrum": PURPLE,
+    "untrained": GREY,
+    "pretrained": SKY,
+    "clap": VERMILION,
+    "class": OLIVE,
+}
+
+
+_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, OLIVE)
+
+
+_MARKERS = "os^Dv<P>X*hp"
+
+
+def model_colour(name: str) -> str:
+    """The colour of a model, the same everywhere; ``"#rrggbb"``."""
+    return _MODEL_COLOURS.get(name) or _CYCLE[zlib.crc32(name.encode()) % len(_CYCLE)]
+
+
+def category_style(category: str) -> tuple[str, str]:
+    """Colour and marker of an instrument category, the same everywhere.
+
+    The categories of the taxonomy all differ in marker, neighbours in colour too.
+    """
+    known = list(CATEGORIES)
+    place = known.index(category) if category in known else zlib.crc32(category.encode())
+    return _CYCLE[place % len(_CYCLE)], _MARKERS[place % len(_MARKERS)]
+
+
+def new_figure(height_in: float) -> tuple[Figure, Axes]:
+    """A figure of the common width with one pair of axes in the page's ink."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set(color=INK, alpha=0.4)
+    axes.tick_params(colors=INK, labelsize=FONT_POINTS, length=3, width=0.6)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=INK, fontsize=FONT_POINTS)
+    return figure, axes
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
+    """The legend of the axes below the figure, in at most three columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(columns, 3, len(handles)),
+            frameon=False,
+            fontsize=FONT_POINTS - 1,
+            labelcolor=INK,
+            handlelength=1.8,
+            columnspacing=1.2,
+        )
+
+
+def plain(text: str) -> str:
+    """Text of users as it is: no mathematics between dollar signs."""
+    return text.replace("$", r"\$")
+
+
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def figure_svg(figure: Figure, name: str) -> str:
+    """A figure as an ``<svg>`` element to stand inside a page.
+
+    Args:
+        figure: drawn with ``INK``.
+        name: goes in front of all ids, which must be unique in a page.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stems"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has it
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1">', svg, count=1)
+    return svg.replace(INK, "currentColor")

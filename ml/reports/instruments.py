@@ -1,0 +1,376 @@
+"""The report's sections on instruments: presence groups, Fig. 2, confusion, one a corpus.
+
+[instrument_figures] Figures of the instrument analysis: shares per instrument (Fig. 2), presence,
+confusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
+from ml.figures import (
+    BLUE,
+    FONT_POINTS,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    SKY,
+    VERMILION,
+    figure_svg,
+    legend_below,
+    model_colour,
+    new_figure,
+    plain,
+)
+from ml.reports.scored import ScoreTable
+from ml.reports.sections import Plot, conditioned
+from ml.retrieval.evaluation.instruments import (
+    EVALUATION,
+    MADE_BY,
+    SHARES,
+    read_confusion,
+    read_instruments,
+)
+from ml.retrieval.evaluation.presence import OTHER_WORDS, PRESENCES, ZERO_SHOT
+from ml.scores.files import read_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_TABLE_METRICS = {"recall@1": "R@1", "normalized_rank_mean": "NR mean"}
+
+
+_PLOTTED = {"recall@10": "Recall@10 in %", "normalized_rank_mean": "mean normalised rank in %"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresenceColumn:
+    """A metric over the queries of one presence group."""
+
+    metric: str
+    name: str
+    group: str
+    n_queries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstrumentSection:
+    """What the template shows of one corpus and conditioning."""
+
+    title: str
+    corpus: str
+    best: str
+    """The model whose instruments are shown."""
+    columns: Sequence[PresenceColumn]
+    presence: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Model → metric → row."""
+    chance: Mapping[str, float]
+    """Metric without its group → percent."""
+    threshold: float
+    facts: Sequence[str]
+    plots: Sequence[Plot]
+    rows: Sequence[Mapping[str, Any]]
+    """Of ``read_instruments``, of the best model."""
+
+
+def instrument_inputs(layout: DataLayout, tables: Sequence[ScoreTable]) -> dict[str, str | None]:
+    """Fingerprints of the analyses that the sections are made from."""
+    return {table.corpus: _fingerprint(layout, table.corpus) for table in tables}
+
+
+def instrument_sections(
+    layout: DataLayout, tables: Sequence[ScoreTable]
+) -> tuple[list[InstrumentSection], list[str]]:
+    """A section for each table that was analysed; and what is missing for the others."""
+    sections: list[InstrumentSection] = []
+    missing: list[str] = []
+    for table in tables:
+        if _fingerprint(layout, table.corpus) is None:
+            missing.append(
+                f"There is no instrument analysis of {table.corpus}. Make it with: "
+                f"{MADE_BY} {table.corpus}"
+            )
+            continue
+        section = _section(layout, table, len(sections))
+        if section is None:
+            missing.append(
+                f"The instrument analysis of {table.corpus}{conditioned(table)} lacks "
+                f"{table.best}. Make it again with: {MADE_BY} {table.corpus}"
+            )
+        else:
+            sections.append(section)
+    return sections, missing
+
+
+def _fingerprint(layout: DataLayout, corpus: str) -> str | None:
+    path = layout.scores(EVALUATION, corpus) / MANIFEST_NAME
+    return read_json(path)["fingerprint"] if path.is_file() else None
+
+
+def _section(layout: DataLayout, table: ScoreTable, place: int) -> InstrumentSection | None:
+    scores = [
+        row
+        for row in read_scores(layout, evaluation=EVALUATION, corpus=table.corpus)
+        if row["conditioning"] == table.conditioning and row["model"] in table.models
+    ]
+    found = {
+        model: {r["metric"]: r for r in scores if r["model"] == model} for model in table.models
+    }
+    presence = {model: cells for model, cells in found.items() if cells}
+    if table.best not in presence:
+        return None
+    best = presence[table.best]
+    manifest = read_json(layout.scores(EVALUATION, table.corpus) / MANIFEST_NAME)
+    rows = _of(read_instruments(layout, table.corpus), table)
+    return InstrumentSection(
+        title=f"{table.corpus}{conditioned(table)}",
+        corpus=table.corpus,
+        best=table.best,
+        columns=[
+            PresenceColumn(
+                metric=f"{metric}/{group}",
+                name=name,
+                group=PRESENCE_NAMES[group],
+                n_queries=best[f"{metric}/{group}"]["n_queries"],
+            )
+            for group in PRESENCES
+            for metric, name in _TABLE_METRICS.items()
+            if f"{metric}/{group}" in best
+        ],
+        presence=presence,
+        chance={
+            row["metric"].partition("/")[0]: row["chance"]
+            for row in scores
+            if row["metric"].partition("/")[2] in PRESENCES
+        },
+        threshold=manifest["identity"]["threshold"],
+        facts=list(_facts(best)),
+        plots=_plots(layout, table, scores, rows, place),
+        rows=rows,
+    )
+
+
+def _of(rows: Sequence[Mapping[str, Any]], table: ScoreTable) -> list[Mapping[str, Any]]:
+    """The rows of the best model under the table's conditioning."""
+    wanted = (table.best, table.conditioning)
+    return [row for row in rows if (row["model"], row["conditioning"]) == wanted]
+
+
+def _facts(best: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the best model finds, in words."""
+    said = []
+    if (row := best.get(f"recall@1/{ZERO_SHOT}")) is not None:
+        said.append(f"{row['value']:.1f} % of the zero-shot queries found at once")
+    if (row := best.get("recall@1/or-same-label")) is not None:
+        said.append(f"{row['value']:.1f} % counting another stem of the same song and label")
+    if (row := best.get("right_category")) is not None:
+        track = best["right_category_and_track"]["value"]
+        said.append(f"right category {row['value']:.1f} %, in the right song {track:.1f} %")
+    return said
+
+
+def _plots(
+    layout: DataLayout,
+    table: ScoreTable,
+    scores: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    place: int,
+) -> list[Plot]:
+    what = f"{table.best} on {table.corpus}{conditioned(table)}"
+    confused = _of(read_confusion(layout, table.corpus), table)
+    plots = []
+    if rows:
+        bars = ", ".join(f"{row['instrument']} {row['right_stem']:.0f} %" for row in rows)
+        plots.append(
+            Plot(
+                title=f"Nearest stem by instrument: {what}",
+                svg=figure_svg(share_bars(rows), f"share{place}"),
+                alt=f"Share of queries of {what} whose nearest stem is the right one: {bars}.",
+                caption="In brackets: queries. ≈ training has the label in other words. "
+                "new: it does not have it (zero-shot).",
+            )
+        )
+    for metric, label in _PLOTTED.items():
+        chosen = [row for row in scores if row["metric"].startswith(f"{metric}/")]
+        chosen = [row for row in chosen if row["metric"].partition("/")[2] in PRESENCES]
+        figure = presence_points(chosen, label=label, chance=chosen[0]["chance"])
+        said = ", ".join(
+            f"{row['model']} {row['metric'].partition('/')[2]} {row['value']:.1f}" for row in chosen
+        )
+        plots.append(
+            Plot(
+                title=f"{label[:1].upper()}{label[1:-5]} by presence: {table.corpus}",
+                svg=figure_svg(figure, f"presence{place}-{metric.partition('@')[0]}"),
+                alt=f"{label} by presence of the label in training: {said}.",
+                caption="Lines: 95 % intervals. In brackets: queries.",
+            )
+        )
+    if confused:
+        said = ", ".join(
+            f"{r['category']} → {r['nearest_category']} {r['share']:.0f} %" for r in confused
+        )
+        plots.append(
+            Plot(
+                title=f"Which stem instead: {what}",
+                svg=figure_svg(confusion_matrix(confused), f"confusion{place}"),
+                alt=f"Category found instead, of queries that found another stem: {said}.",
+                caption="Percent of each row; in brackets: queries that found another stem.",
+            )
+        )
+    return plots
+
+
+SHARE_NAMES = (
+    "right stem",
+    "right track and instrument",
+    "right track and category",
+    "right track only",
+    "right instrument only",
+    "right category only",
+    "nothing right",
+)
+"""Of ``SHARES``, in their order."""
+
+
+_SHARE_COLOURS = (GREEN, BLUE, SKY, "#BFE0F5", ORANGE, "#F5D48C", "#B8B8B8")
+
+
+PRESENCE_NAMES: dict[str, str] = dict(
+    zip(PRESENCES, ("same text", "other words", "zero-shot", "no label"), strict=True)
+)
+
+
+_PRESENCE_COLOURS = {OTHER_WORDS: BLUE, ZERO_SHOT: VERMILION}
+
+
+_PRESENCE_MARKS = {OTHER_WORDS: "≈ ", ZERO_SHOT: "new: "}
+
+
+_MARKERS = "os^Dv<P>X*"
+
+
+def share_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """What the nearest stem was, one stacked bar per instrument (Riou et al., Fig. 2).
+
+    Args:
+        rows: of ``read_instruments``, one model and conditioning, in the order of the figure.
+            Labels that training met in other words are blue and begin with "≈", those it never met
+            are red and begin with "new:". Counts of queries stand in brackets.
+    """
+    figure, axes = new_figure(height_in=1.5 + 0.19 * len(rows))
+    places, left = np.arange(len(rows)), np.zeros(len(rows))
+    for share, name, colour in zip(SHARES, SHARE_NAMES, _SHARE_COLOURS, strict=True):
+        values = np.array([row[share] for row in rows])
+        axes.barh(places, values, left=left, height=0.78, color=colour, label=name)
+        left += values
+    labels = [
+        plain(f"{_PRESENCE_MARKS.get(row['presence'], '')}{row['instrument']} ({row['queries']})")
+        for row in rows
+    ]
+    axes.set_yticks(places, labels, fontsize=FONT_POINTS - 1)
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color(_PRESENCE_COLOURS.get(row["presence"], INK))
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("nearest stem, % of queries")
+    legend_below(figure, axes, columns=2)
+    return figure
+
+
+def presence_points(
+    rows: Sequence[Mapping[str, Any]], *, label: str, chance: float, has_legend: bool = True
+) -> Figure:
+    """A metric by what training knew of the label: one mark a model, lines are intervals.
+
+    Args:
+        rows: of ``read_scores``, one metric of the evaluation ``instruments``, all groups.
+        label: of the horizontal axis.
+        chance: drawn as a dotted line.
+        has_legend: whether models are named below.
+    """
+    cells = {(row["model"], row["metric"].partition("/")[2]): row for row in rows}
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    groups = [group for group in PRESENCES if any(group == found for _, found in cells)]
+    step = 0.72 / max(1, len(models))
+    figure, axes = new_figure(height_in=1.1 + 0.17 * len(models) * len(groups))
+    for place, model in enumerate(models):
+        found = [(i, cells[model, g]) for i, g in enumerate(groups) if (model, g) in cells]
+        heights = [i + (place - (len(models) - 1) / 2) * step for i, _ in found]
+        colour = model_colour(model)
+        for height, (_, row) in zip(heights, found, strict=True):
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=1.4)
+        axes.plot(
+            [row["value"] for _, row in found],
+            heights,
+            color=colour,
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=5,
+            linestyle="none",
+            label=plain(model),
+        )
+    axes.axvline(chance, color=INK, linewidth=1, linestyle=":", label="chance")
+    counts = {row["metric"].partition("/")[2]: row["n_queries"] for row in rows}
+    names = [f"{PRESENCE_NAMES[group]} ({counts[group]})" for group in groups]
+    axes.set_yticks(range(len(groups)), names)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.15, color=INK)
+    if has_legend:
+        legend_below(figure, axes, columns=3)
+    return figure
+
+
+def confusion_matrix(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Which category was found instead of the right stem, percent of each row.
+
+    Args:
+        rows: of ``read_confusion``, one model and conditioning.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    asked = sorted({row["category"] for row in rows})
+    found = sorted({row["nearest_category"] for row in rows} | set(asked))
+    shares, counts = np.zeros((len(asked), len(found))), dict.fromkeys(asked, 0)
+    for row in rows:
+        shares[asked.index(row["category"]), found.index(row["nearest_category"])] = row["share"]
+        counts[row["category"]] += row["queries"]
+    figure, axes = new_figure(height_in=1.9 + 0.27 * len(asked))
+    clear_to_blue = LinearSegmentedColormap.from_list(
+        "shares", [(*to_rgb(BLUE), 0.0), (*to_rgb(BLUE), 0.75)]
+    )
+    axes.pcolormesh(shares, cmap=clear_to_blue, vmin=0, vmax=100, edgecolors=GREY, linewidth=0.2)
+    for (i, j), share in np.ndenumerate(shares):
+        if share:
+            axes.text(
+                *(j + 0.5, i + 0.5, f"{share:.0f}"),
+                ha="center",
+                va="center",
+                fontsize=FONT_POINTS - 2,
+                color=INK,
+            )
+    axes.set_yticks(
+        np.arange(len(asked)) + 0.5,
+        [plain(f"{name} ({counts[name]})") for name in asked],
+        fontsize=FONT_POINTS - 1,
+    )
+    axes.set_xticks(
+        np.arange(len(found)) + 0.5,
+        [plain(name) for name in found],
+        rotation=90,
+        fontsize=FONT_POINTS - 1,
+    )
+    axes.tick_params(length=0)
+    axes.invert_yaxis()
+    axes.set_ylabel("looked for")
+    axes.set_xlabel("found instead")
+    return figure

@@ -1,0 +1,344 @@
+"""Which model queries use: a candidate takes the champion's place only if it is not worse.
+
+The rule (section ``promotion`` of the settings). The candidate's gallery must be complete
+(``ml.retrieval.tables.completeness``): queries never see half a table. On each corpus of the frozen
+evaluation set candidate and champion answer the same queries, of tracks that *neither* has seen in
+training, so that a model trained on the evaluation set gains nothing by it. The difference of one
+metric has a 95 % interval (bootstrap over tracks); the candidate is refused where that interval
+lies wholly on the worse side of ``tolerance``: with few queries intervals are wide, and much is
+let pass. The first champion is compared with nobody.
+
+Then ``champion.json`` is replaced if it still names the champion that was compared with, else all
+is judged again; and MLflow's alias follows (``ml.retrieval.champion.mlflow_alias``). A promotion
+that was killed
+between the two is finished by the next one.
+
+[rollback] Back to the champion before: the pointer in ``champion.json``, then MLflow's alias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ml.artifacts import ArtifactError, DataLayout
+from ml.retrieval.champion.champion import ChampionChangedError, replace_champion, successor
+from ml.retrieval.champion.mlflow_alias import mirror_champion
+from ml.retrieval.embeddings.files import read_embedding_manifest
+from ml.retrieval.evaluation.compare import (
+    ComparisonConfig,
+    CorpusComparison,
+    NothingUnseenError,
+    compare_models,
+)
+from ml.retrieval.tables.completeness import (
+    gallery_gaps,
+    publication_gaps,
+    published_corpora,
+    searched_corpora,
+)
+from ml.settings import Settings
+from ml.training.models import (
+    Champion,
+    FoundModel,
+    checkpoint_path,
+    current_champion,
+    embedded_corpora,
+    find_model,
+    read_champion,
+)
+
+Outcome = Literal["promoted", "champion already", "refused"]
+
+
+LOWER_IS_BETTER = ("normalized_rank_mean", "normalized_rank_median")
+
+
+_TRIES = 5
+
+
+_SAID: Mapping[Outcome, str] = {
+    "promoted": "is promoted",
+    "champion already": "is the champion already",
+    "refused": "is not promoted",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionRule:
+    """When a candidate may take the champion's place."""
+
+    gallery: Sequence[str]
+    """The corpora that must be published with it."""
+    corpora: Sequence[str] = ()
+    """The frozen evaluation set; empty: all of ``gallery`` that has queries unseen by both."""
+    metric: str = "recall@10"
+    """What is compared (``ml.retrieval.evaluation.evaluate.METRICS``)."""
+    conditioning: str = "fine"
+    """What queries are conditioned with."""
+    tolerance: float = 1.0
+    """Percentage points; the interval of the difference may not lie wholly beyond them."""
+    resamples: int = 1000
+    """Draws of the bootstrap."""
+    seed: int = 0
+    """Of the draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """What became of a candidate, and why."""
+
+    candidate: FoundModel
+    outcome: Outcome
+    reason: str
+    """One sentence for people."""
+    champion: Champion | None
+    """Who is champion now (in a dry run: still)."""
+    comparisons: Sequence[CorpusComparison] = ()
+    """Candidate (A) and champion (B), where they were compared."""
+
+
+def promotion_rule(settings: Settings) -> PromotionRule:
+    """The rule of the settings."""
+    chosen, evaluation = settings.promotion, settings.evaluation
+    return PromotionRule(
+        gallery=searched_corpora(settings),
+        corpora=chosen.corpora,
+        metric=chosen.metric,
+        conditioning=chosen.conditioning,
+        tolerance=chosen.tolerance,
+        resamples=evaluation.bootstrap_resamples,
+        seed=evaluation.seed,
+    )
+
+
+def promote(
+    settings: Settings,
+    model: str | None = None,
+    *,
+    is_forced: bool = False,
+    is_dry_run: bool = False,
+) -> Promotion:
+    """Make a model the champion if the rule allows it, and let MLflow's alias follow.
+
+    Args:
+        settings: of the home, with the rule.
+        model: the candidate, as ``stems compare`` takes it; default: the first of
+            ``training.presets``.
+        is_forced: compare with nobody; the gallery must be complete all the same.
+        is_dry_run: judge only; nothing is written.
+
+    Raises:
+        ArtifactError: there is no such model, or ``champion.json`` is damaged.
+        ChampionChangedError: other processes replaced the champion again and again.
+    """
+    layout, rule = settings.layout, promotion_rule(settings)
+    name = model or settings.training.presets[0]
+    candidate = find_model(layout, name, settings.tracking_uri)
+    for _ in range(_TRIES):
+        before = current_champion(layout)
+        judged = judge(settings, candidate, before, rule, is_forced=is_forced)
+        if is_dry_run:
+            return judged
+        try:
+            champion = _replaced(layout, before, judged)
+        except ChampionChangedError:
+            continue  # another promoter was faster: judge against its champion
+        if champion is not None:
+            mirror_champion(layout, settings.tracking_uri, settings.promotion.registered_model)
+        return replace(judged, champion=current_champion(layout))
+    raise ChampionChangedError(
+        f"{layout.lancedb} has a new champion each of {_TRIES} times that {candidate.name} was "
+        f"judged; see who else promotes models, then start again"
+    )
+
+
+def judge(
+    settings: Settings,
+    candidate: FoundModel,
+    champion: Champion | None,
+    rule: PromotionRule,
+    *,
+    is_forced: bool = False,
+) -> Promotion:
+    """What would become of a candidate; writes nothing."""
+    gaps = gallery_gaps(settings.layout, candidate.model_id, rule.gallery)
+    if not rule.gallery:
+        gaps = ["no corpus was scanned yet"]
+    lacking = f"gallery incomplete: {'; '.join(gaps)}" if gaps else ""
+    found: Sequence[CorpusComparison] = ()
+    if champion is not None and champion.model_id == candidate.model_id:
+        outcome, why = "champion already", lacking
+    elif lacking:
+        outcome, why = "refused", f"{lacking}; embed these corpora first: stems embed CORPUS"
+    elif champion is None:
+        outcome, why = "promoted", "there was no champion before"
+    elif is_forced:
+        outcome, why = "promoted", "it was forced, nothing was compared"
+    elif candidate.model_id in champion.withdrawn:
+        outcome, why = "refused", "it was rolled back; promote it with --force"
+    else:
+        outcome, why, found = _verdict(settings, candidate, champion, rule)
+    said = f"{candidate.name} ({candidate.model_id}) {_SAID[outcome]}"
+    return Promotion(
+        candidate=candidate,
+        outcome=outcome,
+        reason=f"{said}: {why}" if why else said,
+        champion=champion,
+        comparisons=found,
+    )
+
+
+def _replaced(layout: DataLayout, before: Champion | None, judged: Promotion) -> Champion | None:
+    """The champion after a judgement; it is written here."""
+    if judged.outcome != "promoted":
+        return before
+    candidate = judged.candidate
+    if candidate.checkpoint is None:
+        raise ArtifactError(
+            f"{candidate.name} has no checkpoint here, queries could not use it; name a trained "
+            f"model"
+        )
+    after = successor(layout, before, candidate.model_id, candidate.checkpoint)
+    replace_champion(layout, before, after)
+    return after
+
+
+def _verdict(
+    settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
+) -> tuple[Outcome, str, Sequence[CorpusComparison]]:
+    """What the comparison says, why, and itself."""
+    try:
+        found = _compared(settings, candidate, champion, rule)
+    except ArtifactError as error:
+        return "refused", f"it cannot be compared with the champion: {error}", ()
+    problems = [problem for one in found if (problem := _worse(one, rule))]
+    why = "; ".join(problems or [_difference_text(one, rule) for one in found])
+    return "refused" if problems else "promoted", why, found
+
+
+def _compared(
+    settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
+) -> list[CorpusComparison]:
+    """Candidate and champion on each corpus of the evaluation set.
+
+    Raises:
+        ArtifactError: nothing is left to compare on, or the champion's checkpoint is gone.
+    """
+    layout = settings.layout
+    checkpoint = checkpoint_path(layout, champion)
+    if not checkpoint.is_dir():
+        raise ArtifactError(
+            f"the champion's checkpoint {checkpoint} is gone, and with it what it was trained on; "
+            f"promote without comparing: stems promote --force"
+        )
+    current = find_model(layout, str(checkpoint), settings.tracking_uri)
+    both = embedded_corpora(layout, current, rule.conditioning)
+    config = ComparisonConfig(
+        conditioning=rule.conditioning, resamples=rule.resamples, permutations=1, seed=rule.seed
+    )
+    found: list[CorpusComparison] = []
+    for corpus in rule.corpora or [name for name in rule.gallery if name in both]:
+        _require_same_state(layout, corpus, candidate, current)
+        try:
+            made = compare_models(layout, candidate, current, corpora=[corpus], config=config)
+        except NothingUnseenError:
+            if rule.corpora:
+                raise
+            continue
+        found += made.corpora
+    if not found:
+        raise ArtifactError(
+            f"no corpus has queries that neither has seen in training (embedded by both: "
+            f"{', '.join(both) or 'none'}); embed one, or promote with --force"
+        )
+    return found
+
+
+def _require_same_state(
+    layout: DataLayout, corpus: str, candidate: FoundModel, champion: FoundModel
+) -> None:
+    """Both must have embedded the same recordings, not only stems of the same names."""
+    states = [
+        read_embedding_manifest(layout, model.model_id, corpus)["identity"]["corpus_tracks"]
+        for model in (candidate, champion)
+    ]
+    if states[0] != states[1]:
+        raise ArtifactError(
+            f"{corpus} has changed between the embeddings of {candidate.model_id} and those of "
+            f"the champion; make both again with: stems embed {corpus}"
+        )
+
+
+def _worse(found: CorpusComparison, rule: PromotionRule) -> str | None:
+    """Why a comparison speaks against the candidate, if it does."""
+    row = next(row for row in found.metrics if row.metric == rule.metric)
+    if math.isnan(row.difference.low):
+        return f"{found.corpus} has queries of one track only, which decide nothing"
+    is_lower_better = rule.metric in LOWER_IS_BETTER
+    best = -row.difference.low if is_lower_better else row.difference.high
+    return f"worse: {_difference_text(found, rule)}" if best < -rule.tolerance else None
+
+
+def _difference_text(found: CorpusComparison, rule: PromotionRule) -> str:
+    row = next(row for row in found.metrics if row.metric == rule.metric)
+    interval = f"{row.difference.low:+.1f}…{row.difference.high:+.1f}"
+    return (
+        f"{row.metric} on {found.corpus} is {row.a:.1f}, the champion's {row.b:.1f} (difference "
+        f"{row.difference.value:+.1f}, 95 % interval {interval}, {row.n_queries} queries, "
+        f"tolerance {rule.tolerance:g})"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What a rollback did."""
+
+    withdrawn: Champion
+    """Who was champion."""
+    champion: Champion
+    """Who is champion now."""
+    gaps: Sequence[str]
+    """What queries do not find now that they should."""
+
+
+def roll_back(settings: Settings) -> Rollback:
+    """Make the champion before the champion again; the present one counts as withdrawn.
+
+    Raises:
+        ArtifactError: there is none before, its tables or its checkpoint are gone, or not whole.
+        ChampionChangedError: another process replaced the champion meanwhile.
+    """
+    layout = settings.layout
+    before = read_champion(layout)
+    if before.previous is None:
+        raise ArtifactError(
+            f"{before.model_id} is the first champion, there is none before it; promote another "
+            f"model with: stems promote MODEL"
+        )
+    _require_whole(layout, before.previous)
+    earlier = find_model(layout, before.previous, settings.tracking_uri)
+    if earlier.checkpoint is None:
+        raise ArtifactError(
+            f"the checkpoint of {before.previous}, the champion before, is not in {layout.runs} "
+            f"any more; promote another model with: stems promote MODEL"
+        )
+    after = successor(layout, before, earlier.model_id, earlier.checkpoint)
+    after = replace(after, withdrawn=(*after.withdrawn, before.model_id))
+    replace_champion(layout, before, after)
+    mirror_champion(layout, settings.tracking_uri, settings.promotion.registered_model)
+    gaps = gallery_gaps(layout, after.model_id, searched_corpora(settings))
+    return Rollback(withdrawn=before, champion=read_champion(layout), gaps=gaps)
+
+
+def _require_whole(layout: DataLayout, model_id: str) -> None:
+    problems = publication_gaps(layout, model_id)
+    if not published_corpora(layout, model_id):
+        problems = ["nothing is published with it"]
+    if problems:
+        raise ArtifactError(
+            f"{model_id}, the champion before, cannot answer queries: {'; '.join(problems)}; "
+            f"promote another model with: stems promote MODEL"
+        )

@@ -1,0 +1,237 @@
+"""Embeddings as files: ``embeddings/<model_id>/<corpus>/`` and what its Parquet files hold.
+
+``gallery.parquet`` one row a stem, ``chunks.parquet`` one row a sounding chunk of a stem,
+``queries-<conditioning>.parquet`` one row a query. All vectors are float32 of unit norm.
+
+[predecessor_files] Embeddings of the ``predecessor`` protocol as files, in a folder beside the
+default ones.
+
+``embeddings/<model_id>/<corpus>/predecessor/`` holds ``gallery.parquet`` (the target encoder's; in
+phase 1 the encoder's), ``encoder-gallery.parquet`` (phase 2 only) and
+``queries-<conditioning>.parquet``. Vectors are float32 of unit norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml import kinds
+from ml.artifacts import ArtifactError, DataLayout, read_manifest
+from ml.parquet import read_table
+from ml.scores.files import BY_ENCODER
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+FOLDER = "predecessor"
+
+
+ENCODER_GALLERY = "encoder-gallery.parquet"
+
+
+PREDECESSOR_FILES_MADE_BY = "stems evaluate retrieval --protocol predecessor"
+
+
+def read_predecessor(
+    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
+) -> dict[str, Embeddings]:
+    """Galleries and queries of a corpus by a model.
+
+    Returns:
+        What to add to the model's name → embeddings: ``""`` the target encoder's gallery (phase 1:
+        the encoder's), ``BY_ENCODER`` the encoder's (phase 2 only).
+
+    Raises:
+        ArtifactError: they were not made (with this conditioning), or are damaged.
+    """
+    folder = predecessor_folder(layout, model_id, corpus)
+    remedy = f"{PREDECESSOR_FILES_MADE_BY} --corpus {corpus}"
+    manifest = read_manifest(folder, kinds.PREDECESSOR_EMBEDDINGS)
+    made = manifest["identity"]["conditionings"]
+    if conditioning not in made:
+        raise ArtifactError(
+            f"{folder} holds queries conditioned {', '.join(made)}, not {conditioning}; make "
+            f"them with: {remedy} --conditioning {conditioning}"
+        )
+    queries = read_table(folder / queries_name(conditioning))
+    galleries = {"": GALLERY}
+    if manifest["has_encoder_gallery"]:
+        galleries[BY_ENCODER] = ENCODER_GALLERY
+    return {
+        suffix: Embeddings(manifest=manifest, gallery=read_table(folder / file), queries=queries)
+        for suffix, file in galleries.items()
+    }
+
+
+def predecessor_folder(layout: DataLayout, model_id: str, corpus: str) -> Path:
+    """Where the embeddings of this protocol lie."""
+    return layout.embeddings(model_id, corpus) / FOLDER
+
+
+GALLERY, CHUNKS = "gallery.parquet", "chunks.parquet"
+
+
+MADE_BY = "stems embed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemRow:
+    """What is known of a stem besides its vector: the columns users filter by."""
+
+    stem_id: str
+    track_id: str
+    corpus: str
+    split: str | None
+    label: str
+    """The finest label, ``"music"`` when it has none."""
+    category: str | None
+    """The coarsest label."""
+    labels: tuple[str, ...]
+    """All labels, coarse to fine."""
+    duration_s: float
+    audio: str
+    """Absolute path; several files are separated by line breaks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """What one model made of one corpus."""
+
+    manifest: Mapping[str, Any]
+    gallery: pa.Table
+    queries: pa.Table
+
+
+def queries_name(conditioning: str) -> str:
+    """File name of the queries made with a conditioning."""
+    return f"queries-{conditioning}.parquet"
+
+
+def stem_schema(dim: int, *, has_start: bool = False) -> pa.Schema:
+    """Columns of ``gallery.parquet``, with ``has_start`` of ``chunks.parquet``."""
+    import pyarrow as pa
+
+    columns = [(name, pa.string()) for name in ("stem_id", "track_id", "corpus", "split")]
+    columns += [
+        ("label", pa.string()),
+        ("category", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("duration_s", pa.float64()),
+        ("audio", pa.string()),
+    ]
+    start = [("start_s", pa.float64())] if has_start else []
+    return pa.schema([*columns, *start, ("vector", pa.list_(pa.float32(), dim))])
+
+
+def stem_table(
+    rows: Sequence[StemRow], vectors: np.ndarray, start_s: np.ndarray | None = None
+) -> pa.Table:
+    """Rows and their vectors (row, dim) as an Arrow table."""
+    import pyarrow as pa
+
+    schema = stem_schema(vectors.shape[1], has_start=start_s is not None)
+    columns: dict[str, Any] = {
+        name: [getattr(row, name) for row in rows] for name in StemRow.__dataclass_fields__
+    }
+    columns["vector"] = vector_column(vectors)
+    if start_s is not None:
+        columns["start_s"] = start_s
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def query_table(rows: Sequence[StemRow], labels: Sequence[str], vectors: np.ndarray) -> pa.Table:
+    """Queries: the stems looked for, the texts conditioned with, the vectors (row, dim)."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "stem_id": pa.array([row.stem_id for row in rows], pa.string()),
+            "track_id": pa.array([row.track_id for row in rows], pa.string()),
+            "label": pa.array(labels, pa.string()),
+            "vector": vector_column(vectors),
+        }
+    )
+
+
+def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """(row, dim) float32 as a column of fixed-size lists."""
+    import pyarrow as pa
+
+    flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
+
+
+def vectors_of(table: pa.Table) -> np.ndarray:
+    """The ``vector`` column as (row, dim) float32."""
+    column = table["vector"].combine_chunks()
+    dim = column.type.list_size
+    return column.flatten().to_numpy().reshape(-1, dim)
+
+
+def read_embedding_manifest(layout: DataLayout, model_id: str, corpus: str) -> dict[str, Any]:
+    """The manifest of a model's embeddings of a corpus.
+
+    Raises:
+        ArtifactError: there are none, or they have a newer format.
+    """
+    folder = layout.embeddings(model_id, corpus)
+    return read_manifest(folder, kinds.EMBEDDINGS)
+
+
+def read_embeddings(
+    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
+) -> Embeddings:
+    """Gallery and queries of a corpus by a model.
+
+    Raises:
+        ArtifactError: they were not made (with this conditioning), or are damaged.
+    """
+    manifest = read_embedding_manifest(layout, model_id, corpus)
+    folder = layout.embeddings(model_id, corpus)
+    made = manifest["identity"]["conditionings"]
+    if conditioning not in made:
+        raise ArtifactError(
+            f"{folder} holds queries conditioned {', '.join(made)}, not {conditioning}; make "
+            f"them with: {MADE_BY} {corpus} --conditioning {conditioning}"
+        )
+    return Embeddings(
+        manifest=manifest,
+        gallery=read_table(folder / GALLERY),
+        queries=read_table(folder / queries_name(conditioning)),
+    )
+
+
+_ROW_BLOCK = 8192
+"""Rows that are taken at a time in float64."""
+
+
+def unit_rows(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
+    """Rows divided by their Euclidean norm: (row, dim) float32.
+
+    Raises:
+        ValueError: not two-dimensional, or a row that is zero or not finite (names the row).
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2:
+        raise ValueError(f"{name} have shape {vectors.shape}; expected (row, dim)")
+    blocks = [slice(i, i + _ROW_BLOCK) for i in range(0, len(vectors), _ROW_BLOCK)]
+    squares = [np.square(vectors[rows], dtype=np.float64).sum(axis=1) for rows in blocks]
+    norms = np.sqrt(np.concatenate(squares)) if squares else np.zeros(0)
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if len(bad):
+        row = int(bad[0])
+        what = "is zero" if norms[row] == 0 else "holds NaN or infinity"
+        raise ValueError(
+            f"row {row} of {name} {what} ({len(bad)} such rows of {len(vectors)}); a silent or "
+            f"failed stem must be left out before ranking"
+        )
+    unit = np.empty_like(vectors)
+    for rows in blocks:
+        unit[rows] = vectors[rows] / norms[rows, None]
+    return unit

@@ -1,0 +1,267 @@
+"""Two models on the same queries: is one better, at what, and how do they differ as made?
+
+All from embeddings on disk (``default`` protocol). Differences are A minus B with 95 % intervals
+from a bootstrap over tracks on the same draws (``ml.retrieval.bootstrap``) and p-values from
+exchanging the two models track by track (``ml.scores.intervals``). Queries of tracks that
+either has seen in training are left out. p-values are not corrected for the number of metrics;
+differences by instrument have intervals only, since there are many of them on few queries each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ml.artifacts import ArtifactError, DataLayout
+from ml.plain import flat
+from ml.retrieval.embeddings.files import read_embeddings
+from ml.retrieval.embeddings.seen import seen_of_corpus
+from ml.retrieval.evaluation.evaluate import METRICS
+from ml.retrieval.evaluation.ranks import Answers, Gallery, answer_queries, common_gallery
+from ml.scores.intervals import Interval, TrackBootstrap, TrackBootstraps, permutation_p
+from ml.training.models import FoundModel, embedded_corpora
+
+BY_INSTRUMENT = ("recall@1", "recall@10", "normalized_rank_mean")
+"""What is compared for each queried label."""
+
+
+class NothingUnseenError(ArtifactError):
+    """A model was trained on every track of a corpus that has queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """What is compared, and with how many draws."""
+
+    conditioning: str = "fine"
+    """What queries are conditioned with."""
+    resamples: int = 1000
+    """Draws of the bootstrap."""
+    permutations: int = 10_000
+    """Exchanges of the permutation test."""
+    seed: int = 0
+    """Of both."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or self.permutations < 1:
+            raise ValueError(
+                f"resamples={self.resamples}, permutations={self.permutations}: "
+                f"expected at least one of each"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricDifference:
+    """A metric of both models, percent."""
+
+    metric: str
+    n_queries: int
+    a: float
+    b: float
+    difference: Interval
+    """A minus B."""
+    p: float | None = None
+    """Two-sided; None by instrument."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusComparison:
+    """Both models on the queries of one corpus."""
+
+    corpus: str
+    n_queries: int
+    n_gallery: int
+    n_seen: int
+    """Queries left out because a model has seen their track in training."""
+    metrics: Sequence[MetricDifference]
+    instruments: Mapping[str, Sequence[MetricDifference]]
+    """Queried label → its metrics; by falling difference of the mean normalised rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All that tells two models apart."""
+
+    a: FoundModel
+    b: FoundModel
+    conditioning: str
+    corpora: Sequence[CorpusComparison]
+    config: Mapping[str, tuple[Any, Any]]
+    """Dotted key → values of A and B, where they differ; None where one has no such key."""
+
+
+def compare_models(
+    layout: DataLayout,
+    a: FoundModel,
+    b: FoundModel,
+    *,
+    corpora: Sequence[str] | None = None,
+    config: ComparisonConfig | None = None,
+) -> Comparison:
+    """Compare two models on the corpora that both have embedded.
+
+    Args:
+        layout: where embeddings lie.
+        a: one model.
+        b: the other.
+        corpora: on which; default: all that both have embedded.
+        config: what is compared; default: ``fine`` queries.
+
+    Raises:
+        NothingUnseenError: one of them was trained on every track of a corpus.
+        ArtifactError: they are one model, have embedded no corpus in common, or one that was asked
+            for is missing.
+    """
+    if a.model_id == b.model_id:
+        raise ArtifactError(f"both are the model {a.name} ({a.model_id}); name two different ones")
+    if a.name == b.name:
+        a, b = (replace(model, name=f"{model.name} {model.model_id[:8]}") for model in (a, b))
+    config = config or ComparisonConfig()
+    chosen = _corpora(layout, a, b, corpora, config.conditioning)
+    return Comparison(
+        a=a,
+        b=b,
+        conditioning=config.conditioning,
+        corpora=[_compare(layout, corpus, a, b, config) for corpus in chosen],
+        config=config_difference(_facts(a), _facts(b)),
+    )
+
+
+def config_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Where two nested configurations differ, by dotted key in alphabetical order."""
+    one, other = flat(a), flat(b)
+    return {
+        key: (one.get(key), other.get(key))
+        for key in sorted(one.keys() | other.keys())
+        if one.get(key) != other.get(key)
+    }
+
+
+def _facts(model: FoundModel) -> dict[str, Any]:
+    """Configuration, and what the manifest says of its making."""
+    manifest = model.manifest
+    if not manifest:
+        return {}
+    tracks = manifest.get("training_tracks", ())
+    encoder = manifest.get("label_encoder") or {}
+    return {
+        **model.config,
+        "made_of": {
+            "training_corpora": sorted({track["corpus"] for track in tracks}),
+            "training_tracks": len(tracks),
+            "training_labels": len(manifest.get("training_labels", ())),
+            "label_encoder": encoder.get("name"),
+            "phase": manifest.get("phase"),
+            "phase_1_model_id": manifest.get("phase_1_model_id"),
+            "shards": [str(shard)[:12] for shard in manifest.get("shards", ())],
+        },
+    }
+
+
+def _corpora(
+    layout: DataLayout,
+    a: FoundModel,
+    b: FoundModel,
+    wanted: Sequence[str] | None,
+    conditioning: str,
+) -> list[str]:
+    of_a, of_b = (embedded_corpora(layout, model, conditioning) for model in (a, b))
+    both = [corpus for corpus in of_a if corpus in of_b]
+    lacking = [corpus for corpus in wanted or [] if corpus not in both]
+    if lacking or not both:
+        listed = "; ".join(
+            f"{model.name} has embedded {', '.join(found) or 'no corpus'}"
+            for model, found in ((a, of_a), (b, of_b))
+        )
+        what = f"{lacking[0]} was not embedded by both" if lacking else "they share no corpus"
+        raise ArtifactError(
+            f"{a.name} and {b.name} cannot be compared: {what} (conditioning {conditioning}: "
+            f"{listed}); embed it with both: stems embed {lacking[0] if lacking else 'CORPUS'} "
+            f"--conditioning {conditioning}"
+        )
+    return list(wanted or both)
+
+
+def _compare(
+    layout: DataLayout, corpus: str, a: FoundModel, b: FoundModel, config: ComparisonConfig
+) -> CorpusComparison:
+    models = {
+        model.name: read_embeddings(layout, model.model_id, corpus, config.conditioning)
+        for model in (a, b)
+    }
+    trained_on = [model.manifest.get("training_tracks", ()) for model in (a, b)]
+    seen = seen_of_corpus(corpus, layout, trained_on) if any(trained_on) else set()
+    gallery = common_gallery(corpus, models, config.conditioning, seen=seen)
+    if not len(gallery.targets):
+        raise NothingUnseenError(
+            f"{a.name} or {b.name} was trained on every track of {corpus} that has queries; "
+            f"compare them on another corpus with --corpus"
+        )
+    one, other = (answer_queries(gallery, embeddings) for embeddings in models.values())
+    tracks = gallery.tracks[gallery.targets].astype(str)
+    return CorpusComparison(
+        corpus=corpus,
+        n_queries=len(gallery.targets),
+        n_gallery=len(gallery.stem_ids),
+        n_seen=len(gallery.seen_targets),
+        metrics=_by_metric(one, other, tracks, config),
+        instruments=_by_instrument(gallery, one, other, tracks, config),
+    )
+
+
+def _by_metric(
+    one: Answers, other: Answers, tracks: np.ndarray, config: ComparisonConfig
+) -> list[MetricDifference]:
+    bootstraps = TrackBootstraps(tracks, resamples=config.resamples, seed=config.seed)
+    found = []
+    for metric, statistic in METRICS.items():
+        values, others = one.values[metric], other.values[metric]
+        applies = ~np.isnan(values)
+        if not applies.any():
+            continue
+        values, others = values[applies], others[applies]
+        bootstrap = bootstraps.of(applies)
+        found.append(
+            MetricDifference(
+                metric=metric,
+                n_queries=len(values),
+                a=bootstrap.interval(values, statistic).value,
+                b=bootstrap.interval(others, statistic).value,
+                difference=bootstrap.difference(values, others, statistic),
+                p=permutation_p(
+                    values,
+                    others,
+                    tracks[applies],
+                    statistic,
+                    permutations=config.permutations,
+                    seed=config.seed,
+                ),
+            )
+        )
+    return found
+
+
+def _by_instrument(
+    gallery: Gallery, one: Answers, other: Answers, tracks: np.ndarray, config: ComparisonConfig
+) -> dict[str, list[MetricDifference]]:
+    found: dict[str, list[MetricDifference]] = {}
+    for label in sorted(set(gallery.asked)):
+        chosen = gallery.asked == label
+        bootstrap = TrackBootstrap(tracks[chosen], resamples=config.resamples, seed=config.seed)
+        found[label] = [
+            MetricDifference(
+                metric=metric,
+                n_queries=int(chosen.sum()),
+                a=float(one.values[metric][chosen].mean()),
+                b=float(other.values[metric][chosen].mean()),
+                difference=bootstrap.difference(
+                    one.values[metric][chosen], other.values[metric][chosen]
+                ),
+            )
+            for metric in BY_INSTRUMENT
+        ]
+    place = BY_INSTRUMENT.index("normalized_rank_mean")
+    return dict(sorted(found.items(), key=lambda item: item[1][place].difference.value))

@@ -1,0 +1,363 @@
+"""Ranks of targets in a gallery, and the scores made of them. Pure numpy.
+
+The task: a query embedding was predicted from a mix and a label; somewhere in the gallery lies the
+embedding of the stem that was taken out of that mix (the *target*). A good model ranks it first.
+Riou et al. (arXiv:2411.19806v2, Table I) report recall@k and the normalised rank.
+
+Conventions:
+
+* Similarity is the cosine; vectors are float32 and need not come normalised.
+* Ranks start at 1. The whole gallery is ranked: other stems of the query's own track, which the
+  query was predicted from, stay in it.
+* **Ties count against the query.** A gallery row whose cosine lies within 8 ulp of the target's
+  (ulp: the spacing of float32 just below 1, 2**-24) is counted as ranked before it. A collapsed
+  model, for which all is one vector, so scores rank N and not rank 1.
+* Ranks are exact: they do not depend on block sizes, cores or the matrix library. Float32 kernels
+  give identical rows cosines that differ by up to 10 ulp, so what they put close to the limit of a
+  tie (about four rows a query in a gallery of 100,000) is computed again in float64.
+* Scores are in percent. Recall@k: higher is better. Normalised rank (rank / gallery size): lower
+  is better; its median says more about the typical query, its mean more about the failures.
+* Chance is stated beside each score: a target placed uniformly among N stems has recall@k = k/N
+  and a normalised rank of (N + 1)/2N, mean and median.
+
+Not here: intervals (``ml.scores.intervals``), which stems are queries (``embed``, ``evaluate``).
+
+[answers] What models answer to the queries of a corpus: ranks, nearest stems, and chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ml.artifacts import ArtifactError
+from ml.retrieval.embeddings.files import _ROW_BLOCK, Embeddings, unit_rows, vectors_of
+
+RECALL_AT = (1, 5, 10)
+
+
+TIE_TOLERANCE = 8 * 2.0**-24
+"""Cosines closer than this are equal: 8 ulp of float32 just below 1."""
+
+
+_KERNEL_ERROR = 32 * 2.0**-24
+"""More than a float32 kernel errs in a cosine; 10 ulp were seen in 64 to 3840 dimensions."""
+
+
+_QUERY_BLOCK = 1024
+
+
+_GALLERY_BLOCK = 4096
+
+
+def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rank of each query's target among all gallery rows, by descending cosine.
+
+    Memory is one block of similarities (16 MB) and the vectors normalised, whatever the sizes.
+
+    Args:
+        queries: (query, dim).
+        gallery: (stem, dim).
+        targets: (query,) index into the gallery of the stem that each query looks for.
+
+    Returns:
+        (query,) int64, 1…number of gallery rows; ties count against the query.
+
+    Raises:
+        ValueError: a NaN, infinite or zero vector (names the row), shapes that do not fit, or a
+            target outside the gallery.
+    """
+    queries, gallery, targets = _checked(queries, gallery, targets)
+    ranks, _ = _scan(queries, gallery, targets, with_nearest=False)
+    return ranks
+
+
+def ranks_and_nearest(
+    queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``target_ranks``, and which gallery row came first for each query.
+
+    Returns:
+        ranks (query,) and nearest (query,), both int64. ``nearest == targets`` exactly where
+        ``ranks == 1``: where others tie with the target, one of them counts as the nearest.
+    """
+    queries, gallery, targets = _checked(queries, gallery, targets)
+    ranks, best_other = _scan(queries, gallery, targets, with_nearest=True)
+    return ranks, np.where(ranks == 1, targets, best_other)
+
+
+def retrieval_scores(ranks: np.ndarray, gallery_size: int) -> dict[str, float]:
+    """Recall@1/5/10 and normalised rank, in percent.
+
+    Args:
+        ranks: (query,) integers in 1…gallery_size.
+        gallery_size: number of gallery rows.
+
+    Returns:
+        ``recall@1``, ``recall@5``, ``recall@10``, ``normalized_rank_mean``,
+        ``normalized_rank_median``.
+
+    Raises:
+        ValueError: no ranks, or a rank outside 1…gallery_size.
+    """
+    values = query_values(ranks, gallery_size)
+    scores = {f"recall@{k}": float(values[f"recall@{k}"].mean()) for k in RECALL_AT}
+    scores["normalized_rank_mean"] = float(values["normalized_rank_mean"].mean())
+    scores["normalized_rank_median"] = float(np.median(values["normalized_rank_median"]))
+    return scores
+
+
+def query_values(ranks: np.ndarray, gallery_size: int) -> dict[str, np.ndarray]:
+    """What each query contributes to each score, in percent: (query,) float64 per metric.
+
+    The score is the mean of its column, for ``normalized_rank_median`` the median.
+
+    Raises:
+        ValueError: no ranks, or a rank outside 1…gallery_size.
+    """
+    ranks = np.asarray(ranks)
+    if ranks.ndim != 1 or not len(ranks):
+        raise ValueError(f"ranks have shape {ranks.shape}; expected (query,) with a query at least")
+    if ranks.min() < 1 or ranks.max() > gallery_size:
+        raise ValueError(
+            f"ranks lie in {ranks.min()}…{ranks.max()}; expected 1…{gallery_size} (gallery size)"
+        )
+    values = {f"recall@{k}": 100.0 * (ranks <= k) for k in RECALL_AT}
+    normalized = 100.0 * ranks / gallery_size
+    return {**values, "normalized_rank_mean": normalized, "normalized_rank_median": normalized}
+
+
+def chance_scores(gallery_size: int) -> dict[str, float]:
+    """The same scores for a target placed uniformly in the gallery, in percent (closed form)."""
+    if gallery_size < 1:
+        raise ValueError(f"gallery size is {gallery_size}; expected at least 1")
+    middle = 100.0 * (gallery_size + 1) / (2 * gallery_size)
+    recalls = {f"recall@{k}": 100.0 * min(k, gallery_size) / gallery_size for k in RECALL_AT}
+    return {**recalls, "normalized_rank_mean": middle, "normalized_rank_median": middle}
+
+
+def _checked(
+    queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    queries, gallery = unit_rows(queries, "queries"), unit_rows(gallery, "gallery")
+    targets = np.asarray(targets)
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}; "
+            f"both must come from one model"
+        )
+    if targets.shape != (len(queries),) or not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(
+            f"targets are {targets.dtype} of shape {targets.shape}; "
+            f"expected integers of shape ({len(queries)},)"
+        )
+    outside = np.flatnonzero((targets < 0) | (targets >= len(gallery)))
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(
+            f"target {targets[row]} of query {row} is outside the gallery of {len(gallery)} rows"
+        )
+    return queries, gallery, targets.astype(np.int64)
+
+
+def _scan(
+    queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray, *, with_nearest: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks, and the best gallery row other than the target (-1 when not asked or none)."""
+    ranks = np.ones(len(queries), dtype=np.int64)
+    best_other = np.full(len(queries), -1, dtype=np.int64)
+    block = np.empty((_QUERY_BLOCK, _GALLERY_BLOCK), dtype=np.float32)
+    for first in range(0, len(queries), _QUERY_BLOCK):
+        rows = slice(first, min(first + _QUERY_BLOCK, len(queries)))
+        some, aims = queries[rows], targets[rows]
+        own = np.einsum("qd,qd->q", some, gallery[aims], dtype=np.float64)
+        best = np.full(len(some), -np.inf, dtype=np.float32)
+        for start in range(0, len(gallery), _GALLERY_BLOCK):
+            part = gallery[start : start + _GALLERY_BLOCK]
+            cosine = np.matmul(some, part.T, out=block[: len(some), : len(part)])
+            here = np.flatnonzero((aims >= start) & (aims < start + len(part)))
+            cosine[here, aims[here] - start] = -np.inf  # the target does not rank before itself
+            ranks[rows] += _count_ahead(cosine, own - TIE_TOLERANCE, some, part)
+            if with_nearest:
+                _update_best(best, best_other[rows], cosine, start)
+    return ranks, best_other
+
+
+def _count_ahead(
+    cosine: np.ndarray, limit: np.ndarray, queries: np.ndarray, gallery: np.ndarray
+) -> np.ndarray:
+    """How many gallery rows of a block reach the limit of each query: (query,).
+
+    Args:
+        cosine: (query, stem) float32, with the error of a matrix kernel.
+        limit: (query,) float64.
+        queries: (query, dim), unit norm.
+        gallery: (stem, dim), unit norm.
+    """
+    low = (limit - _KERNEL_ERROR).astype(np.float32)[:, None]
+    high = (limit + _KERNEL_ERROR).astype(np.float32)[:, None]
+    reached = np.empty(cosine.shape, dtype=bool)
+    ahead = _count_rows(np.greater_equal(cosine, high, out=reached))
+    doubtful = np.flatnonzero(_count_rows(np.greater_equal(cosine, low, out=reached)) > ahead)
+    if len(doubtful):
+        near = reached[doubtful]
+        near &= cosine[doubtful] < high[doubtful]
+        ahead[doubtful] += _count_exactly(near, limit[doubtful], queries[doubtful], gallery)
+    return ahead
+
+
+def _count_rows(flags: np.ndarray) -> np.ndarray:
+    """True entries of each row, (query,) int64: in half the time of ``np.count_nonzero``."""
+    # 16 bits hold a count: a block has 4096 columns.
+    return np.add.reduce(flags.view(np.uint8), axis=1, dtype=np.uint16).astype(np.int64)
+
+
+def _count_exactly(
+    near: np.ndarray, limit: np.ndarray, queries: np.ndarray, gallery: np.ndarray
+) -> np.ndarray:
+    """How many of the gallery rows in ``near`` (query, stem) reach the limit: (query,)."""
+    row, column = near.nonzero()
+    if len(row) > near.size // 64:  # a collapsed model: faster by one product than by pairs
+        exact = queries.astype(np.float64) @ gallery.astype(np.float64).T
+        return np.count_nonzero(near & (exact >= limit[:, None]), axis=1)
+    counts = np.zeros(len(near), dtype=np.int64)
+    for first in range(0, len(row), _ROW_BLOCK):
+        left, right = row[first : first + _ROW_BLOCK], column[first : first + _ROW_BLOCK]
+        exact = np.einsum("pd,pd->p", queries[left], gallery[right], dtype=np.float64)
+        counts += np.bincount(left[exact >= limit[left]], minlength=len(counts))
+    return counts
+
+
+def _update_best(best: np.ndarray, best_row: np.ndarray, cosine: np.ndarray, start: int) -> None:
+    """Keep, in place, the highest cosine so far and its gallery row."""
+    column = cosine.argmax(axis=1)
+    value = cosine[np.arange(len(cosine)), column]
+    better = value > best
+    best[better] = value[better]
+    best_row[better] = start + column[better]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The stems of a corpus and the queries for them, the same for all models."""
+
+    stem_ids: np.ndarray
+    """(stem,)"""
+    tracks: np.ndarray
+    """(stem,)"""
+    labels: np.ndarray
+    """(stem,) the label that decides a right instrument, None when unlabelled."""
+    targets: np.ndarray
+    """(query,) index of the stem looked for, of tracks that no model has seen in training."""
+    asked: np.ndarray
+    """(query,) the text each query was conditioned with."""
+    seen_targets: np.ndarray
+    """The same of tracks that some model has seen."""
+    seen_asked: np.ndarray
+    """The same of tracks that some model has seen."""
+
+    def of_seen(self) -> Gallery:
+        """The same gallery with the seen queries for queries."""
+        return replace(
+            self,
+            targets=self.seen_targets,
+            asked=self.seen_asked,
+            seen_targets=self.targets,
+            seen_asked=self.asked,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What one model made of the queries."""
+
+    ranks: np.ndarray
+    """(query,)"""
+    nearest: np.ndarray
+    """(query,) index of the stem that came first."""
+    values: Mapping[str, np.ndarray]
+    """Per metric (query,) percent; NaN where a metric does not apply to a query."""
+
+
+def common_gallery(
+    corpus: str,
+    models: Mapping[str, Embeddings],
+    conditioning: str,
+    *,
+    seen: Collection[str] = (),
+) -> Gallery:
+    """The gallery that all models embedded, and the queries that all of them answer.
+
+    Args:
+        corpus: its name, for errors.
+        models: name → embeddings.
+        conditioning: under ``coarse`` the category decides what a right instrument is.
+        seen: tracks seen in training besides those that the embeddings name.
+
+    Raises:
+        ArtifactError: the models embedded different stems.
+    """
+    first_name, first = next(iter(models.items()))
+    stem_ids = first.gallery["stem_id"].to_pylist()
+    asked = first.queries["stem_id"].to_pylist()
+    for name, other in models.items():
+        if (
+            other.gallery["stem_id"].to_pylist() != stem_ids
+            or other.queries["stem_id"].to_pylist() != asked
+        ):
+            raise ArtifactError(
+                f"the embeddings of {corpus} by {name} ({other.gallery.num_rows} stems, "
+                f"{other.queries.num_rows} queries) are of other stems than those by "
+                f"{first_name} ({len(stem_ids)} stems, {len(asked)} queries); make them again "
+                f"with: stems embed {corpus}"
+            )
+    place = {stem_id: i for i, stem_id in enumerate(stem_ids)}
+    targets = np.array([place[stem_id] for stem_id in asked], dtype=np.int64)
+    texts = np.array(first.queries["label"].to_pylist(), dtype=object)
+    all_seen = {*seen, *(track for e in models.values() for track in e.manifest["seen_tracks"])}
+    is_seen = np.array([t in all_seen for t in first.queries["track_id"].to_pylist()], dtype=bool)
+    column = "category" if conditioning == "coarse" else "label"
+    labels = [
+        label if known else None
+        for label, known in zip(
+            first.gallery[column].to_pylist(), first.gallery["labels"].to_pylist(), strict=True
+        )
+    ]
+    return Gallery(
+        stem_ids=np.array(stem_ids, dtype=object),
+        tracks=np.array(first.gallery["track_id"].to_pylist(), dtype=object),
+        labels=np.array(labels, dtype=object),
+        targets=targets[~is_seen],
+        asked=texts[~is_seen],
+        seen_targets=targets[is_seen],
+        seen_asked=texts[is_seen],
+    )
+
+
+def answer_queries(gallery: Gallery, embeddings: Embeddings) -> Answers:
+    """Rank the gallery for each query by one model's embeddings."""
+    place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
+    rows = [place[stem] for stem in gallery.stem_ids[gallery.targets]]
+    vectors = vectors_of(embeddings.gallery)
+    queries = vectors_of(embeddings.queries)[rows]
+    ranks, nearest = ranks_and_nearest(queries, vectors, gallery.targets)
+    values = query_values(ranks, len(vectors))
+    wanted = gallery.labels[gallery.targets]
+    right = np.where(gallery.labels[nearest] == wanted, 100.0, 0.0)
+    is_labelled = np.array([label is not None for label in wanted])
+    values["right_instrument"] = np.where(is_labelled, right, np.nan)
+    same = gallery.tracks[nearest] == gallery.tracks[gallery.targets]
+    values["right_song"] = np.where(same, 100.0, 0.0)
+    return Answers(ranks=ranks, nearest=nearest, values=values)
+
+
+def gallery_chance(gallery: Gallery) -> dict[str, float]:
+    """What each metric would be if the gallery came in random order, in percent."""
+    chance = chance_scores(len(gallery.stem_ids))
+    for metric, column in (("right_instrument", gallery.labels), ("right_song", gallery.tracks)):
+        wanted = [value for value in column[gallery.targets] if value is not None]
+        shares = {value: float(np.mean(column == value)) for value in set(wanted)}
+        chance[metric] = 100 * float(np.mean([shares[value] for value in wanted])) if wanted else 0
+    return chance

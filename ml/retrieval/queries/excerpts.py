@@ -1,0 +1,230 @@
+"""Found stems as files to listen to: the best chunk of each, and how it sounds with the mix.
+
+A folder of excerpts holds ``01-<label>-<track>.wav`` (the chunk of the stem at its own rate, with
+its channels), ``01-<label>-<track>-with-mix.wav`` (the mix from ``mix_start_s`` on plus that chunk,
+sample by sample) and ``results.json``. All are 32-bit float WAV, so that nothing is clipped or
+rounded; a preview above full scale is turned down as a whole, and ``preview_gain_db`` says so.
+
+[stem_files] Which files a stem of the table is made of, as its corpus has them now.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ml.artifacts import (
+    MANIFEST_NAME,
+    ArtifactError,
+    DataLayout,
+    read_json,
+    write_folder_aside,
+    write_json,
+)
+from ml.audio.files import resample
+from ml.audio.windows import fit_channels, read_window
+from ml.retrieval.queries.candidates import Candidate
+from ml.retrieval.queries.mix import Mix, mix_window
+from ml.tracks import Stem
+
+RESULTS_NAME = "results.json"
+
+
+FORMAT_VERSION = 1
+
+
+MADE_BY = "stems query --save"
+
+
+_NAME_LENGTH = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayedMix:
+    """The mix that found stems are played with."""
+
+    mix: Mix
+    """What was asked with."""
+    rate_hz: int
+    """Of its arrays that come without a rate: the model's."""
+
+
+def save_excerpts(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    stem_of: Callable[[Candidate], Stem],
+    *,
+    chunk_s: float,
+    played: PlayedMix | None = None,
+    about: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Write a folder of excerpts, aside and renamed; one that was written before is replaced.
+
+    Args:
+        folder: new, empty, or of an earlier call.
+        candidates: what was found.
+        stem_of: the files of a candidate.
+        chunk_s: how long an excerpt is; shorter where the stem ends.
+        played: the mix; None: no previews.
+        about: what was asked, for ``results.json``.
+
+    Returns:
+        What ``results.json`` lists: the fields of each candidate, ``excerpt`` and ``preview`` (file
+        names; null without a mix) and ``preview_gain_db`` (0, or less where it was turned down).
+
+    Raises:
+        ArtifactError: the folder holds something else.
+        AudioError: a file of a stem or of the mix is gone or cannot be decoded.
+    """
+    folder = folder.resolve()
+    check_folder(folder)
+    with write_folder_aside(folder) as aside:
+        rows = [_save(aside, c, stem_of(c), chunk_s, played) for c in candidates]
+        written = {"made_by": MADE_BY, "format_version": FORMAT_VERSION, **about}
+        write_json(aside / RESULTS_NAME, {**written, "candidates": rows})
+    return rows
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but excerpts.
+
+    Raises:
+        ArtifactError: names what it holds.
+    """
+    if not folder.exists():
+        return
+    advice = f"{MADE_BY} replaces only folders that it wrote; name a new folder"
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; {advice}")
+    found = {path.name for path in folder.iterdir()}
+    if strange := sorted(found - _own_names(folder)):
+        raise ArtifactError(f"{folder} holds {strange[0]} ({len(strange)} such files); {advice}")
+
+
+def stem_window(stem: Stem, start_s: float, duration_s: float) -> tuple[np.ndarray, int]:
+    """A piece of a stem, with its channels: the sum of its files.
+
+    Args:
+        stem: the stem; before its ``start_s`` there is silence.
+        start_s: where the piece begins.
+        duration_s: how long it is.
+
+    Returns:
+        (samples, channel) float32 and the rate in Hz: of files that differ, the most channels and
+        the highest rate.
+
+    Raises:
+        AudioError: a file is gone or cannot be decoded.
+    """
+    begin_s = start_s - stem.start_s
+    parts = [read_window(path, begin_s, duration_s, stream=stem.stream) for path in stem.files]
+    rate_hz = max(rate for _, rate in parts)
+    channels = max(audio.shape[1] for audio, _ in parts)
+    total = np.zeros((round(duration_s * rate_hz), channels), dtype=np.float32)
+    for audio, from_hz in parts:
+        columns = [resample(np.ascontiguousarray(c), from_hz, rate_hz) for c in audio.T]
+        part = fit_channels(np.stack(columns, axis=1), channels)[: len(total)]
+        total[: len(part)] += part
+    return total, rate_hz
+
+
+def safe_name(*texts: str) -> str:
+    """Texts as a file name that every system takes: letters, digits, ``_`` and single dashes."""
+    parts = [re.sub(r"\W+", "-", text).strip("-_")[:_NAME_LENGTH].strip("-") for text in texts]
+    return "-".join(part for part in parts if part)
+
+
+def _save(
+    folder: Path, candidate: Candidate, stem: Stem, chunk_s: float, played: PlayedMix | None
+) -> dict[str, Any]:
+    start_s = candidate.best_start_s or 0.0
+    duration_s = min(chunk_s, candidate.duration_s - start_s)
+    audio, rate_hz = stem_window(stem, start_s, duration_s)
+    name = f"{candidate.rank:02}-{safe_name(candidate.label, candidate.track_id)}"
+    row = {**asdict(candidate), "excerpt": f"{name}.wav", "preview": None, "preview_gain_db": 0.0}
+    _write(folder / row["excerpt"], audio, rate_hz)
+    if played is not None:
+        mix = mix_window(
+            played.mix,
+            candidate.mix_start_s or 0.0,
+            len(audio) / rate_hz,
+            rate_hz=rate_hz,
+            array_hz=played.rate_hz,
+        )
+        channels = max(mix.shape[1], audio.shape[1])
+        total = fit_channels(mix, channels) + fit_channels(audio, channels)
+        gain = 1 / max(1.0, float(np.abs(total).max(initial=0)))
+        row["preview"] = f"{name}-with-mix.wav"
+        row["preview_gain_db"] = round(20 * math.log10(gain), 2)
+        _write(folder / row["preview"], total * np.float32(gain), rate_hz)
+    return row
+
+
+def _write(path: Path, audio: np.ndarray, rate_hz: int) -> None:
+    soundfile.write(path, audio, rate_hz, subtype="FLOAT", format="WAV")
+
+
+def _own_names(folder: Path) -> set[str]:
+    """The files that ``results.json`` says this module wrote; none if it is someone else's."""
+    if not (folder / RESULTS_NAME).is_file():
+        return set()
+    try:
+        found = read_json(folder / RESULTS_NAME)
+    except ArtifactError:
+        return set()
+    if not isinstance(found, dict) or found.get("made_by") != MADE_BY:
+        return set()
+    rows = [row for row in found.get("candidates") or () if isinstance(row, dict)]
+    listed = {row.get(what) for row in rows for what in ("excerpt", "preview")}
+    return {RESULTS_NAME, *(name for name in listed if name)}
+
+
+class StemFiles:
+    """Looks stems up in ``corpus_tracks``; any thread may ask.
+
+    The table itself names files too, but knows nothing of a corpus that was moved since, of the
+    streams of a container, or of stems that begin late.
+
+    Args:
+        layout: where ``corpus_tracks`` lie.
+    """
+
+    def __init__(self, layout: DataLayout):
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._read: dict[str, tuple[int, Mapping[str, Stem]]] = {}
+
+    def stem(self, row: Mapping[str, Any]) -> Stem:
+        """The stem of a row of the table; its files are not looked at.
+
+        Raises:
+            ArtifactError: ``corpus_tracks`` of its corpus is damaged.
+        """
+        known = self._corpus(row["corpus"])
+        if row["stem_id"] in known:
+            return known[row["stem_id"]]
+        files = tuple(Path(line) for line in row["audio"].splitlines() if line)
+        return Stem(stem_id=row["stem_id"], files=files)
+
+    def _corpus(self, name: str) -> Mapping[str, Stem]:
+        """Stems of a corpus by their ids; none when it has no ``corpus_tracks`` here."""
+        from ml.corpora.table import read_corpus_tracks, tracks_of_table
+
+        manifest = self._layout.tracks(name) / MANIFEST_NAME
+        with self._lock:
+            if not manifest.is_file():
+                return {}
+            written_ns = manifest.stat().st_mtime_ns
+            if name not in self._read or self._read[name][0] != written_ns:
+                tracks = tracks_of_table(read_corpus_tracks(self._layout, name))
+                stems = {stem.stem_id: stem for track in tracks for stem in track.stems}
+                self._read[name] = written_ns, stems
+            return self._read[name][1]

@@ -1,0 +1,321 @@
+"""Ask for a stem: by a mix and an instrument in words, by an example, or by words alone.
+
+[instrument_note] What a person should know about the instrument they asked for, beside the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml.artifacts import ArtifactError
+from ml.labels.encoder import LabelEncoder
+from ml.labels.encoders import build_label_encoder
+from ml.labels.taxonomy import FOUR_CLASSES, four_class
+from ml.retrieval.embeddings.model import EmbeddingModel, EncodesLabels, check_label_encoder
+from ml.retrieval.queries.by_label import nearest_first, nearest_labels, search_by_label
+from ml.retrieval.queries.candidates import (
+    Candidate,
+    candidates_of,
+    owner_of,
+    place_alone,
+    place_with_mix,
+)
+from ml.retrieval.queries.mix import (
+    ChunkVectors,
+    Mix,
+    query_vectors,
+    read_chunks,
+    stem_vectors,
+    takes_condition,
+    takes_instrument,
+)
+from ml.retrieval.tables.database import sql_text
+from ml.retrieval.tables.search import StemTables, TableRows
+from ml.tracks import MUSIC
+
+
+class StemRetriever:
+    """Finds stems in a model's table; any thread may ask.
+
+    Args:
+        model: makes the queries; must be the one that made the table.
+        table: the model's database (``stems table path``), its ``stem_embeddings`` opened with
+            LanceDB, or ``StemTables``.
+        label_encoder: what turns an instrument into a condition; default: the one that the model
+            was trained with.
+
+    Raises:
+        ArtifactError: the table is missing, or of another model; or the label encoder is not the
+            one that the model was trained with.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        table: Any,
+        label_encoder: LabelEncoder | None = None,
+    ):
+        self.model = model
+        self.tables = _tables(table)
+        if self.tables.model_id != model.model_id or self.tables.dim != model.dim:
+            raise ArtifactError(
+                f"{self.tables.uri} holds vectors of model {self.tables.model_id} "
+                f"({self.tables.dim} dimensions), but queries come from {model.name}, model "
+                f"{model.model_id} ({model.dim} dimensions); open the table of that model, or "
+                f"embed the corpora with it: stems embed CORPUS"
+            )
+        if label_encoder is not None:
+            _check_encoder(model, label_encoder)
+        self._encoder = label_encoder
+        self._encoder_lock = threading.Lock()
+        self._rows = TableRows(self.tables.uri)
+
+    @property
+    def takes_instrument(self) -> bool:
+        """Whether the instrument changes what ``query`` finds; some models listen to the mix only.
+
+        Such a model (``contrastive``, ``untrained``, ``spectrum``) still answers; narrow its answer
+        with ``where``.
+        """
+        return takes_instrument(self.model)
+
+    def with_tables(self, tables: StemTables) -> StemRetriever:
+        """The same model with other tables of it (a newer version); nothing is loaded again."""
+        return StemRetriever(self.model, tables, self._encoder)
+
+    def query(
+        self,
+        mix: Mix,
+        instrument: str | None = None,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Candidate]:
+        """The stems that fit best with a mix.
+
+        Args:
+            mix: a path, an array at the model's rate, (array, rate in Hz), or a list of these to
+                sum; from 1 s up. Of over ten minutes a spread of ten is listened to.
+            instrument: what the stem should play, free text; None: any music.
+            k: how many.
+            where: an SQL condition on the table's columns: ``category = 'guitar'``.
+            exclude_tracks: ids of tracks that must not be found.
+            per_track: at most so many stems of one track.
+
+        Returns:
+            Best first; fewer than k when the filters leave fewer.
+
+        Raises:
+            AudioError: a file cannot be read.
+            ValueError: the mix is silent or too short, k is out of range, the instrument is
+                blank, or the filter is not understood.
+        """
+        self._check(k, per_track)
+        asked = self._ask(mix, instrument)
+        filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
+        hits = self.tables.search(asked.mean, k, where=where, **filters)
+        chunks = self._rows.chunks([owner_of(hit) for hit in hits])
+        return candidates_of(hits, {key: place_with_mix(c, asked) for key, c in chunks.items()})
+
+    def query_by_stem(
+        self,
+        example: Mix,
+        k: int = 10,
+        *,
+        exclude_own_track: bool = False,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Candidate]:
+        """More stems like one: those whose embeddings are nearest to its own.
+
+        Args:
+            example: the key of a stem of the table (``<corpus>/<stem_id>``), which itself is not
+                found; or audio as in ``query``. A text that is no key is the path of a file.
+            k: how many.
+            exclude_own_track: find none of the track that the keyed stem is of.
+            where: as in ``query``.
+            exclude_tracks: as in ``query``.
+            per_track: as in ``query``; the example itself does not count.
+
+        Returns:
+            Best first; fewer than k when the filters leave fewer. Without ``mix_start_s``.
+
+        Raises:
+            AudioError: a file cannot be read.
+            ValueError: there is no such stem; the audio is silent or shorter than 1 s; k is out of
+                range, or the filter is not understood.
+        """
+        self._check(k, per_track)
+        vector, condition = self._example(example, exclude_own_track)
+        self._check_where(where, vector)
+        hits = self.tables.search(
+            vector,
+            k,
+            where=_both(condition, where),
+            exclude_tracks=exclude_tracks,
+            per_track=per_track,
+        )
+        chunks = self._rows.chunks([owner_of(hit) for hit in hits])
+        return candidates_of(hits, {key: place_alone(c, vector) for key, c in chunks.items()})
+
+    def query_by_text(
+        self,
+        instrument: str,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Candidate]:
+        """Stems of an instrument, without a mix: by their labels alone (``by_label``).
+
+        Args:
+            instrument: free text.
+            k: how many.
+            where: as in ``query``.
+            exclude_tracks: as in ``query``.
+            per_track: as in ``query``.
+
+        Returns:
+            Best first, among stems of one label the most typical first; fewer than k when the
+            filters leave fewer. Without ``mix_start_s``; ``best_start_s`` is the chunk that is most
+            typical of the label.
+
+        Raises:
+            ValueError: the instrument is blank, k is out of range, the filter is not understood, or
+                there is no label encoder.
+        """
+        self._check(k, per_track)
+        labels = self._rows.labels
+        *known, asked = self.encode_texts([*labels, _not_blank(instrument)])
+        cosines = nearest_first(np.array(known) @ asked, labels)
+        self._check_where(where, self._rows.centroid(labels[0]))
+        filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
+        found = search_by_label(self.tables, self._rows, cosines, k, where=where, **filters)
+        chunks = self._rows.chunks([owner_of(hit) for hit, _ in found])
+        places = {
+            owner_of(hit): place_alone(chunks[owner_of(hit)], self._rows.centroid(label))
+            for hit, label in found
+            if owner_of(hit) in chunks
+        }
+        return candidates_of([hit for hit, _ in found], places)
+
+    def embed_mix(self, mix: Mix, instrument: str | None = None) -> np.ndarray:
+        """The predicted embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
+        return self._ask(mix, instrument).mean
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Instruments in words by the label encoder: (text, width) float32, unit norm.
+
+        Raises:
+            ValueError: a text is blank, or there is no label encoder.
+        """
+        if isinstance(self.model, EncodesLabels):
+            return self.model.encode_labels(texts)
+        with self._encoder_lock:
+            if self._encoder is None:
+                self._encoder = _encoder_of(self.model)
+            return self._encoder.encode(texts)
+
+    def _ask(self, mix: Mix, instrument: str | None) -> ChunkVectors:
+        """What each chunk of a mix asks for."""
+        text = MUSIC if instrument is None else _not_blank(instrument)
+        chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
+        condition = self.encode_texts([text])[0] if takes_condition(self.model) else None
+        return query_vectors(self.model, chunks, condition, FOUR_CLASSES.index(four_class([text])))
+
+    def _example(self, example: Mix, exclude_own_track: bool) -> tuple[np.ndarray, str | None]:
+        """The vector of an example, and the condition that keeps it out of what is found."""
+        row = self.tables.row(example) if isinstance(example, str) else None
+        if row is not None:
+            own = f"key <> {sql_text(row['key'])}"
+            if exclude_own_track:
+                corpus, track = sql_text(row["corpus"]), sql_text(row["track_id"])
+                own = f"NOT (corpus = {corpus} AND track_id = {track})"
+            return self.tables.vectors([row["key"]])[0], own
+        if isinstance(example, str) and not Path(example).is_file():
+            close = ", ".join(self._rows.close_keys(example)) or "none"
+            raise ValueError(
+                f"{example!r} is neither the key of a stem in {self.tables.uri} nor a file; "
+                f"expected <corpus>/<stem_id> (close ones: {close}) or the path of an audio file"
+            )
+        chunks = read_chunks(example, self.model.rate_hz, self.model.chunk_s, "example")
+        return stem_vectors(self.model, chunks).mean, None
+
+    def _check(self, k: int, per_track: int | None) -> None:
+        if not 1 <= k <= len(self.tables):
+            raise ValueError(f"k = {k}; expected 1…{len(self.tables)} (stems in {self.tables.uri})")
+        if per_track is not None and per_track < 1:
+            raise ValueError(f"per_track = {per_track}; expected at least 1, or None")
+
+    def _check_where(self, where: str | None, vector: np.ndarray) -> None:
+        """Refuse a filter alone, before others are added to it."""
+        if where is not None:
+            self.tables.search(vector, 1, where=where)
+
+
+def _both(condition: str | None, where: str | None) -> str | None:
+    parts = [part for part in (condition, where and f"({where})") if part]
+    return " AND ".join(parts) or None
+
+
+def _not_blank(instrument: str) -> str:
+    if not instrument.strip():
+        raise ValueError("the instrument is blank; name one, or leave it out")
+    return instrument
+
+
+def _tables(table: Any) -> StemTables:
+    if isinstance(table, StemTables):
+        return table
+    if isinstance(table, (str, Path)):
+        return StemTables(table)
+    return StemTables(str(table.uri).rsplit("/", maxsplit=1)[0])  # a LanceDB table
+
+
+def _encoder_of(model: EmbeddingModel) -> LabelEncoder:
+    """The label encoder that a model was trained with."""
+    if "name" not in model.label_encoder:
+        raise ValueError(
+            f"model {model.name} was trained without a label encoder; to search by text, open the "
+            f"retriever with one: StemRetriever(model, table, label_encoder)"
+        )
+    encoder = build_label_encoder(model.label_encoder["name"])
+    _check_encoder(model, encoder)
+    return encoder
+
+
+def _check_encoder(model: EmbeddingModel, encoder: LabelEncoder) -> None:
+    described = {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
+    check_label_encoder(model, described)
+
+
+def instrument_note(retriever: StemRetriever, instrument: str) -> str | None:
+    """How a model takes an instrument that its training has not met; None: there is nothing to say.
+
+    By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
+    """
+    model = retriever.model
+    if not retriever.takes_instrument:
+        return (
+            f'model {model.name} listens to the mix only, "{instrument}" changes nothing; narrow '
+            f"the answer with a filter, or use a model with a predictor"
+        )
+    labels = getattr(model, "manifest", {}).get("training_labels") or []
+    if not labels or instrument in labels or model.condition_dim is None:
+        return None
+    *known, asked = retriever.encode_texts([*labels, instrument])
+    nearest = nearest_labels(asked, dict(zip(labels, known, strict=True)))
+    shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
+    spelt = get_close_matches(instrument.lower(), labels, n=1)
+    meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
+    return f'"{instrument}" is not a training label; it acts like: {shown}{meant}'

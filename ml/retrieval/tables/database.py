@@ -1,0 +1,270 @@
+"""LanceDB databases, in a folder or behind a URL: where they lie, how their tables come to be.
+
+A database is a prefix of an object store (``s3://bucket/prefix/<model_id>``) or a folder. Endpoint
+and credentials of a store come from the environment alone (``AWS_ENDPOINT_URL``,
+``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_DEFAULT_REGION``) and are written nowhere.
+
+LanceDB 0.40's own ``create_table`` is not safe among several processes: the second of two that
+create a table at once commits an overwrite of the first one's, with the rows in it, or makes the
+first one's next write fail. Here a table is made aside, empty, and put in its place by one step
+that fails where another table lies: a rename of its folder, or a conditional write of its manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ml.artifacts import ArtifactError, DataLayout
+from ml.locks import lock
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb import DBConnection
+    from lancedb.table import Table
+
+
+T = TypeVar("T")
+
+
+WAITS_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Pauses between tries when commits collide; one try more than pauses."""
+
+
+_INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES = 512 << 20, 256 << 20
+
+
+_LOCK = ".lock"
+
+
+_CONFLICTS = ("conflict", "Incompatible transaction", "concurrent writ")
+
+
+def database_uri(layout: DataLayout, model_id: str) -> str:
+    """Where a model's tables lie: what ``lancedb.connect`` takes."""
+    if layout.lancedb_uri is None:
+        return str(layout.lancedb / model_id)
+    if is_url(layout.lancedb_uri):
+        return f"{layout.lancedb_uri.rstrip('/')}/{model_id}"
+    return str(layout.home / layout.lancedb_uri / model_id)
+
+
+def is_url(uri: str) -> bool:
+    """Whether a database lies in an object store."""
+    return "://" in uri
+
+
+def connect(uri: str) -> DBConnection:
+    """A connection of LanceDB whose caches are bounded: by default it keeps 6 GB of an index."""
+    import lancedb
+
+    session = lancedb.Session(
+        index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
+    )
+    if not is_url(uri):
+        return lancedb.connect(uri, session=session)
+    # LanceDB refuses plain HTTP unless told otherwise; an endpoint that says http:// is telling.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    options = {"allow_http": "true"} if endpoint.startswith("http://") else None
+    return lancedb.connect(uri, storage_options=options, session=session)
+
+
+def table_names(uri: str) -> list[str]:
+    """Tables of a database; none where there is no database.
+
+    Raises:
+        ArtifactError: the object store cannot be reached, or refuses.
+    """
+    if not is_url(uri) and not Path(uri).is_dir():
+        return []  # connecting would make the folder
+    try:
+        return list(connect(uri).list_tables().tables)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ArtifactError(
+            f"{uri} cannot be read: {first_line(error)}; check that the bucket exists, the "
+            f"network, AWS_ENDPOINT_URL and the credentials in the environment "
+            f"(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION)"
+        ) from None
+
+
+def open_table(uri: str, name: str) -> Table:
+    """A table, at its newest version.
+
+    Raises:
+        ArtifactError: there is none, or the object store cannot be reached.
+    """
+    if name not in table_names(uri):
+        raise ArtifactError(
+            f"{uri} holds no table {name}; publish a corpus with: stems embed CORPUS"
+        )
+    return connect(uri).open_table(name)
+
+
+def ensure_table(uri: str, name: str, schema: pa.Schema) -> Table:
+    """A table, made empty where there is none; of several makers at once one wins.
+
+    Raises:
+        ArtifactError: the object store cannot be reached.
+    """
+    if name not in table_names(uri):
+        _create_table(uri, name, schema)
+    return connect(uri).open_table(name)
+
+
+def commit(table: Table, write: Callable[[], T]) -> T:
+    """What a write to a table returns, tried again when another's commit came in between.
+
+    Raises:
+        ArtifactError: others' commits came in between every time.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return write()
+        except RuntimeError as error:  # how LanceDB reports everything that a commit meets
+            if not any(words in str(error) for words in _CONFLICTS):
+                raise
+            if wait_s is None:
+                raise ArtifactError(
+                    f"table {table.name} is being written by others, tried {len(WAITS_S) + 1} "
+                    f"times ({first_line(error)}); wait for them and start again"
+                ) from None
+        time.sleep(wait_s * random.uniform(0.5, 1.5))
+        table.checkout_latest()
+    raise AssertionError("the last try returns or raises")
+
+
+def sql_text(value: str) -> str:
+    """A string literal for a filter."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def stored_bytes(uri: str, name: str) -> int:
+    """Size of all files of a table, those of earlier versions included.
+
+    Raises:
+        ArtifactError: the object store cannot be reached.
+    """
+    if not is_url(uri):
+        files = (Path(uri) / f"{name}.lance").rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file())
+    from ml.object_store import open_url, persistently
+
+    url = f"{uri}/{name}.lance"
+
+    def measure() -> int:
+        system, place = open_url(url)
+        system.invalidate_cache()
+        return system.du(place)
+
+    return persistently(url, measure)
+
+
+def drop_tables(uri: str) -> None:
+    """Remove all tables of a database, and its folder if nothing else lies in it.
+
+    Raises:
+        ArtifactError: the object store cannot be reached, or refuses.
+    """
+    for name in table_names(uri):
+        connect(uri).drop_table(name)
+    folder = Path(uri)
+    if not is_url(uri) and folder.is_dir() and {p.name for p in folder.iterdir()} <= {_LOCK}:
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def first_line(error: Exception) -> str:
+    """What an error of LanceDB says, without the places in its source."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _create_table(uri: str, name: str, schema: pa.Schema) -> None:
+    if is_url(uri):
+        with _empty_table(None, name, schema) as made:
+            _upload(made, f"{uri}/{made.name}")
+        return
+    folder = Path(uri)
+    # The lock is not what makes this safe; it tells `stems gc` that the temporary is in use.
+    with lock(folder / _LOCK, waits=True), _empty_table(folder, name, schema) as made:
+        try:
+            made.rename(folder / made.name)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # otherwise another process has made the table
+
+
+@contextlib.contextmanager
+def _empty_table(folder: Path | None, name: str, schema: pa.Schema) -> Iterator[Path]:
+    import lancedb
+
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=folder) as aside:
+        lancedb.connect(aside).create_table(name, schema=schema)
+        yield Path(aside) / f"{name}.lance"
+
+
+def _upload(made: Path, url: str) -> None:
+    """Send an empty table; its manifest, last, only where there is none yet."""
+    from ml.object_store import open_url, persistently
+
+    (manifest,) = (made / "_versions").glob("*.manifest")
+    for path in (*(made / "_transactions").iterdir(), manifest):
+        target = f"{url}/{path.parent.name}/{path.name}"
+
+        def put(path: Path = path, target: str = target) -> None:
+            system, place = open_url(target)
+            with contextlib.suppress(FileExistsError):  # another process has made the table
+                system.pipe_file(place, path.read_bytes(), mode="create")
+
+        persistently(target, put)
+
+
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
+
+
+def checked_filter(table: Table, where: str) -> str:
+    """A condition in parentheses, safe to join with others.
+
+    Raises:
+        ValueError: LanceDB does not understand it; names the columns there are.
+    """
+    # LanceDB reads a condition up to where it ends and ignores what follows: "a = 1) OR b" is "a".
+    condition = f"({where}\n)"
+    try:
+        if not _is_one_condition(where):
+            raise ValueError("one condition with its parentheses closed is expected")
+        table.count_rows(condition)
+    except (ValueError, RuntimeError) as error:  # the latter for what only rows show, as types
+        columns = ", ".join(name for name in table.schema.names if name != "vector")
+        raise ValueError(
+            f"the filter {where!r} is not understood ({first_line(error)}); expected an SQL "
+            f"condition such as category = 'guitar' on the columns {columns}"
+        ) from None
+    return condition
+
+
+def _is_one_condition(where: str) -> bool:
+    bare = _QUOTED.sub("", where)
+    depth = 0
+    for character in bare:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            return False
+    return depth == 0 and ";" not in bare
+
+
+def count_values(table: Table, column: str) -> dict[str, int]:
+    """Value → rows that have it, sorted; the table passes by in batches."""
+    counts: Counter[str] = Counter()
+    for batch in table.search().select([column]).to_batches():
+        for pair in batch[column].value_counts().to_pylist():
+            counts[pair["values"]] += pair["counts"]
+    return dict(sorted(counts.items()))

@@ -1,0 +1,170 @@
+"""What the tables of a database hold, at a glance.
+
+[table_export] A table as a file for other programs: Parquet with everything, CSV without the
+vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml.artifacts import ArtifactError, write_aside
+from ml.retrieval.tables.database import (
+    connect,
+    count_values,
+    open_table,
+    stored_bytes,
+    table_names,
+)
+from ml.retrieval.tables.index import IndexTuning, read_tuning
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexDescription:
+    """An index at a glance."""
+
+    column: str
+    kind: str
+    """As LanceDB names it: "IvfFlat", "BTree"."""
+    rows: int
+    unindexed_rows: int
+    """Rows that came since; they are found, only slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableDescription:
+    """A table at a glance."""
+
+    name: str
+    version: int
+    rows: int
+    rows_by_corpus: Mapping[str, int]
+    columns: Mapping[str, str]
+    """Name → Arrow type."""
+    indices: tuple[IndexDescription, ...] = ()
+    """None: every search reads all rows."""
+    tuning: IndexTuning | None = None
+    """How the vector index is searched, and the recall measured then."""
+    stored_bytes: int = 0
+    """All its files, those of earlier versions included."""
+
+
+def describe_tables(uri: str) -> list[TableDescription]:
+    """What the tables of a database hold.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    names = table_names(uri)
+    if not names:
+        raise ArtifactError(f"{uri} holds no tables; publish a corpus with: stems embed CORPUS")
+    database = connect(uri)
+    return [_described(uri, database.open_table(name)) for name in names]
+
+
+def _described(uri: str, table: Table) -> TableDescription:
+    stats = [(index, table.index_stats(index.name)) for index in table.list_indices()]
+    return TableDescription(
+        name=table.name,
+        version=table.version,
+        rows=table.count_rows(),
+        rows_by_corpus=count_values(table, "corpus"),
+        columns={field.name: str(field.type) for field in table.schema},
+        indices=tuple(
+            IndexDescription(
+                column=", ".join(index.columns),
+                kind=index.index_type,
+                rows=found.num_indexed_rows,
+                unindexed_rows=found.num_unindexed_rows,
+            )
+            for index, found in stats
+            if found is not None
+        ),
+        tuning=read_tuning(table),
+        stored_bytes=stored_bytes(uri, table.name),
+    )
+
+
+SUFFIXES = (".parquet", ".csv")
+
+
+LABEL_SEPARATOR = " > "
+
+
+_BATCH_ROWS = 8192
+
+
+def export_table(uri: str, name: str, path: Path, *, where: str | None = None) -> int:
+    """Write a table to a file, aside and renamed; a few thousand rows are in memory at a time.
+
+    Args:
+        uri: the database.
+        name: the table.
+        path: ends in ``.parquet`` (all columns) or ``.csv`` (without ``vector``; the labels of a
+            stem are joined by " > ").
+        where: an SQL condition on the columns; None: all rows.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        ValueError: another suffix, or ``where`` is not understood.
+        ArtifactError: there is no such table.
+    """
+    from ml.retrieval.tables.database import checked_filter
+
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} ends in {path.suffix!r}; expected {' or '.join(SUFFIXES)}")
+    table = open_table(uri, name)
+    condition = None if where is None else checked_filter(table, where)
+    with write_aside(path) as aside:
+        write = _write_parquet if path.suffix == ".parquet" else _write_csv
+        return write(table, condition, aside)
+
+
+def _write_parquet(table: Table, where: str | None, aside: Path) -> int:
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
+        for batch in _batches(table, where, table.schema.names):
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _write_csv(table: Table, where: str | None, aside: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    names = [name for name in table.schema.names if name != "vector"]
+    types = {name: table.schema.field(name).type for name in names}
+    schema = pa.schema(
+        [(name, pa.string() if pa.types.is_list(types[name]) else types[name]) for name in names]
+    )
+    rows = 0
+    with csv.CSVWriter(aside, schema) as writer:
+        for batch in _batches(table, where, names):
+            columns = [
+                pc.call_function("binary_join", [batch[name], LABEL_SEPARATOR])
+                if pa.types.is_list(types[name])
+                else batch[name]
+                for name in names
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            rows += batch.num_rows
+    return rows
+
+
+def _batches(table: Table, where: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    query = table.search().select(columns)
+    query = query if where is None else query.where(where)
+    yield from query.to_batches(batch_size=_BATCH_ROWS)

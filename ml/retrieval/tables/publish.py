@@ -1,0 +1,224 @@
+"""The LanceDB tables that queries search: one database per model, published from its embeddings.
+
+A database holds ``stem_embeddings`` (one row a stem) and ``chunk_embeddings`` (one row a sounding
+chunk of it), published from the Parquet embeddings. Publishing a corpus is *one* merge in each
+table: it updates, inserts, and deletes what has left the corpus, in one version; files pass by in
+batches. The record of it lies in ``lancedb/<model_id>/published/<corpus>``, wherever the database.
+
+Stem ids repeat across corpora, and LanceDB 0.40 takes a single column as primary key, so rows
+carry a ``key``: ``<corpus>/<stem_id>``, for chunks with ``@<start_s>``. The key is declared in the
+schema at creation; without it, two processes that insert the same rows at once duplicate them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml import kinds
+from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish
+from ml.locks import lock
+from ml.retrieval.embeddings.files import CHUNKS, GALLERY, read_embedding_manifest, stem_schema
+from ml.retrieval.tables.database import (
+    commit,
+    database_uri,
+    ensure_table,
+    first_line,
+    is_url,
+    open_table,
+    sql_text,
+    table_names,
+)
+from ml.retrieval.tables.index import optimize_tables
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.table import Table
+
+STEM_TABLE, CHUNK_TABLE = "stem_embeddings", "chunk_embeddings"
+_PRIMARY_KEY = {b"lance-schema:unenforced-primary-key:position": b"1"}
+_BATCH_ROWS = 8192
+
+
+def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
+    """Bring a model's tables up to date with its embeddings of a corpus, and index what is large.
+
+    Returns:
+        The record of the publication, ``lancedb/<model_id>/published/<corpus>``; reused when the
+        tables hold these embeddings already.
+
+    Raises:
+        ArtifactError: there are no embeddings, the tables are of another shape, or the object
+            store cannot be reached.
+    """
+    manifest = read_embedding_manifest(layout, model_id, corpus)
+    made = manifest["summary"]
+    counts = {CHUNK_TABLE: made["chunks"], STEM_TABLE: made["gallery"]}
+    home = layout.lancedb / model_id
+    record = home / "published" / corpus
+    uri = database_uri(layout, model_id)
+    identity = {
+        "model_id": model_id,
+        "corpus": corpus,
+        "embeddings": manifest["fingerprint"],
+        "place": _place(layout, uri),
+    }
+    found = find_current(record, identity, kinds.PUBLICATION)
+    if found is not None and _holds(uri, corpus, counts):
+        return replace(found, summary={**found.summary, "uri": uri})
+    folder = layout.embeddings(model_id, corpus)
+    for name, file_name in ((CHUNK_TABLE, CHUNKS), (STEM_TABLE, GALLERY)):
+        merge_file(uri, name, folder / file_name, corpus=corpus, model_id=model_id)
+    optimize_tables(uri)
+    with lock(home / ".lock", waits=True):
+        return finish(record, identity, kinds.PUBLICATION, summary={"uri": uri, **counts})
+
+
+def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: str) -> None:
+    """Make ``rows`` all that a table holds of a corpus, in one version; made if need be.
+
+    Args:
+        uri: the database.
+        name: the table.
+        rows: columns of ``gallery.parquet`` or ``chunks.parquet``, all of this corpus.
+        corpus: whose rows are replaced.
+        model_id: whose vectors these are; kept with the table.
+
+    Raises:
+        ArtifactError: the table is there with other columns, another dimension or another model's
+            vectors; or others write to it without a pause.
+    """
+    merge_batches(uri, name, rows.schema, rows.to_batches, corpus=corpus, model_id=model_id)
+
+
+def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -> None:
+    """``merge_corpus`` with the rows of a Parquet file, a few thousand in memory at a time.
+
+    Raises:
+        ArtifactError: as ``merge_corpus``; or the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    met: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS)
+        except (pa.ArrowException, OSError) as error:
+            met.append(error)  # of what comes out of the merge one cannot tell what it was
+            raise
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+    try:
+        merge_batches(uri, name, schema, batches, corpus=corpus, model_id=model_id)
+    except (pa.ArrowException, OSError, RuntimeError):
+        if not met:
+            raise
+        raise _damaged(path, met[0]) from None
+
+
+def merge_batches(
+    uri: str,
+    name: str,
+    schema: pa.Schema,
+    batches: Callable[[], Iterator[pa.RecordBatch] | list[pa.RecordBatch]],
+    *,
+    corpus: str,
+    model_id: str,
+) -> None:
+    """``merge_corpus`` with rows that pass by, a batch in memory at a time.
+
+    Args:
+        uri: the database.
+        name: the table.
+        schema: of the batches.
+        batches: makes them, anew for each try when others write at the same time.
+        corpus: whose rows are replaced.
+        model_id: whose vectors these are.
+
+    Raises:
+        ArtifactError: as ``merge_corpus``.
+    """
+    import pyarrow as pa
+
+    keyed = _keyed_schema(schema, model_id)
+    table = ensure_table(uri, name, keyed)
+    _check_schema(table, keyed, uri)
+    merge = (
+        table.merge_insert("key")
+        .when_matched_update_all()
+        .when_not_matched_insert_all()
+        .when_not_matched_by_source_delete(f"corpus = {sql_text(corpus)}")
+    )
+
+    def write() -> None:
+        rows = (_with_key(batch, keyed) for batch in batches())
+        merge.execute(pa.RecordBatchReader.from_batches(keyed, rows))
+
+    commit(table, write)
+
+
+def count_rows(uri: str, name: str, corpus: str) -> int:
+    """How many rows a table holds of a corpus; 0 where there is no such table."""
+    if name not in table_names(uri):
+        return 0
+    return open_table(uri, name).count_rows(f"corpus = {sql_text(corpus)}")
+
+
+def _place(layout: DataLayout, uri: str) -> str:
+    """A database's address that stays when the home is moved."""
+    is_inside = not is_url(uri) and Path(uri).is_relative_to(layout.home)
+    return Path(uri).relative_to(layout.home).as_posix() if is_inside else uri
+
+
+def _holds(uri: str, corpus: str, counts: Mapping[str, int]) -> bool:
+    return all(count_rows(uri, table, corpus) == rows for table, rows in counts.items())
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is missing or damaged ({first_line(error)}); delete {path.parent} and embed the "
+        f"corpus again"
+    )
+
+
+def _check_schema(table: Table, schema: pa.Schema, uri: str) -> None:
+    found, wanted = table.schema, schema.metadata[b"model_id"].decode()
+    model_id = (found.metadata or {}).get(b"model_id", b"").decode()
+    if found.equals(schema) and model_id == wanted:
+        return
+    raise ArtifactError(
+        f"table {table.name} in {uri} has other columns or vectors than those of model {wanted} "
+        f"(its model: {model_id or 'none named'}; its vectors: {found.field('vector').type}; its "
+        f"columns: {', '.join(found.names)}); remove it and publish again: stems embed CORPUS"
+    )
+
+
+def _keyed_schema(schema: pa.Schema, model_id: str) -> pa.Schema:
+    """The columns of a table: ``key`` in front, and the model in the metadata."""
+    import pyarrow as pa
+
+    columns = stem_schema(
+        schema.field("vector").type.list_size, has_start="start_s" in schema.names
+    )
+    field = pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
+    metadata = {"model_id": model_id, "format_version": str(kinds.PUBLICATION.format_version)}
+    return pa.schema([field, *columns], metadata=metadata)
+
+
+def _with_key(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    parts = zip(rows["corpus"].to_pylist(), rows["stem_id"].to_pylist(), strict=True)
+    keys = [f"{corpus}/{stem_id}" for corpus, stem_id in parts]
+    if "start_s" in schema.names:
+        starts = rows["start_s"].to_pylist()
+        keys = [f"{key}@{start:.6f}" for key, start in zip(keys, starts, strict=True)]
+    columns = [rows[field.name].cast(field.type) for field in list(schema)[1:]]
+    return pa.record_batch([pa.array(keys, pa.string()), *columns], schema=schema)

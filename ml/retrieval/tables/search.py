@@ -1,0 +1,446 @@
+"""The stems of one table as a stream, best first: exactly from memory, or through the index.
+
+Up to ``EXACT_ROWS`` stems are held in memory, and a query is one matrix product: faster than
+LanceDB's own scan, and the same on every machine. Larger tables stay on disk; what their index
+finds is scored again from the vectors, so scores are exact cosines either way.
+
+[search] Search in the tables of one model, at the version they have when opened.
+
+Exact in memory for small tables, through the index for large ones (``ml.retrieval.tables.search``).
+Everything here may be called from several threads at once.
+
+[table_rows] What queries look up beside the search: chunks of stems, the stems of a label, close
+keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ml import kinds
+from ml.artifacts import ArtifactError
+from ml.retrieval.embeddings.files import unit_rows, vectors_of
+from ml.retrieval.tables.database import (
+    checked_filter,
+    count_values,
+    open_table,
+    sql_text,
+)
+from ml.retrieval.tables.index import EXACT_ROWS, nearest, read_tuning
+from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE
+from ml.tracks import MUSIC
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.table import Table
+
+
+_log = logging.getLogger(__name__)
+
+
+Row = dict[str, Any]
+
+
+_SPARE = 16
+"""Rows fetched beyond those asked for: equal scores at the end are then put in order by key."""
+
+
+class Gallery(Protocol):
+    """What ``StemTables`` searches in."""
+
+    def ranked(
+        self, vector: np.ndarray, k: int, where: str | None, exclude_tracks: Sequence[str]
+    ) -> Iterator[tuple[float, Row]]:
+        """Cosine and row of stems that pass the filters, best first, on and on.
+
+        Args:
+            vector: (dim,) unit norm.
+            k: how many are likely to be taken.
+            where: an SQL condition.
+            exclude_tracks: track ids left out.
+
+        Raises:
+            ValueError: ``where`` is not understood.
+        """
+        ...
+
+    def find(self, keys: Sequence[str]) -> dict[str, tuple[Row, np.ndarray]]:
+        """Row and vector of each key that is there."""
+        ...
+
+
+def open_gallery(table: Table, *, exact_rows: int = EXACT_ROWS) -> Gallery:
+    """The gallery that suits the size of a table."""
+    if table.count_rows() <= exact_rows:
+        return MemoryGallery(table)
+    return IndexedGallery(table, exact_rows=exact_rows)
+
+
+class MemoryGallery:
+    """All stems in memory."""
+
+    def __init__(self, table: Table):
+        self._table = table
+        rows = table.to_arrow().sort_by("key")
+        self._vectors = vectors_of(rows)
+        self._rows: list[Row] = rows.drop_columns(["vector"]).to_pylist()
+        self._place = {row["key"]: i for i, row in enumerate(self._rows)}
+
+    def ranked(
+        self, vector: np.ndarray, k: int, where: str | None, exclude_tracks: Sequence[str]
+    ) -> Iterator[tuple[float, Row]]:
+        """See ``Gallery``; equal scores in the order of their keys."""
+        del k  # all are at hand
+        excluded = set(exclude_tracks)
+        allowed = None if where is None else self._matches(where)
+        scores = self._vectors @ vector.astype(np.float32)
+        for i in np.argsort(-scores, kind="stable"):
+            row = self._rows[i]
+            if (allowed is None or row["key"] in allowed) and row["track_id"] not in excluded:
+                yield float(scores[i]), row
+
+    def find(self, keys: Sequence[str]) -> dict[str, tuple[Row, np.ndarray]]:
+        """See ``Gallery``."""
+        places = {key: self._place[key] for key in keys if key in self._place}
+        return {key: (self._rows[i], self._vectors[i]) for key, i in places.items()}
+
+    def _matches(self, where: str) -> set[str]:
+        condition = checked_filter(self._table, where)
+        found = self._table.search().where(condition).select(["key"]).to_arrow()
+        return set(found["key"].to_pylist())
+
+
+class IndexedGallery:
+    """Stems on disk, found through the vector index."""
+
+    def __init__(self, table: Table, *, exact_rows: int = EXACT_ROWS):
+        self._table = table
+        self._exact_rows = exact_rows
+        self._count = table.count_rows()
+        self._columns = [name for name in table.schema.names if name != "vector"]
+        self._tuning = read_tuning(table)
+        if self._tuning is None:
+            _log.warning(
+                "%s has %d stems and no index, every query reads them all; make one with: "
+                "stems table optimize",
+                table.name,
+                self._count,
+            )
+
+    def ranked(
+        self, vector: np.ndarray, k: int, where: str | None, exclude_tracks: Sequence[str]
+    ) -> Iterator[tuple[float, Row]]:
+        """See ``Gallery``; later ones may be better than earlier ones beyond the first k."""
+        condition = None if where is None else checked_filter(self._table, where)
+        probes = self._probes(condition)
+        if exclude_tracks:
+            ids = ", ".join(sql_text(track) for track in sorted(set(exclude_tracks)))
+            others = f"track_id NOT IN ({ids})"
+            condition = others if condition is None else f"{condition} AND {others}"
+        partitions = self._tuning.partitions if self._tuning else 0
+        limit, seen = k + _SPARE, set[str]()
+        while True:
+            found = nearest(
+                self._table,
+                vector,
+                limit,
+                probes=probes,
+                where=condition,
+                columns=self._columns,
+            )
+            for score, row in _scored(found, vector):
+                if row["key"] not in seen:
+                    seen.add(row["key"])
+                    yield score, row
+            is_short = len(found) < limit
+            if is_short and (probes is None or probes == partitions):
+                return
+            if probes is not None:  # a short answer: the rest may lie in other partitions
+                probes = partitions if is_short else min(partitions, 2 * probes)
+            limit = limit if is_short else 4 * limit
+
+    def find(self, keys: Sequence[str]) -> dict[str, tuple[Row, np.ndarray]]:
+        """See ``Gallery``."""
+        if not keys:
+            return {}
+        listed = ", ".join(sql_text(key) for key in sorted(set(keys)))
+        found = self._table.search().where(f"key IN ({listed})").to_arrow()
+        rows = found.drop_columns(["vector"]).to_pylist()
+        by_key = {row["key"]: (row, v) for row, v in zip(rows, vectors_of(found), strict=True)}
+        return {key: by_key[key] for key in keys if key in by_key}
+
+    def _probes(self, condition: str | None) -> int | None:
+        """Partitions to visit; None: score every row that passes.
+
+        The rows that pass a filter are spread thin, so the nearest of them lie in more partitions:
+        few are scored one by one, for many the number of partitions grows as their share shrinks.
+        """
+        if self._tuning is None:
+            return None
+        if condition is None:
+            return self._tuning.probes
+        allowed = self._table.count_rows(condition)
+        if allowed <= self._exact_rows:
+            return None
+        wanted = round(2 * self._tuning.probes * self._count / allowed)
+        return min(self._tuning.partitions, wanted)
+
+
+def _scored(found: pa.Table, vector: np.ndarray) -> list[tuple[float, Row]]:
+    """Exact cosine and row of what an index found, best first; equal scores by key."""
+    scores = vectors_of(found) @ vector.astype(np.float32)
+    rows = found.drop_columns(["vector", "_distance"]).to_pylist()
+    pairs = [(float(score), row) for score, row in zip(scores, rows, strict=True)]
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1]["key"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A stem found for a query vector."""
+
+    score: float
+    """Cosine, -1…1."""
+    row: dict[str, Any]
+    """The columns of ``stem_embeddings`` without the vector."""
+
+
+class StemTables:
+    """The tables of one model, as they are when opened.
+
+    Args:
+        uri: the database (``stems table path``): a folder or a URL.
+        exact_rows: up to so many stems are searched exactly, in memory.
+
+    Raises:
+        ArtifactError: it holds no stems, or a newer format.
+    """
+
+    def __init__(self, uri: str | Path, *, exact_rows: int = EXACT_ROWS):
+        self.uri = str(uri)
+        self._exact_rows = exact_rows
+        self._lock = threading.RLock()
+        self._stems = open_table(self.uri, STEM_TABLE)
+        schema = self._stems.schema
+        metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+        _check_format(self.uri, metadata)
+        self.model_id = metadata["model_id"]
+        """Whose vectors these are."""
+        self.dim: int = schema.field("vector").type.list_size
+        """Width of a vector."""
+        self.version: int = self._stems.version
+        """Version of the stem table that is searched."""
+        self._count = self._stems.count_rows()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def is_current(self) -> bool:
+        """Whether the stem table has this version still; False too where it is gone."""
+        try:
+            with self._lock:
+                self._newest.checkout_latest()
+                return self._newest.version == self.version
+        except (ValueError, RuntimeError, OSError):
+            return False
+
+    def search(
+        self,
+        vector: np.ndarray,
+        k: int,
+        *,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Hit]:
+        """The k stems of highest cosine, best first; ties in the order of their keys.
+
+        Args:
+            vector: (dim,) unit norm.
+            k: how many; fewer come back when the filters leave fewer.
+            where: an SQL condition on the columns of ``stem_embeddings``.
+            exclude_tracks: track ids that must not be found.
+            per_track: at most so many stems of one track.
+
+        Raises:
+            ValueError: LanceDB does not understand ``where``.
+        """
+        excluded = set(exclude_tracks)
+        hits: list[Hit] = []
+        found: Counter[tuple[str, str]] = Counter()
+        likely = k if per_track is None else 4 * k
+        for score, row in self._gallery.ranked(vector, likely, where, exclude_tracks):
+            track = (row["corpus"], row["track_id"])
+            is_full = per_track is not None and found[track] >= per_track
+            if is_full or row["track_id"] in excluded:
+                continue
+            found[track] += 1
+            hits.append(Hit(score=score, row=row))
+            if len(hits) == k:
+                break
+        return sorted(hits, key=lambda hit: (-hit.score, hit.row["key"]))
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """The columns of a stem without its vector; None: no stem of this key."""
+        found = self._gallery.find([key]).get(key)
+        return None if found is None else found[0]
+
+    def vectors(self, keys: Sequence[str]) -> np.ndarray:
+        """(key, dim) float32, unit norm.
+
+        Raises:
+            KeyError: a key is not in the table.
+        """
+        found = self._gallery.find(keys)
+        vectors = [found[key][1] for key in keys]
+        return np.stack(vectors) if vectors else np.zeros((0, self.dim), dtype=np.float32)
+
+    def label_counts(self) -> dict[str, int]:
+        """Label → stems whose finest label it is, sorted by label."""
+        return dict(self._counts("label"))
+
+    def corpora(self) -> dict[str, int]:
+        """Corpus → its stems, sorted by name."""
+        return dict(self._counts("corpus"))
+
+    def _counts(self, column: str) -> dict[str, int]:
+        with self._lock:
+            if column not in self._counted:
+                self._counted[column] = count_values(self._stems, column)
+            return self._counted[column]
+
+    @cached_property
+    def _counted(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    @property
+    def _gallery(self) -> Gallery:
+        with self._lock:
+            return self._opened
+
+    @cached_property
+    def _opened(self) -> Gallery:
+        return open_gallery(self._stems, exact_rows=self._exact_rows)
+
+    @cached_property
+    def _newest(self) -> Table:
+        return open_table(self.uri, STEM_TABLE)
+
+
+def _check_format(uri: str, metadata: dict[str, str]) -> None:
+    version = metadata.get("format_version", "")
+    if not version.isdigit() or not metadata.get("model_id"):
+        raise ArtifactError(
+            f"table {STEM_TABLE} in {uri} names no model in its metadata; it was not published "
+            f"by: stems embed CORPUS"
+        )
+    if int(version) > kinds.PUBLICATION.format_version:
+        raise ArtifactError(
+            f"table {STEM_TABLE} in {uri} has format version {version}, this program reads up to "
+            f"{kinds.PUBLICATION.format_version}; update the program"
+        )
+
+
+_CENTROID_STEMS = 2000
+
+
+_LISTED_KEYS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemChunks:
+    """The chunks in which a stem sounds."""
+
+    start_s: np.ndarray
+    """(chunk,) ascending."""
+    vectors: np.ndarray
+    """(chunk, dim) float32, unit norm."""
+
+
+class TableRows:
+    """Rows of the tables of one model, as they are when first asked for.
+
+    Args:
+        uri: the database.
+    """
+
+    def __init__(self, uri: str):
+        self._uri = uri
+        self._centroids: dict[str, np.ndarray] = {}
+
+    def close_keys(self, key: str) -> list[str]:
+        """Up to three keys that are spelt nearly so, of the first in the table."""
+        keys = self._stems.search().select(["key"]).limit(_LISTED_KEYS).to_arrow()["key"]
+        return get_close_matches(key, keys.to_pylist(), cutoff=0.4)
+
+    def chunks(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], StemChunks]:
+        """The chunks of some stems.
+
+        Args:
+            keys: (corpus, stem_id) of each.
+
+        Returns:
+            What was found of them.
+        """
+        if not keys:
+            return {}
+        corpora, stem_ids = (
+            ", ".join(sorted({sql_text(text) for text in texts}))
+            for texts in zip(*keys, strict=True)
+        )
+        where = f"corpus IN ({corpora}) AND stem_id IN ({stem_ids})"
+        columns = ["corpus", "stem_id", "start_s", "vector"]
+        found = self._chunks.search().where(where).select(columns).limit(None).to_arrow()
+        found = found.sort_by("start_s")
+        vectors, start_s = vectors_of(found), found["start_s"].to_numpy()
+        owners = list(zip(found["corpus"].to_pylist(), found["stem_id"].to_pylist(), strict=True))
+        rows: dict[tuple[str, str], list[int]] = {}
+        for row, owner in enumerate(owners):
+            rows.setdefault(owner, []).append(row)
+        return {
+            key: StemChunks(start_s=start_s[rows[key]], vectors=vectors[rows[key]])
+            for key in keys
+            if key in rows
+        }
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of all levels that stems have, sorted; ``"music"`` when some have none."""
+        found = self._stems.search().select(["labels"]).limit(None).to_arrow()["labels"]
+        column = found.combine_chunks()
+        texts = set(column.flatten().unique().to_pylist())
+        if (column.value_lengths().to_numpy(zero_copy_only=False) == 0).any():
+            texts.add(MUSIC)
+        return tuple(sorted(texts))
+
+    def centroid(self, label: str) -> np.ndarray:
+        """(dim,) unit norm: the mean of the stems of a label, of the first 2,000 in the table."""
+        if label not in self._centroids:
+            query = self._stems.search().where(label_filter(label)).select(["vector"])
+            vectors = vectors_of(query.limit(_CENTROID_STEMS).to_arrow())
+            mean = vectors.mean(axis=0, dtype=np.float64)
+            self._centroids[label] = unit_rows(mean[None], f"stems of {label}")[0]
+        return self._centroids[label]
+
+    @cached_property
+    def _stems(self) -> Table:
+        return open_table(self._uri, STEM_TABLE)
+
+    @cached_property
+    def _chunks(self) -> Table:
+        return open_table(self._uri, CHUNK_TABLE)
+
+
+def label_filter(label: str) -> str:
+    """An SQL condition: the stem has this label, at any level."""
+    has = f"array_has(labels, {sql_text(label)})"
+    return f"({has} OR label = {sql_text(MUSIC)})" if label == MUSIC else has

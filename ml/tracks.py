@@ -1,0 +1,76 @@
+"""The vocabulary of multitracks: stem, track, split, and what a corpus must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Split = Literal["train", "valid", "test"]
+
+Kind = Literal[
+    "beats", "demo", "folder", "manifest", "medleydb", "moisesdb", "musdb18", "slakh2100"
+]
+"""Layouts of corpora that ``ml.corpora.corpus.open_corpus`` reads."""
+
+
+MUSIC = "music"
+"""What a stem without a label is conditioned with (Riou et al., section II-E)."""
+
+
+class CorpusError(ValueError):
+    """A corpus root is wrong or empty, or its metadata cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stem:
+    """One recorded part of a track: the sum of its files."""
+
+    stem_id: str
+    """Unique in the corpus and stable across machines: ``<track_id>/<name>``."""
+    files: tuple[Path, ...]
+    """Absolute paths; files of one stem are summed, shorter ones padded with silence."""
+    labels: tuple[str, ...] = ()
+    """Instrument in words, coarse to fine; empty when unknown."""
+    stream: int | None = None
+    """Index among the *audio* streams of the file (MUSDB18's ``.stem.mp4``), None: the first."""
+    start_s: float = 0.0
+    """Where the stem starts in its track, in seconds (silence before)."""
+    has_bleed: bool | None = None
+    """Whether other instruments are audible in it; None when the corpus does not say."""
+
+    @property
+    def label(self) -> str:
+        """The finest label, or ``"music"``."""
+        return self.labels[-1] if self.labels else MUSIC
+
+    @property
+    def category(self) -> str | None:
+        """The coarsest label, None when unlabelled."""
+        return self.labels[0] if self.labels else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """A song: its stems start together and it is as long as the longest of them."""
+
+    track_id: str
+    """Unique in the corpus and stable across machines."""
+    stems: tuple[Stem, ...]
+    split: Split | None = None
+    """As published by the corpus; None where it has none."""
+    artist: str | None = None
+    title: str | None = None
+    genre: str | None = None
+    """In the corpus's own words."""
+
+
+class Corpus(Protocol):
+    """A reader: where the corpus lies and what is in it."""
+
+    root: Path
+
+    def tracks(self) -> Iterator[Track]:
+        """All tracks, in an order that is the same on every machine."""
+        ...

@@ -1,0 +1,323 @@
+"""Which model is meant: by a name, a folder, an id, an MLflow run, or as the champion.
+
+Two files say what names stand for now: ``runs/models.json`` (a model name → its checkpoint folder)
+and ``lancedb/champion.json`` (the model that queries use).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml import kinds
+from ml.artifacts import (
+    MANIFEST_NAME,
+    ArtifactError,
+    DataLayout,
+    read_json,
+    read_manifest,
+    write_json,
+)
+from ml.training.config import PRESETS
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundModel:
+    """A model and where it comes from."""
+
+    name: str
+    """What tables call it; with the start of its id where both models have one name."""
+    model_id: str
+    """Names its embeddings."""
+    checkpoint: Path | None = None
+    """Its folder; None for what has no checkpoint (``spectrum``)."""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """Of the checkpoint."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """``config.json`` of the checkpoint."""
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The run that trained it."""
+        return self.manifest.get("mlflow_run_id") or None
+
+
+def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = "") -> FoundModel:
+    """Find the model that a person means.
+
+    Args:
+        layout: where models lie.
+        text: a model name (``film``), a checkpoint or run folder, a run's name below ``runs``, a
+            model_id, an MLflow run id, or ``models:/name@alias`` or ``models:/name/version``; None:
+            the champion.
+        tracking_uri: MLflow's store; asked only for what this home does not know itself.
+
+    Raises:
+        ArtifactError: there is no such model, or it lies in another home.
+    """
+    if text is None:
+        return _of_checkpoint(checkpoint_path(layout, read_champion(layout)))
+    if text.startswith("models:"):
+        return _registered(layout, text, tracking_uri)
+    found = _checkpoint(layout, text)
+    if found is not None:
+        return _of_checkpoint(found)
+    without_checkpoint = _embedded(layout, text) or _published(layout, text)
+    if without_checkpoint is not None:
+        return without_checkpoint
+    if _RUN_ID.fullmatch(text):
+        return _of_run(layout, text, tracking_uri)
+    raise ArtifactError(
+        f"{text!r} is no model here ({', '.join(_names(layout)) or 'none trained yet'}), no folder "
+        f"of a checkpoint, no model_id, no MLflow run id and no models:/name@alias"
+    )
+
+
+def find_checkpoint(layout: DataLayout, text: str | None = None) -> Path:
+    """Find the checkpoint folder of the model that a person means (``find_model``).
+
+    Raises:
+        ArtifactError: there is no such model, or it has no checkpoint here.
+    """
+    found = find_model(layout, text)
+    if found.checkpoint is None:
+        raise ArtifactError(
+            f"the model {found.name} ({found.model_id}) has no checkpoint below {layout.runs}; "
+            "bring its folder back, or name another model"
+        )
+    return found.checkpoint
+
+
+def embedded_corpora(layout: DataLayout, model: FoundModel, conditioning: str) -> list[str]:
+    """The corpora that a model has embedded, with queries of this conditioning."""
+    found = sorted(layout.embeddings(model.model_id, "x").parent.glob(f"*/{MANIFEST_NAME}"))
+    corpora = [path.parent.name for path in found]
+    return [
+        corpus
+        for corpus in corpora
+        if conditioning
+        in read_manifest(layout.embeddings(model.model_id, corpus), kinds.EMBEDDINGS)["identity"][
+            "conditionings"
+        ]
+    ]
+
+
+def _checkpoint(layout: DataLayout, text: str) -> Path | None:
+    """The checkpoint folder meant by a name, path, model_id or MLflow run id, if it is here."""
+    path = Path(text).expanduser()
+    index = read_json(layout.models_index) if layout.models_index.is_file() else {}
+    named = [layout.home / index[text]] if text in index else []
+    for folder in (*named, path, path / "model", layout.runs / text / "model"):
+        if (folder / MANIFEST_NAME).is_file() and (folder / "config.json").is_file():
+            return folder.resolve()
+    champion = _champion_folder(layout)
+    folders = [
+        *([champion] if champion else []),
+        *(layout.home / folder for folder in index.values()),
+        *(p.parent for p in sorted(layout.runs.glob(f"*/*/{MANIFEST_NAME}"))),
+    ]
+    for folder in folders:
+        if (folder / MANIFEST_NAME).is_file():
+            manifest = read_json(folder / MANIFEST_NAME)
+            if text in (manifest.get("model_id"), manifest.get("mlflow_run_id")):
+                return folder
+    return None
+
+
+def _champion_folder(layout: DataLayout) -> Path | None:
+    """The champion's folder, which may lie elsewhere; a damaged ``champion.json`` names none."""
+    try:
+        champion = current_champion(layout)
+    except ArtifactError:
+        return None
+    return champion and checkpoint_path(layout, champion)
+
+
+def _of_checkpoint(folder: Path) -> FoundModel:
+    from ml.training.checkpoints import read_checkpoint_manifest
+
+    manifest = read_checkpoint_manifest(folder)
+    return FoundModel(
+        name=manifest.get("name", folder.name),
+        model_id=manifest["model_id"],
+        checkpoint=folder,
+        manifest=manifest,
+        config=read_json(folder / "config.json"),
+    )
+
+
+def _embedded(layout: DataLayout, text: str) -> FoundModel | None:
+    """What has embeddings but no checkpoint: ``spectrum``, ``clap-audio``, by name or id."""
+    newest: Sequence[Path] = sorted(
+        (layout.home / "embeddings").glob(f"*/*/{MANIFEST_NAME}"), key=lambda p: p.stat().st_mtime
+    )
+    for path in reversed(newest):
+        model_id, name = path.parent.parent.name, read_json(path)["summary"].get("model")
+        if text in (model_id, name):
+            return FoundModel(name=name or model_id, model_id=model_id)
+    return None
+
+
+def _published(layout: DataLayout, text: str) -> FoundModel | None:
+    """What has tables but neither checkpoint nor embeddings any more, by its id."""
+    known = {path.name for path in layout.lancedb.glob("*") if path.is_dir()}
+    return FoundModel(name=text, model_id=text) if text in known else None
+
+
+def _of_run(layout: DataLayout, run_id: str, tracking_uri: str) -> FoundModel:
+    """The model of an MLflow run that no checkpoint names, by its tag ``training_id``."""
+    tags = _ask_mlflow(tracking_uri, lambda client: client.get_run(run_id).data.tags)
+    training = tags.get("training_id", "")
+    found = _checkpoint(layout, training) if training else None
+    if found is None:
+        raise ArtifactError(
+            f"MLflow run {run_id} trained {training or 'nothing'}, of which {layout.runs} holds no "
+            f"finished model; name a home that has it with --home"
+        )
+    return _of_checkpoint(found)
+
+
+def _registered(layout: DataLayout, text: str, tracking_uri: str) -> FoundModel:
+    match = _REGISTERED.fullmatch(text)
+    if match is None:
+        raise ArtifactError(f"{text!r}: expected models:/name@alias or models:/name/version")
+    name, alias, version = match["name"], match["alias"], match["version"]
+    found = _ask_mlflow(
+        tracking_uri,
+        lambda client: (
+            client.get_model_version_by_alias(name, alias)
+            if alias
+            else client.get_model_version(name, version)
+        ),
+    )
+    for known in (found.tags.get("model_id"), found.run_id):
+        folder = _checkpoint(layout, known) if known else None
+        if folder is not None:
+            return _of_checkpoint(folder)
+    raise ArtifactError(
+        f"{text} is version {found.version}, trained by run {found.run_id or 'unknown'}, whose "
+        f"checkpoint does not lie in {layout.runs}; name a home that has it with --home"
+    )
+
+
+def _ask_mlflow(uri: str, question: Any) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    from ml.mlflow_store import mlflow_client
+
+    try:
+        return question(mlflow_client(uri))
+    except (MlflowException, OSError) as error:
+        raise ArtifactError(f"MLflow at {uri} does not know it: {error}") from None
+
+
+def _names(layout: DataLayout) -> list[str]:
+    return list(read_json(layout.models_index)) if layout.models_index.is_file() else []
+
+
+UNTRAINED = "untrained"
+
+
+CONTRASTIVE = "contrastive"
+
+
+def read_models(layout: DataLayout) -> dict[str, Path]:
+    """Model name → its checkpoint folder now: ``untrained``, then in the order of ``PRESETS``.
+
+    Raises:
+        ArtifactError: nothing has been trained yet.
+    """
+    if not layout.models_index.is_file():
+        raise ArtifactError(f"{layout.models_index} does not exist; train first: stems train")
+    index = read_json(layout.models_index)
+    return {name: layout.home / index[name] for name in (UNTRAINED, *PRESETS) if name in index}
+
+
+def point_models(layout: DataLayout, preset: str, run: Path) -> None:
+    """Let a preset's name stand for the model of a run (and ``untrained`` for its start)."""
+    index = read_json(layout.models_index) if layout.models_index.is_file() else {}
+    index[preset] = (run / "model").relative_to(layout.home).as_posix()
+    if preset == CONTRASTIVE:
+        index[UNTRAINED] = (run / "initial").relative_to(layout.home).as_posix()
+    write_json(layout.models_index, index)
+
+
+def phase_1_model(layout: DataLayout) -> Path:
+    """The contrastive model that phase 2 starts from.
+
+    Raises:
+        ArtifactError: there is none yet.
+    """
+    models = read_models(layout) if layout.models_index.is_file() else {}
+    if CONTRASTIVE not in models:
+        raise ArtifactError(
+            f"{layout.models_index} names no contrastive model to start phase 2 from; train it "
+            "first: stems train --preset contrastive"
+        )
+    return models[CONTRASTIVE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The model that queries use."""
+
+    model_id: str
+    """Names its database."""
+    checkpoint: str
+    """Its folder, relative to the home if it lies there."""
+    mlflow_version: str | None = None
+    """Its version in MLflow's registry; None until the alias there was set to it."""
+    previous: str | None = None
+    """The model_id of the champion before."""
+    promoted_at: str = ""
+    """UTC, ISO 8601."""
+    withdrawn: tuple[str, ...] = ()
+    """The model_ids that a rollback took back; they are promoted again only by force."""
+
+
+def checkpoint_path(layout: DataLayout, champion: Champion) -> Path:
+    """Absolute path of the champion's checkpoint folder."""
+    return layout.home / champion.checkpoint
+
+
+def champion_path(layout: DataLayout) -> Path:
+    """Where ``champion.json`` lies."""
+    return layout.lancedb / "champion.json"
+
+
+def read_champion(layout: DataLayout) -> Champion:
+    """The model that queries use.
+
+    Raises:
+        ArtifactError: none was promoted yet, or the file is damaged.
+    """
+    path = champion_path(layout)
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path} does not exist: no model was promoted yet; run the pipeline (make demo), or "
+            f"name a model with --model"
+        )
+    found = read_json(path)
+    try:
+        return Champion(**{**found, "withdrawn": tuple(found.get("withdrawn", ()))})
+    except (AttributeError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} does not describe a champion ({error}); delete it and promote again"
+        ) from None
+
+
+def current_champion(layout: DataLayout) -> Champion | None:
+    """The model that queries use; None before the first promotion.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    return read_champion(layout) if champion_path(layout).is_file() else None

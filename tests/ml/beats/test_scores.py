@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import mir_eval
+import numpy as np
+import pytest
+
+from ml.beats.dbn import DBNBeatDecoder
+from ml.beats.scores import (
+    METRICS,
+    PUBLISHED,
+    TEMPO_CLASSES,
+    SetScores,
+    beat_scores,
+    score_set,
+    set_differences,
+    set_means,
+    tempo_bpm,
+    tempo_class,
+    tempo_classes,
+)
+from ml.corpora.readers.beats import beat_frames, read_beat_annotations
+
+REFERENCE = os.environ.get("STEMS_REFERENCE", "")
+EVEN = np.arange(0.5, 30, 0.5)
+
+
+def test_perfect_beats_score_1():
+    assert beat_scores(EVEN, EVEN) == {"f_measure": 1, "cmlt": 1, "amlt": 1}
+
+
+def test_hand_cases():
+    # Every second beat: all of them right, half of them found; right at another metrical level.
+    found = beat_scores(EVEN, EVEN[::2])
+    assert found["f_measure"] == pytest.approx(2 / 3, abs=0.01)
+    assert (found["cmlt"], found["amlt"]) == (0, 1)
+    # Offbeats.
+    found = beat_scores(EVEN, EVEN + 0.25)
+    assert (found["f_measure"], found["cmlt"]) == (0, 0)
+    assert found["amlt"] == 49 / 50  # the last annotation has no offbeat
+    # 80 ms late is outside of 70 ms and inside of 17.5 % of a beat.
+    assert beat_scores(EVEN, EVEN + 0.08) == {"f_measure": 0, "cmlt": 1, "amlt": 1}
+
+
+def test_what_happens_before_5_s_does_not_count():
+    wrong = np.concatenate([np.arange(0.1, 5, 0.13), EVEN[EVEN >= 5]])
+    assert beat_scores(EVEN, wrong) == beat_scores(EVEN, EVEN)
+    # 5 s itself counts.
+    assert beat_scores([5.0, 6.0], [5.0, 6.0])["f_measure"] == 1
+
+
+def test_agrees_with_mir_eval():
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        sizes = random.integers(0, 40, 2)
+        reference, estimate = (np.sort(random.uniform(0, 25, size)) for size in sizes)
+        if seed % 2:
+            estimate = np.sort(np.abs(reference[::-1] + random.normal(0, 0.05, len(reference))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = mir_eval.beat.evaluate(reference, estimate)
+        found = beat_scores(reference, estimate)
+        names = ("F-measure", "Correct Metric Level Total", "Any Metric Level Total")
+        assert list(found.values()) == [expected[name] for name in names]
+
+
+@pytest.mark.filterwarnings("error")
+def test_empty_lists_score_0_without_warnings():
+    nothing = dict.fromkeys(METRICS, 0.0)
+    assert beat_scores([], EVEN) == nothing
+    assert beat_scores(EVEN, []) == nothing
+    assert beat_scores([], []) == nothing
+    assert beat_scores([1.0, 2.0], [1.0, 2.0]) == nothing  # all before 5 s
+    assert beat_scores([7.0], [7.0]) == nothing | {"f_measure": 1.0}  # no interval to continue
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[[1.0, 2.0]], [2.0, 1.0], [1.0, 1.0], [1.0, np.nan], [1.0, np.inf], [-1.0, 2.0]],
+)
+def test_wrong_beats(wrong: list):
+    with pytest.raises(ValueError, match="the estimate beats"):
+        beat_scores(EVEN, wrong)
+    with pytest.raises(ValueError, match="the reference beats"):
+        beat_scores(wrong, EVEN)
+
+
+def some_scores() -> SetScores:
+    references = {"slow": np.arange(0.5, 30, 1.0), "a": EVEN, "b": EVEN, "short": EVEN[:3]}
+    estimates = {"slow": np.arange(0.5, 30, 1.0), "a": EVEN, "b": EVEN + 0.08, "short": EVEN}
+    return score_set(references, estimates)
+
+
+def test_a_set_is_the_mean_of_its_tracks():
+    scores = some_scores()
+    assert scores.track_ids == ("slow", "a", "b")
+    assert scores.unscored == ("short",)
+    means = set_means(scores, resamples=200)
+    assert means["f_measure"].value == pytest.approx(2 / 3)
+    assert means["f_measure"].low < 2 / 3 < means["f_measure"].high
+    assert (means["cmlt"].value, means["cmlt"].low, means["cmlt"].high) == (1, 1, 1)
+
+
+def test_classes_of_tempo_share_out_the_tracks():
+    found = tempo_classes(some_scores())
+    assert {name: scores.track_ids for name, scores in found.items()} == {
+        "below 80": ("slow",),
+        "110-140": ("a", "b"),
+    }
+    assert set_means(found["110-140"])["f_measure"].value == 0.5
+
+
+def test_tempo_and_its_class():
+    assert tempo_bpm(np.array([0, 0.5, 1.0, 9.0])) == 120
+    assert np.isnan(tempo_bpm(np.array([1.0])))
+    assert tempo_class(np.nan) is None
+    assert [tempo_class(bpm) for bpm in (79.9, 80, 139, 140, 182)] == [
+        "below 80", "80-110", "110-140", "140-182", "182 and above"
+    ]  # fmt: skip
+    assert len(TEMPO_CLASSES) == 5
+
+
+def test_differences_are_paired():
+    scores = some_scores()
+    same = set_differences(scores, scores)
+    assert all((d.value, d.low, d.high) == (0, 0, 0) for d in same.values())
+    with pytest.raises(ValueError, match="3 and 2 tracks"):
+        set_differences(scores, tempo_classes(scores)["110-140"])
+
+
+def test_no_tracks_have_no_mean():
+    nothing = score_set({"short": EVEN[:3]}, {"short": EVEN})
+    assert np.isnan(set_means(nothing)["f_measure"].value)
+    assert np.isnan([d.value for d in set_differences(nothing, nothing).values()]).all()
+    assert tempo_classes(nothing) == {}
+
+
+def test_both_sides_need_the_same_tracks():
+    with pytest.raises(ValueError, match=r"2 tracks have beats on one side only \(a, b"):
+        score_set({"a": EVEN}, {"b": EVEN})
+
+
+def test_published_rows_are_those_of_table_2():
+    assert {(row.system, row.set_name) for row in PUBLISHED} == {
+        (system, name)
+        for system in ("Riou et al.", "Gagneré et al.", "Böck et al.")
+        for name in ("gtzan", "smc")
+    }
+    assert all(0 < row.cmlt <= row.f_measure <= row.amlt + 0.1 < 1.1 for row in PUBLISHED)
+
+
+@pytest.mark.reference
+@pytest.mark.skipif(not REFERENCE, reason="STEMS_REFERENCE names no folder of annotations")
+@pytest.mark.parametrize(
+    ("set_name", "ceilings"),
+    [("smc", (0.832, 0.693, 0.855)), ("hainsworth", (0.969, 0.931, 0.967))],
+)
+def test_ceilings_of_the_decoder_at_50_fps(set_name: str, ceilings: tuple[float, ...]):
+    """What near-perfect activations score: the same as with the reference decoder."""
+    tracks = read_beat_annotations(Path(REFERENCE) / "beat_annotations", set_name).tracks
+    decoder = DBNBeatDecoder(50)
+    estimates = {track.track_id: decoder(_near_perfect(track.beats)) for track in tracks}
+    scores = score_set({track.track_id: track.beats for track in tracks}, estimates)
+    found = [interval.value for interval in set_means(scores, resamples=1).values()]
+    np.testing.assert_allclose(found, ceilings, atol=0.001)
+
+
+def _near_perfect(beats: np.ndarray) -> np.ndarray:
+    """(frame,) 0.99 on a beat, 0.5 beside it, 0.01 elsewhere, ending 1 s after the last."""
+    frames = beat_frames(beats, 50)
+    activation = np.full(frames[-1] + 50, 0.01)
+    for offset, height in ((-1, 0.5), (1, 0.5), (0, 0.99)):
+        activation[(frames + offset).clip(min=0)] = height
+    return activation

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml.artifacts import ArtifactError, DataLayout
+from ml.models.stem_jepa import StemJepa
+from ml.retrieval.embeddings.baselines import SpectrumModel, is_baseline, load_models
+from ml.training.config import training_config
+
+
+@pytest.fixture
+def checkpoint() -> StemJepa:
+    torch.manual_seed(0)
+    model = StemJepa(training_config("contrastive").model)
+    model.manifest = {
+        "model_id": "abc",
+        "training_tracks": [{"corpus": "demo", "track_id": "one", "content_hash": None}],
+    }
+    model.spectrum_mean.uniform_(-1, 1)
+    return model
+
+
+def test_spectrum_is_mean_and_deviation_over_frames_minus_training_mean(
+    checkpoint: StemJepa,
+) -> None:
+    spectrum = SpectrumModel(checkpoint)
+    assert spectrum.model_id == "spectrum-abc"
+    assert spectrum.training_tracks == checkpoint.manifest["training_tracks"]
+    assert is_baseline(spectrum)
+    mel = torch.randn(3, 80, 50)
+    expected = torch.stack(
+        [
+            torch.cat([clip.mean(1), ((clip - clip.mean(1, keepdim=True)) ** 2).mean(1).sqrt()])
+            for clip in mel
+        ]
+    )
+    found = spectrum.gallery_vectors(mel)
+    assert found.shape == (3, spectrum.dim)
+    assert torch.allclose(found, expected - checkpoint.spectrum_mean, atol=1e-5)
+    assert torch.equal(found, spectrum.query_vectors(mel, torch.ones(3, 7)))
+    assert spectrum.log_mel.fingerprint() == checkpoint.log_mel.fingerprint()
+
+
+def test_without_models_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="stems train"):
+        load_models(DataLayout(home=tmp_path))

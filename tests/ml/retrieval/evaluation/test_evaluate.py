@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml.artifacts import ArtifactError, DataLayout
+from ml.parquet import read_table
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.evaluation.evaluate import METRICS, evaluate_retrieval
+from ml.retrieval.evaluation.ranks import retrieval_scores
+from ml.scores.files import SCORE_COLUMNS, read_scores
+
+
+@pytest.fixture
+def songs(write_corpus: Any, make_sine: Any) -> None:
+    """Four songs of a bass and a guitar, each song with a tone of its own in both stems."""
+
+    def stem(band: int, song: int) -> np.ndarray:
+        return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
+
+    write_corpus(
+        "songs",
+        {
+            f"song{i}": {"bass": ("bass", stem(2, i)), "guitar": ("guitar", stem(8, i))}
+            for i in range(4)
+        },
+    )
+
+
+def scores_of(layout: DataLayout, model: str) -> dict[str, dict[str, Any]]:
+    return {row["metric"]: row for row in read_scores(layout) if row["model"] == model}
+
+
+@pytest.mark.usefixtures("songs")
+def test_scores_follow_from_the_ranks(layout: DataLayout, band_model: Any) -> None:
+    embed_corpus("songs", [band_model("untrained")], layout, {})
+    artifact = evaluate_retrieval("songs", layout, {"untrained": "id-untrained"})
+    queries = read_table(artifact.path / "queries.parquet").to_pylist()
+    assert len(queries) == 8
+    scores = scores_of(layout, "untrained")
+    assert set(scores) == set(METRICS)
+    ranks = np.array([row["rank"] for row in queries])
+    for metric, value in retrieval_scores(ranks, 8).items():
+        assert scores[metric]["value"] == pytest.approx(value)
+        assert scores[metric]["low"] <= value <= scores[metric]["high"]
+    # the mix without the bass is the guitar: nearest is that guitar itself, then the song's bass
+    # and the three other guitars tie, which counts against the query
+    assert {row["rank"] for row in queries} == {5}
+    assert all(row["nearest_stem_id"] != row["stem_id"] for row in queries)
+    assert scores["right_song"]["value"] == 100
+    assert scores["right_instrument"]["value"] == 0
+    assert scores["right_song"]["chance"] == pytest.approx(100 * 2 / 8)
+    assert scores["right_instrument"]["chance"] == pytest.approx(100 * 4 / 8)
+    assert scores["recall@1"]["chance"] == pytest.approx(100 / 8)
+    assert scores["recall@1"]["n_gallery"] == scores["recall@1"]["n_queries"] == 8
+
+
+@pytest.mark.usefixtures("songs")
+def test_conditions_turn_the_nearest_into_the_right_instrument(
+    layout: DataLayout, band_model: Any
+) -> None:
+    vectors = {name: np.eye(40, dtype=np.float32)[b] for name, b in (("bass", 2), ("guitar", 8))}
+    models = [
+        band_model("untrained"),
+        band_model("film", phase="jepa", condition_weight=1e5),
+        band_model("film-nce", phase="jepa", condition_weight=1e5),
+    ]
+    embed_corpus("songs", models, layout, vectors)
+    names = {model.name: model.model_id for model in models}
+    artifact = evaluate_retrieval("songs", layout, names)
+    film = scores_of(layout, "film")
+    assert film["right_instrument"]["value"] == 100
+    assert film["recall@1"]["value"] == 100
+    paired = scores_of(layout, "film minus untrained")
+    assert paired["recall@1"]["evaluation"] == "retrieval-paired"
+    assert paired["recall@1"]["value"] == 100
+    assert (paired["recall@1"]["low"], paired["recall@1"]["chance"]) == (100, 0)
+    assert paired["normalized_rank_mean"]["value"] < 0
+    assert not scores_of(layout, "untrained minus untrained")
+    again = evaluate_retrieval("songs", layout, names)
+    assert again.reused
+    assert again.fingerprint == artifact.fingerprint
+    assert not evaluate_retrieval("songs", layout, names, seed=1).reused
+
+
+@pytest.mark.usefixtures("songs")
+def test_tracks_seen_in_training_are_no_queries(layout: DataLayout, band_model: Any) -> None:
+    seen = [{"corpus": "songs", "track_id": "song1", "content_hash": None}]
+    models = [band_model("one"), band_model("two", training_tracks=seen)]
+    embed_corpus("songs", models, layout, {})
+    artifact = evaluate_retrieval("songs", layout, {"one": "id-one", "two": "id-two"})
+    assert artifact.summary["seen_queries_dropped"] == 2
+    for name in ("one", "two"):
+        recall = scores_of(layout, name)["recall@1"]
+        assert (recall["n_queries"], recall["n_gallery"]) == (6, 8)
+    queries = read_table(artifact.path / "queries.parquet").to_pylist()
+    assert {row["track_id"] for row in queries} == {"song0", "song2", "song3"}
+
+
+@pytest.mark.usefixtures("songs")
+def test_rows_over_seen_tracks_are_marked(layout: DataLayout, band_model: Any) -> None:
+    everything = [{"corpus": "songs", "track_id": f"song{i}"} for i in range(4)]
+    models = [band_model("one"), band_model("three", training_tracks=everything)]
+    embed_corpus("songs", models, layout, {})
+
+    def evaluations() -> set[str]:
+        return {row["evaluation"] for row in read_scores(layout)}
+
+    artifact = evaluate_retrieval("songs", layout, {"three": "id-three"})  # nothing else is left
+    assert evaluations() == {"retrieval-seen"}
+    assert artifact.summary["only_seen_tracks"]
+    assert scores_of(layout, "three")["recall@1"]["n_queries"] == 8
+    assert read_table(artifact.path / "queries.parquet").num_rows == 0
+
+    # known to be seen though the embeddings do not say so: the rule of today counts
+    evaluate_retrieval("songs", layout, {"one": "id-one"})
+    assert evaluations() == {"retrieval"}
+    known = {"one": everything[:1]}
+    artifact = evaluate_retrieval("songs", layout, {"one": "id-one"}, training_tracks=known)
+    assert (artifact.summary["seen_queries_dropped"], evaluations()) == (2, {"retrieval"})
+    artifact = evaluate_retrieval(
+        "songs", layout, {"one": "id-one"}, training_tracks=known, has_seen_rows=True
+    )
+    counts = {row["evaluation"]: row["n_queries"] for row in read_scores(layout)}
+    assert counts == {"retrieval": 6, "retrieval-seen": 2}
+    assert not artifact.summary["only_seen_tracks"]
+    assert read_table(artifact.path / "queries.parquet").num_rows == 6
+
+
+def test_unlabelled_stems_have_no_right_instrument(
+    write_corpus: Any, make_sine: Any, layout: DataLayout, band_model: Any
+) -> None:
+    write_corpus(
+        "half",
+        {"a": {"bass": ("bass", make_sine(2, 1.0)), "other": ("", make_sine(5, 1.0))}},
+    )
+    embed_corpus("half", [band_model()], layout, {})
+    evaluate_retrieval("half", layout, {"bands": "id-bands"})
+    scores = scores_of(layout, "bands")
+    assert scores["right_instrument"]["n_queries"] == 1
+    assert scores["recall@1"]["n_queries"] == 2
+    assert scores["recall@1"]["low"] is None  # one track: no interval
+    assert list(scores["recall@1"]) == list(SCORE_COLUMNS)
+
+
+@pytest.mark.usefixtures("songs")
+def test_bad_input(layout: DataLayout, band_model: Any) -> None:
+    assert read_scores(layout) == []
+    with pytest.raises(ValueError, match="no models"):
+        evaluate_retrieval("songs", layout, {})
+    with pytest.raises(ArtifactError, match="stems embed songs"):
+        evaluate_retrieval("songs", layout, {"bands": "id-bands"})
+    embed_corpus("songs", [band_model()], layout, {})
+    with pytest.raises(ArtifactError, match="--conditioning coarse"):
+        evaluate_retrieval("songs", layout, {"bands": "id-bands"}, conditionings=["coarse"])
+    evaluate_retrieval("songs", layout, {"bands": "id-bands"})
+    (layout.scores("retrieval", "songs") / "scores.parquet").write_bytes(b"no")
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_scores(layout)

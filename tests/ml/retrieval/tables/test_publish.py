@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pytest
+
+from ml.artifacts import ArtifactError, DataLayout
+from ml.parquet import write_table
+from ml.retrieval.champion.champion import write_champion
+from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.embeddings.files import StemRow, stem_table
+from ml.retrieval.tables.inspect import describe_tables
+from ml.retrieval.tables.publish import (
+    CHUNK_TABLE,
+    STEM_TABLE,
+    count_rows,
+    database_uri,
+    merge_corpus,
+    merge_file,
+    publish_corpus,
+)
+from ml.training.models import checkpoint_path, read_champion
+
+
+def rows(corpus: str, count: int, dim: int = 4) -> Any:
+    stems = [
+        StemRow(
+            stem_id=f"song/it's {i}",
+            track_id="song",
+            corpus=corpus,
+            split=None,
+            label="bass",
+            category="bass",
+            labels=("bass",),
+            duration_s=1.0,
+            audio="a.wav",
+        )
+        for i in range(count)
+    ]
+    return stem_table(stems, np.eye(count, dim, dtype=np.float32) + 1)
+
+
+def publish_rows(uri: str, corpus: str, count: int) -> None:
+    merge_corpus(uri, STEM_TABLE, rows(corpus, count), corpus=corpus, model_id="m")
+
+
+def opened(uri: str, name: str = STEM_TABLE) -> Any:
+    return lancedb.connect(uri).open_table(name)
+
+
+def test_publishing_again_changes_nothing_and_stems_that_left_disappear(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    for count, expected in ((5, 5), (5, 5), (3, 3), (4, 4)):
+        before = opened(uri).version if (tmp_path / "db").exists() else 1
+        publish_rows(uri, "a", count)
+        assert opened(uri).count_rows() == expected
+        assert opened(uri).version == before + 1
+
+
+def test_corpora_with_equal_stem_ids_coexist(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "a", 5)
+    publish_rows(uri, "b's", 7)
+    publish_rows(uri, "a", 4)
+    table = opened(uri)
+    assert table.count_rows("corpus = 'a'") == 4
+    assert table.count_rows("corpus = 'b''s'") == 7
+    assert table.count_rows() == 11
+
+
+def test_writers_at_once_do_not_duplicate(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    with ThreadPoolExecutor(max_workers=4) as pool:  # each has its own connection
+        list(pool.map(lambda corpus: publish_rows(uri, corpus, 200), "aaab"))
+    assert opened(uri).count_rows("corpus = 'a'") == 200
+    assert opened(uri).count_rows() == 400
+
+
+def test_another_dimension_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "a", 5)
+    with pytest.raises(ArtifactError, match="other columns or vectors"):
+        merge_corpus(uri, STEM_TABLE, rows("a", 5, dim=6), corpus="a", model_id="m")
+
+
+def test_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "a", 5)
+    with pytest.raises(ArtifactError, match=r"those of model other \(its model: m;"):
+        merge_corpus(uri, STEM_TABLE, rows("a", 5), corpus="a", model_id="other")
+    assert opened(uri).count_rows() == 5
+
+
+def test_a_corpus_may_be_named_like_a_condition(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "a", 5)
+    publish_rows(uri, "' OR '1'='1", 2)
+    publish_rows(uri, "' OR '1'='1", 1)
+    assert count_rows(uri, STEM_TABLE, "' OR '1'='1") == 1
+    (table,) = describe_tables(uri)
+    assert table.rows_by_corpus == {"' OR '1'='1": 1, "a": 5}
+
+
+def test_a_file_is_merged_as_its_rows_are(tmp_path: Path) -> None:
+    table = rows("a", 20_000)  # several batches
+    write_table(table, tmp_path / "gallery.parquet")
+    merge_corpus(str(tmp_path / "one"), STEM_TABLE, table, corpus="a", model_id="m")
+    uri = str(tmp_path / "two")
+    merge_file(uri, STEM_TABLE, tmp_path / "gallery.parquet", corpus="a", model_id="m")
+    one, two = (opened(uri).to_arrow().sort_by("key") for uri in (str(tmp_path / "one"), uri))
+    assert one.equals(two, check_metadata=True)
+    assert opened(uri).version == 2
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_damaged_file_changes_nothing(tmp_path: Path, keep: float) -> None:
+    uri, path = str(tmp_path / "db"), tmp_path / "gallery.parquet"
+    publish_rows(uri, "a", 3)
+    write_table(rows("a", 100), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ArtifactError, match=r"gallery\.parquet is missing or damaged .*again"):
+        merge_file(uri, STEM_TABLE, path, corpus="a", model_id="m")
+    middle = bytearray(content)
+    middle[100:200] = bytes(100)
+    path.write_bytes(bytes(middle))
+    with pytest.raises(ArtifactError, match=r"gallery\.parquet is missing or damaged"):
+        merge_file(uri, STEM_TABLE, path, corpus="a", model_id="m")
+    assert opened(uri).count_rows() == 3
+
+
+def test_a_corpus_is_published_once(
+    write_corpus: Any, make_sine: Any, layout: DataLayout, band_model: Any
+) -> None:
+    stems = {"a": ("bass", make_sine(2, 2.0)), "b": ("piano", make_sine(6, 2.0))}
+    write_corpus("songs", {"one": stems})
+    with pytest.raises(ArtifactError, match="stems embed songs"):
+        publish_corpus(layout, "id-bands", "songs")
+    embed_corpus("songs", [band_model()], layout, {})
+    first = publish_corpus(layout, "id-bands", "songs")
+    uri = database_uri(layout, "id-bands")
+    versions = [opened(uri, name).version for name in (STEM_TABLE, CHUNK_TABLE)]
+    again = publish_corpus(layout, "id-bands", "songs")
+    assert (first.reused, again.reused) == (False, True)
+    assert [opened(uri, name).version for name in (STEM_TABLE, CHUNK_TABLE)] == versions
+    assert opened(uri).count_rows() == 2
+    assert opened(uri, CHUNK_TABLE).count_rows() == 4
+    columns = "key stem_id track_id corpus split label category labels duration_s audio vector"
+    assert opened(uri).schema.names == columns.split()
+    lancedb.connect(uri).drop_table(STEM_TABLE)
+    assert not publish_corpus(layout, "id-bands", "songs").reused
+    assert opened(uri).count_rows() == 2
+
+
+def test_the_champion_remembers_who_was_before(layout: DataLayout) -> None:
+    with pytest.raises(ArtifactError, match="promoted"):
+        read_champion(layout)
+    first = write_champion(layout, "m1", layout.runs / "one" / "model")
+    assert first.previous is None
+    assert first.checkpoint == "runs/one/model"
+    assert write_champion(layout, "m1", layout.runs / "one" / "model") == first
+    named = write_champion(layout, "m1", layout.runs / "one" / "model", mlflow_version="3")
+    assert (named.promoted_at, named.mlflow_version) == (first.promoted_at, "3")
+    second = write_champion(layout, "m2", Path("/elsewhere/model"))
+    assert read_champion(layout) == second
+    assert (second.previous, second.mlflow_version) == ("m1", None)
+    assert checkpoint_path(layout, second) == Path("/elsewhere/model")
