@@ -1,7 +1,5 @@
 """The application: parts, endpoints, errors and guards put together.
 
-[page] The page: a fixed set of files, read once. No path of a client ever meets the disk.
-
 [server] Runs the application with uvicorn until it is told to stop.
 """
 
@@ -9,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -17,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
 
 from ml.retrieval.queries.home import Retrievers
 from ml.retrieval.queries.retriever import StemRetriever
 from ml.serve.limits import ServeLimits
 from ml.serve.search_routes import search_router, table_router
-from ml.serve.security import Guard, NotFoundError, add_handlers, is_loopback
+from ml.serve.security import Guard, add_handlers, is_loopback
 from ml.serve.service import make_service
 from ml.serve.stem_routes import mix_router, stem_router
 from ml.settings import Settings
@@ -70,7 +68,7 @@ def build_app(
     )
     for router in (table_router, mix_router, search_router, stem_router):
         app.include_router(router)
-    app.include_router(page_router())
+    _add_page(app)
     add_handlers(app)
     app.add_middleware(Guard, hosts=allowed_hosts(host))
     return app
@@ -83,45 +81,21 @@ def allowed_hosts(host: str) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", host.strip("[]"))))
 
 
-_FOLDER = Path(__file__).parent / "static"
+_STATIC = Path(__file__).parent / "static"
 
 
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
+def _add_page(app: FastAPI) -> None:
+    """Serve ``index.html`` at the root, and all of ``static`` below ``/static``."""
+    files = StaticFiles(directory=_STATIC)
+    app.mount("/static", files)
 
-
-def page_router() -> APIRouter:
-    """Serves ``static``: ``index.html`` at the root, the rest below ``/static``."""
-    files = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
-    contents = {name: path.read_bytes() for name, path in files.items()}
-    etags = {name: f'"{hashlib.sha256(data).hexdigest()[:32]}"' for name, data in contents.items()}
-    router = APIRouter(include_in_schema=False)
-
-    def answer(request: Request, name: str) -> Response:
-        if name not in contents:
-            raise NotFoundError(f"nothing is served at {request.url.path[:200]!r}")
-        headers = {"ETag": etags[name], "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == etags[name]:
-            return Response(status_code=304, headers=headers)
-        return Response(contents[name], media_type=_TYPES[files[name].suffix], headers=headers)
-
-    @router.get("/")
+    @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
-        return answer(request, "index.html")
+        return await files.get_response("index.html", request.scope)
 
-    @router.get("/favicon.ico")
+    @app.get("/favicon.ico", include_in_schema=False)
     async def favicon(request: Request) -> Response:
-        return answer(request, "icon.svg")
-
-    @router.get("/static/{name:path}")
-    async def static(name: str, request: Request) -> Response:
-        return answer(request, name)
-
-    return router
+        return await files.get_response("icon.svg", request.scope)
 
 
 _GRACE_S = 5

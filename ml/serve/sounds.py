@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import IO, Generic, Protocol, TypeVar
 
 import numpy as np
 import soundfile
@@ -78,8 +78,11 @@ def waveform_peaks(sound: np.ndarray, parts: int = PEAKS) -> tuple[float, ...]:
     return tuple(round(float(value), 3) for value in found)
 
 
-def cut_sound(wav: Path, start_s: float, duration_s: float | None) -> bytes:
-    """A piece of a file of ``write_sound``, as a WAV file; nothing behind its end.
+def cut_sound(wav: Path, start_s: float, duration_s: float | None) -> IO[bytes]:
+    """Cut a piece out of a file of ``write_sound``; there is nothing behind its end.
+
+    Returns:
+        A WAV file without a name, open at its beginning; it goes when it is closed.
 
     Raises:
         FileNotFoundError: it was removed.
@@ -88,9 +91,10 @@ def cut_sound(wav: Path, start_s: float, duration_s: float | None) -> bytes:
         file.seek(min(round(start_s * file.samplerate), file.frames))
         frames = -1 if duration_s is None else round(duration_s * file.samplerate)
         samples = file.read(frames, dtype="int16", always_2d=True)
-        piece = io.BytesIO()
-        soundfile.write(piece, samples, file.samplerate, subtype="PCM_16", format="WAV")
-    return piece.getvalue()
+    piece = tempfile.TemporaryFile(dir=wav.parent)  # noqa: SIM115 (the answer closes it)
+    soundfile.write(piece, samples, file.samplerate, subtype="PCM_16", format="WAV")
+    piece.seek(0)
+    return piece
 
 
 class Kept(Protocol):

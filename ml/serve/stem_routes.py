@@ -8,18 +8,21 @@
 from __future__ import annotations
 
 import mimetypes
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as UrlPath
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
+from starlette.types import Receive, Scope, Send
 
 from ml.serve.catalog import TrackStems
 from ml.serve.links import mix_info, waveform_info
-from ml.serve.ranges import piece_version, serve_file
 from ml.serve.schemas import KEY_PATTERN, MixInfo, Text, TrackMix, Waveform
 from ml.serve.security import UPLOAD_PATH, NotAudioError, NotFoundError, RequestError, responses
 from ml.serve.service import Service, TheService
@@ -42,6 +45,49 @@ DurationS = Annotated[
 ]
 
 
+class OpenFile(FileResponse):
+    """An answer with a file that is open already, so that it may be removed before it is sent.
+
+    It takes one range (RFC 9110, section 14). Starlette answers what is no range with 400 and
+    several with a multipart body; here both get the whole file, which the RFC asks for and allows.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        save_as: str | None = None,
+    ):
+        super().__init__(
+            f"/dev/fd/{file.fileno()}",  # the file itself, whatever became of its name
+            headers=headers,
+            media_type=media_type,
+            filename=save_as,
+            stat_result=os.fstat(file.fileno()),
+        )
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, and close it whether or not the client stays."""
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        """Give the one range that is asked for; none: the whole file is."""
+        if "," in http_range:
+            return []
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []
+        except RangeNotSatisfiable:
+            sentence = f"the range lies outside the {file_size} bytes of this file"
+            headers = {"Content-Range": f"bytes */{file_size}"}
+            raise HTTPException(416, sentence, headers) from None
+
+
 async def serve_sound(
     request: Request,
     service: Service,
@@ -50,19 +96,32 @@ async def serve_sound(
     start_s: float,
     duration_s: float | None,
 ) -> Response:
-    """A file of ``write_sound``, or a piece of it.
+    """Answer with a file of ``write_sound``, or with a piece of it.
 
     Raises:
         NotFoundError: it was dropped meanwhile.
     """
-    if not start_s and duration_s is None:
-        return serve_file(request, wav, "audio/wav", version=version)
     try:
-        piece = await service.decodes.run(cut_sound, wav, start_s, duration_s)
+        if not start_s and duration_s is None:
+            file = wav.open("rb")
+        else:
+            file = await service.decodes.run(cut_sound, wav, start_s, duration_s)
+            length = "end" if duration_s is None else f"{duration_s:.6f}"
+            version = f"{version[:20]}-{start_s:.6f}-{length}"
     except FileNotFoundError:
         raise NotFoundError("the sound was dropped for newer ones; ask again") from None
-    version = piece_version(version, start_s, duration_s)
-    return serve_file(request, piece, "audio/wav", version=version)
+    return _answer(request, file, "audio/wav", version)
+
+
+def _answer(
+    request: Request, file: IO[bytes], media_type: str, version: str, save_as: str | None = None
+) -> Response:
+    """Send a file unless the client has this version of it."""
+    headers = {"ETag": f'"{version}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        file.close()
+        return Response(status_code=304, headers=headers)
+    return OpenFile(file, media_type, headers, save_as)
 
 
 mix_router = APIRouter(prefix="/api", tags=["mixes"])
@@ -213,7 +272,11 @@ async def stem_file(key: Key, request: Request, service: TheService) -> Response
     file = await service.decodes.run(service.stems.file, row)
     kind = mimetypes.guess_type(file.name)[0] or ""
     kind = kind if kind.startswith("audio/") else "application/octet-stream"
-    return serve_file(request, file.path, kind, version=file.version, save_as=file.name)
+    try:
+        opened = file.path.open("rb")
+    except FileNotFoundError:
+        raise NotFoundError(f"{file.name} has gone meanwhile; ask again") from None
+    return _answer(request, opened, kind, file.version, save_as=file.name)
 
 
 async def _served(service: Service, key: str) -> ServedStem:

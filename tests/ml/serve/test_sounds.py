@@ -49,10 +49,11 @@ def test_a_piece_is_what_lies_there(tmp_path: Path) -> None:
         (1.5, 99.0, slice(66_150, None)),
         (50.0, 1.0, slice(0, 0)),
     ):
-        piece = cut_sound(tmp_path / "a.wav", start_s, duration_s)
-        heard, rate_hz = soundfile.read(io.BytesIO(piece), always_2d=True)
+        with cut_sound(tmp_path / "a.wav", start_s, duration_s) as piece:
+            heard, rate_hz = soundfile.read(io.BytesIO(piece.read()), always_2d=True)
         assert rate_hz == PLAY_RATE_HZ
         np.testing.assert_allclose(heard, sound[rows], atol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_channels_and_lengths_come_together() -> None:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from ml.serve.ranges import byte_range
+from ml.serve.security import add_handlers
+from ml.serve.stem_routes import OpenFile
+
+CONTENT = bytes(i * i % 251 for i in range(10_000))
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., Any]:
+    """Ask for a range of a file that is removed once it is open."""
+
+    def ask(header: str, content: bytes = CONTENT) -> Any:
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        app = FastAPI()
+        add_handlers(app)
+
+        @app.get("/")
+        async def file() -> OpenFile:
+            answer = OpenFile(path.open("rb"), "audio/wav")
+            path.unlink()
+            return answer
+
+        return TestClient(app).get("/", headers={"Range": header})
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -29,13 +58,26 @@ from ml.serve.ranges import byte_range
         ("bytes=one-two", (0, 10_000)),
     ],
 )
-def test_reads_a_range(header: str, expected: tuple[int, int] | None) -> None:
-    assert byte_range(header, 10_000) == expected
+def test_reads_a_range(
+    ask: Callable[..., Any], header: str, expected: tuple[int, int] | None
+) -> None:
+    answer = ask(header)
+    if expected is None:
+        assert answer.status_code == 416
+        assert answer.headers["content-range"] == "bytes */10000"
+        return
+    first, end = expected
+    assert answer.content == CONTENT[first:end]
+    if answer.status_code == 206:
+        assert answer.headers["content-range"] == f"bytes {first}-{end - 1}/10000"
+    else:
+        assert (answer.status_code, first, end) == (200, 0, 10_000)
 
 
-def test_an_empty_file_has_no_range() -> None:
-    assert byte_range("bytes=0-", 0) is None
-    assert byte_range("bytes=-5", 0) is None
+def test_an_empty_file_has_no_range(ask: Callable[..., Any]) -> None:
+    assert ask("bytes=0-", b"").status_code == 416
+    assert ask("bytes=-5", b"").status_code == 416
+    assert ask("items=0-5", b"").content == b""
 
 
 def test_sends_what_was_asked_for(client: TestClient, mix_id: str) -> None:
