@@ -1,7 +1,4 @@
-"""The application: parts, endpoints, errors and guards put together.
-
-[server] Runs the application with uvicorn until it is told to stop.
-"""
+"""The application of one home, and the server that runs it with uvicorn until it is stopped."""
 
 from __future__ import annotations
 
@@ -23,15 +20,22 @@ from ml.retrieval.queries.retriever import StemRetriever
 from ml.serve.limits import ServeLimits
 from ml.serve.search_routes import search_router, table_router
 from ml.serve.security import Guard, add_handlers, is_loopback
-from ml.serve.service import make_service
+from ml.serve.service import Service
 from ml.serve.stem_routes import mix_router, stem_router
 from ml.settings import Settings
 
+_STATIC = Path(__file__).parent / "static"
+_GRACE_S = 5
+"""What answers on their way get when the server stops."""
 _DESCRIPTION = """Find the stem that fits with a mix.
 
 Send a mix (`POST /api/mixes`) or make one of a track (`POST /api/tracks/mix`), search with its id
 (`GET /api/search`), hear the candidates by their links. Every answer that is not a success is
 `{"detail": sentence}`."""
+
+
+class ServeError(ValueError):
+    """The server cannot start."""
 
 
 def build_app(
@@ -41,7 +45,7 @@ def build_app(
     host: str = "127.0.0.1",
     limits: ServeLimits | None = None,
 ) -> FastAPI:
-    """The application of one home.
+    """Make the application of one home.
 
     Args:
         settings: of the home.
@@ -55,7 +59,7 @@ def build_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with tempfile.TemporaryDirectory(prefix="stems-serve-") as folder:
-            app.state.service = make_service(settings, retrievers, limits, Path(folder))
+            app.state.service = Service(settings, retrievers, limits, Path(folder))
             yield
 
     app = FastAPI(
@@ -74,16 +78,6 @@ def build_app(
     return app
 
 
-def allowed_hosts(host: str) -> tuple[str, ...] | None:
-    """What ``Host`` may name when the server is bound to ``host``; None: anything."""
-    if not is_loopback(host):
-        return None
-    return tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", host.strip("[]"))))
-
-
-_STATIC = Path(__file__).parent / "static"
-
-
 def _add_page(app: FastAPI) -> None:
     """Serve ``index.html`` at the root, and all of ``static`` below ``/static``."""
     files = StaticFiles(directory=_STATIC)
@@ -98,12 +92,11 @@ def _add_page(app: FastAPI) -> None:
         return await files.get_response("icon.svg", request.scope)
 
 
-_GRACE_S = 5
-"""What answers on their way get when the server stops."""
-
-
-class ServeError(ValueError):
-    """The server cannot start."""
+def allowed_hosts(host: str) -> tuple[str, ...] | None:
+    """List what ``Host`` may name when the server is bound to ``host``; None: anything."""
+    if not is_loopback(host):
+        return None
+    return tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", host.strip("[]"))))
 
 
 def serve(
@@ -145,16 +138,16 @@ def serve(
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to an address.
+    """Bind a socket to an address.
 
     Raises:
         ServeError: the port is taken or the address is not this machine's.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise ServeError(f"host {host!r} is not known ({error}); try 127.0.0.1") from None
-    family, kind, protocol, _, address = found[0]
+    family, kind, protocol, _, address = known[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -174,7 +167,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(host: str, port: int) -> str:
-    """What to open in a browser."""
+    """Give the URL to open in a browser."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host).strip("[]")
     return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 

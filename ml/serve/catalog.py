@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ml.serve.security import NotFoundError
+from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
     from ml.retrieval.tables.search import StemTables
@@ -53,17 +53,16 @@ class Catalog:
         return (*(name for name in _COLUMNS if name != "audio"), "split", "labels")
 
     def row(self, key: str) -> Mapping[str, Any]:
-        """A stem by its key.
+        """Look a stem up by its key.
 
         Raises:
-            NotFoundError: the table has no such stem.
+            HTTPException: the table has no such stem.
         """
-        found = self.tables.row(key)
-        if found is None:
-            raise NotFoundError(
-                f"no stem {key[:200]!r} is in the table; take a key from /api/search"
-            )
-        return found
+        row = self.tables.row(key)
+        if row is None:
+            sentence = f"no stem {key[:200]!r} is in the table; take a key from /api/search"
+            raise HTTPException(404, sentence)
+        return row
 
     @property
     def labels(self) -> Mapping[str, int]:
@@ -84,7 +83,7 @@ class Catalog:
             return self._scanned[1]
 
     def find_tracks(self, corpus: str | None, contains: str | None) -> Sequence[tuple[str, str]]:
-        """(corpus, track_id) of a corpus (None: of all) whose id contains a text, in any case."""
+        """List (corpus, track_id) of a corpus (None: of all) whose id has a text, in any case."""
         text = (contains or "").lower()
         return [
             (name, track_id)
@@ -93,7 +92,7 @@ class Catalog:
         ]
 
     def tracks(self, wanted: Sequence[tuple[str, str]]) -> list[TrackStems]:
-        """Tracks with their stems, in the order wanted.
+        """Read tracks with their stems, in the order wanted.
 
         Args:
             wanted: (corpus, track_id) of each; those that the table lacks are left out.
@@ -110,8 +109,8 @@ class Catalog:
         rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
         query = open_table(self.tables.uri, STEM_TABLE).search()
         query = query.where(f"corpus IN ({corpora}) AND track_id IN ({ids})")
-        found = query.select([*_COLUMNS, "split"]).limit(None).to_arrow().sort_by("key")
-        for row in found.to_pylist():
+        stems = query.select([*_COLUMNS, "split"]).limit(None).to_arrow().sort_by("key")
+        for row in stems.to_pylist():
             rows.setdefault((row["corpus"], row["track_id"]), []).append(row)
         return [
             TrackStems(
@@ -125,18 +124,19 @@ class Catalog:
         ]
 
     def track(self, corpus: str, track_id: str) -> TrackStems:
-        """A track by corpus and id.
+        """Look a track up by corpus and id.
 
         Raises:
-            NotFoundError: the table has no stem of it.
+            HTTPException: the table has no stem of it.
         """
-        found = self.tracks([(corpus, track_id)])
-        if not found:
-            raise NotFoundError(
+        tracks = self.tracks([(corpus, track_id)])
+        if not tracks:
+            raise HTTPException(
+                404,
                 f"no track {track_id[:200]!r} of corpus {corpus!r} is in the table; take one from "
-                f"/api/tracks"
+                f"/api/tracks",
             )
-        return found[0]
+        return tracks[0]
 
     @property
     def _tracks(self) -> Sequence[tuple[str, str]]:
@@ -150,8 +150,8 @@ class Catalog:
         from ml.retrieval.tables.publish import STEM_TABLE
 
         query = open_table(self.tables.uri, STEM_TABLE).search()
-        found = query.select(["corpus", "track_id", "category"]).limit(None).to_arrow()
-        tracks = found.group_by(["corpus", "track_id"]).aggregate([]).to_pylist()
-        categories = found["category"].unique().to_pylist()
+        stems = query.select(["corpus", "track_id", "category"]).limit(None).to_arrow()
+        tracks = stems.group_by(["corpus", "track_id"]).aggregate([]).to_pylist()
+        categories = stems["category"].unique().to_pylist()
         pairs = sorted((track["corpus"], track["track_id"]) for track in tracks)
         return pairs, sorted(text for text in categories if text is not None)

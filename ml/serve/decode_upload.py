@@ -26,14 +26,14 @@ def main(arguments: list[str]) -> int:
     source, wav, npy, name, longest_s, memory_bytes = arguments
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     try:
-        found = decode(Path(source), Path(wav), Path(npy), longest_s=float(longest_s))
+        sound = decode(Path(source), Path(wav), Path(npy), longest_s=float(longest_s))
     except AudioError as error:
         sys.stderr.write(str(error).replace(source, name))
         return WRONG_FILE
     except MemoryError:
         sys.stderr.write(f"{name} needs too much memory to decode; give a shorter file")
         return WRONG_FILE
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(sound))
     return 0
 
 
@@ -56,8 +56,8 @@ def decode(source: Path, wav: Path, npy: Path, *, longest_s: float) -> dict[str,
     waveform = read_audio(source, rate_hz=QUERY_RATE_HZ)
     _check_length(source, len(waveform) / QUERY_RATE_HZ, longest_s)  # a header may lie
     np.save(npy, waveform)
-    heard = as_played(*read_window(source, 0.0, len(waveform) / QUERY_RATE_HZ))
-    return asdict(write_sound(heard, wav))
+    sound = as_played(*read_window(source, 0.0, len(waveform) / QUERY_RATE_HZ))
+    return asdict(write_sound(sound, wav))
 
 
 def _check_length(source: Path, duration_s: float, longest_s: float) -> None:

@@ -1,4 +1,7 @@
-"""What a server grants its clients: sizes, times, how much at once."""
+"""What a server grants its clients: sizes, times, how much at once.
+
+A file of its own, for uploads, mixes, stems and the service that holds them all read it.
+"""
 
 from __future__ import annotations
 

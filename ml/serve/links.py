@@ -1,4 +1,4 @@
-"""From what is known inside to what clients see, with links to its audio."""
+"""Conversions from what is known inside to what clients see, with links to its audio."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ml.serve.sounds import Sound
 
 
 def waveform_info(sound: Sound) -> Waveform:
-    """A sound at a glance."""
+    """Describe a sound at a glance."""
     return Waveform(
         duration_s=sound.duration_s, peaks=list(sound.peaks), served_gain=sound.served_gain
     )
 
 
 def stem_summary(row: Mapping[str, Any]) -> StemSummary:
-    """A row of the table in a few words."""
+    """Describe a row of the table in a few words."""
     return StemSummary(**{name: row[name] for name in StemSummary.model_fields})
 
 
 def track_summary(track: TrackStems) -> TrackSummary:
-    """A track with its stems."""
+    """Describe a track with its stems."""
     return TrackSummary(
         corpus=track.corpus,
         track_id=track.track_id,
@@ -37,7 +37,7 @@ def track_summary(track: TrackStems) -> TrackSummary:
 
 
 def mix_info(mix: ServedMix) -> MixInfo:
-    """A mix with its waveform."""
+    """Describe a mix with its waveform."""
     return MixInfo(
         id=mix.id,
         name=mix.name,
@@ -50,7 +50,7 @@ def mix_info(mix: ServedMix) -> MixInfo:
 
 
 def candidate_info(candidate: Candidate) -> CandidateInfo:
-    """A candidate with its links; where its files lie stays here."""
+    """Describe a candidate with its links; where its files lie stays here."""
     base = f"/api/stems/{quote(candidate.key, safe='')}"
     fields = set(CandidateInfo.model_fields) - {"audio", "peaks", "file"}
     return CandidateInfo(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 
 from ml.artifacts import fingerprint
 from ml.audio.files import resample
 from ml.retrieval.queries.excerpts import StemFiles
+from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.mix import read_chunks
 from ml.serve.catalog import TrackStems
 from ml.serve.limits import ServeLimits
-from ml.serve.security import NotFoundError, RequestError
 from ml.serve.sounds import PLAY_RATE_HZ, QUERY_RATE_HZ, Sound, SoundCache, sum_sounds, write_sound
 from ml.serve.stem_audio import read_sound
 from ml.serve.uploads import Upload, decode_in_worker
@@ -45,10 +47,10 @@ class ServedMix:
         return self.wav, self.npy
 
     def waveform(self) -> tuple[np.ndarray, int]:
-        """(samples,) float32 and its rate in Hz.
+        """Read (samples,) float32 and its rate in Hz.
 
         Raises:
-            NotFoundError: it was dropped meanwhile.
+            HTTPException: it was dropped meanwhile.
         """
         try:
             return np.load(self.npy), QUERY_RATE_HZ
@@ -63,8 +65,7 @@ class Mixes:
         folder: where their files go.
         files: finds the files of stems.
         limits: how many, how large.
-        check: gets (samples,) float32 and its rate in Hz, and raises ValueError for what no query
-            could use, silence for one.
+        retrievers: whose model must be able to use a mix; it cannot use silence, for one.
     """
 
     def __init__(
@@ -72,67 +73,67 @@ class Mixes:
         folder: Path,
         files: StemFiles,
         limits: ServeLimits,
-        check: Callable[[np.ndarray, int], None],
+        retrievers: Retrievers,
     ):
-        self._folder, self._files, self._limits, self._check = folder, files, limits, check
+        self._folder, self._files, self._limits = folder, files, limits
+        self._retrievers = retrievers
         self._kept: SoundCache[ServedMix] = SoundCache(limits.mixes, limits.mix_bytes)
 
     def get(self, mix_id: str) -> ServedMix:
-        """A mix by its id.
+        """Look a mix up by its id.
 
         Raises:
-            NotFoundError: there is none, or it was dropped for newer ones.
+            HTTPException: there is none, or it was dropped for newer ones.
         """
-        found = self._kept.get(mix_id)
-        if found is None:
+        mix = self._kept.get(mix_id)
+        if mix is None:
             raise _dropped(mix_id)
-        return found
+        return mix
 
     def of_upload(self, upload: Upload, name: str) -> ServedMix:
-        """The mix that an upload holds.
+        """Make the mix that an upload holds.
 
         Raises:
-            RequestError: it cannot be decoded, is too long or takes too long.
+            HTTPException: it cannot be decoded, is too long or takes too long.
             ValueError: no query could use it.
         """
         mix_id = upload.digest[:24]
-        found = self._kept.get(mix_id)
-        if found is not None:
-            return found
+        if (kept := self._kept.get(mix_id)) is not None:
+            return kept
         wav, npy = self._new_paths()
         sound = decode_in_worker(upload.path, wav, npy, name, self._limits)
         return self._keep(ServedMix(id=mix_id, name=name, sound=sound, wav=wav, npy=npy))
 
     def of_track(self, track: TrackStems, leave_out: Sequence[str]) -> ServedMix:
-        """The sum of the stems of a track but some.
+        """Sum the stems of a track but some.
 
         Args:
             track: whose stems.
             leave_out: keys of those that are left out.
 
         Raises:
-            RequestError: a key is of another track, nothing is left, or it is too long.
+            HTTPException: a key is of another track, nothing is left, or it is too long.
             AudioError: a file of the corpus cannot be read.
             ValueError: no query could use it.
         """
         rows = _remaining(track, leave_out)
         if track.duration_s > self._limits.mix_s:
-            raise RequestError(
+            raise HTTPException(
+                422,
                 f"track {track.track_id} lasts {track.duration_s:.0f} s; expected at most "
-                f"{self._limits.mix_s:.0f} s; take a shorter one"
+                f"{self._limits.mix_s:.0f} s; take a shorter one",
             )
         mix_id = fingerprint([track.corpus, sorted(row["key"] for row in rows)])[:24]
-        found = self._kept.get(mix_id)
-        if found is not None:
-            return found
-        heard = sum_sounds(read_sound(self._files.stem(row)) for row in rows)
+        if (kept := self._kept.get(mix_id)) is not None:
+            return kept
+        sound = sum_sounds(read_sound(self._files.stem(row)) for row in rows)
         wav, npy = self._new_paths()
-        mono = heard.mean(axis=1, dtype=np.float32)
+        mono = sound.mean(axis=1, dtype=np.float32)
         np.save(npy, resample(mono, PLAY_RATE_HZ, QUERY_RATE_HZ))
         mix = ServedMix(
             id=mix_id,
             name=track.track_id,
-            sound=write_sound(heard, wav),
+            sound=write_sound(sound, wav),
             wav=wav,
             npy=npy,
             track=track,
@@ -142,7 +143,8 @@ class Mixes:
 
     def _keep(self, mix: ServedMix) -> ServedMix:
         try:
-            self._check(*mix.waveform())
+            model = self._retrievers.current().model
+            read_chunks(mix.waveform(), model.rate_hz, model.chunk_s)
         except ValueError:
             for path in mix.paths:
                 path.unlink()
@@ -158,17 +160,17 @@ def _remaining(track: TrackStems, leave_out: Sequence[str]) -> list[Mapping[str,
     known = {row["key"] for row in track.rows}
     foreign = [key for key in leave_out if key not in known]
     if foreign:
-        raise RequestError(
+        raise HTTPException(
+            422,
             f"stem {foreign[0][:200]!r} is none of track {track.track_id}; expected keys of "
-            f"/api/tracks"
+            f"/api/tracks",
         )
     rows = [row for row in track.rows if row["key"] not in set(leave_out)]
     if not rows:
-        raise RequestError(
-            f"no stem of track {track.track_id} is left for the mix; leave fewer out"
-        )
+        sentence = f"no stem of track {track.track_id} is left for the mix; leave fewer out"
+        raise HTTPException(422, sentence)
     return rows
 
 
-def _dropped(mix_id: str) -> NotFoundError:
-    return NotFoundError(f"no mix {mix_id!r} is kept here (any more); send it again")
+def _dropped(mix_id: str) -> HTTPException:
+    return HTTPException(404, f"no mix {mix_id!r} is kept here (any more); send it again")

@@ -1,13 +1,9 @@
-"""The endpoint that finds stems: by a mix and words, by words alone, by a stem.
-
-[conditions] Which SQL conditions of strangers reach the table: comparisons of its columns and no
-more.
+"""Endpoints of the table: what can be asked for, and the search by mix, by words, by a stem.
 
 What LanceDB takes as a condition is nearly all of its SQL: ``repeat('a', 1000000000)``, parameters
-that make it panic, negations whose time doubles with each level. Here words, signs and depth are
-bounded first; ``stems query --where`` and ``lancedb`` itself take everything.
-
-[table_routes] Endpoints about what can be asked for: health, words, corpora, tracks.
+that make it panic, negations whose time doubles with each level. The conditions of strangers are
+therefore bounded first, in words, signs and depth, to comparisons of the table's columns;
+``stems query --where`` and ``lancedb`` itself take everything.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.retriever import StemRetriever, instrument_note
@@ -36,15 +33,27 @@ from ml.serve.schemas import (
     Text,
     TrackPage,
 )
-from ml.serve.security import RequestError, responses
+from ml.serve.security import responses
 from ml.serve.service import Service, TheService
 
+_KEYWORDS = frozenset(
+    "and or not in like ilike between is null true false escape".split()  # noqa: SIM905
+)
+_FUNCTIONS = frozenset(("array_has", "lower", "upper", "length", "starts_with"))
+_MOST_TOKENS, _MOST_DEPTH, _MOST_NEGATIONS = 200, 8, 8
+_TOKEN = re.compile(
+    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_]\w*)"
+    r"|(?P<sign><>|!=|<=|>=|[=<>(),-]))\s*",
+    re.ASCII,
+)
+
 table_router = APIRouter(responses=responses())
+search_router = APIRouter(prefix="/api", tags=["search"])
 
 
 @table_router.get("/healthz", tags=["table"], summary="Whether queries are answered, and by what")
 async def health(service: TheService) -> Health:
-    """The model and the version of the table that answer now; 503 when nothing can be searched."""
+    """Tell which model and version of the table answer now; 503 when nothing can be searched."""
     retriever, catalog = await service.queries.run(service.current)
     return Health(
         model=retriever.model.name,
@@ -57,7 +66,7 @@ async def health(service: TheService) -> Health:
 
 @table_router.get("/api/instruments", tags=["table"], summary="Words to ask with")
 async def instruments(service: TheService) -> Instruments:
-    """Labels of the training and of the table; any other text may be asked for too."""
+    """List labels of the training and of the table; any other text may be asked for too."""
     retriever, catalog = await service.queries.run(service.current)
     manifest = getattr(retriever.model, "manifest", {})
     labels, categories = await service.queries.run(lambda: (catalog.labels, catalog.categories))
@@ -70,7 +79,7 @@ async def instruments(service: TheService) -> Instruments:
 
 @table_router.get("/api/corpora", tags=["table"], summary="Corpora of the table")
 async def corpora(service: TheService) -> list[CorpusCount]:
-    """How many stems and tracks each corpus has in the table."""
+    """Count the stems and tracks of each corpus of the table."""
     counts = await service.queries.run(lambda: service.catalog().corpora)
     return [
         CorpusCount(corpus=corpus, stems=stems, tracks=tracks)
@@ -85,18 +94,15 @@ async def tracks(
     contains: Annotated[Text | None, Query(description="Whose id contains this text.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 100,
 ) -> TrackPage:
-    """Tracks whose stems are in the table, with their stems; POST one to /api/tracks/mix."""
+    """List tracks whose stems are in the table, with their stems; POST one to /api/tracks/mix."""
 
     def find() -> TrackPage:
         catalog = service.catalog()
-        found = catalog.find_tracks(corpus, contains)
-        shown = catalog.tracks(found[:limit])
-        return TrackPage(total=len(found), tracks=[track_summary(track) for track in shown])
+        matching = catalog.find_tracks(corpus, contains)
+        shown = catalog.tracks(matching[:limit])
+        return TrackPage(total=len(matching), tracks=[track_summary(track) for track in shown])
 
     return await service.queries.run(find)
-
-
-search_router = APIRouter(prefix="/api", tags=["search"])
 
 
 class Search(BaseModel):
@@ -140,7 +146,7 @@ class Search(BaseModel):
 
 @search_router.get("/search", summary="Find stems", responses=responses(404))
 async def search(service: TheService, wanted: Annotated[Search, Query()]) -> Found:
-    """Stems of the table, the best first: for a mix, by words alone, or like a stem.
+    """Rank stems of the table, the best first: for a mix, by words alone, or like a stem.
 
     A mix with an instrument asks for a stem of it that fits; a mix alone for any that fits. Fewer
     than k come back when the filters leave fewer.
@@ -172,7 +178,7 @@ def _candidates(
     filters: dict[str, Any] = {"where": _where(wanted), "per_track": wanted.per_track}
     if wanted.like is not None:
         if wanted.mix is not None or instrument is not None:
-            raise RequestError("like goes without mix and instrument; leave one side out")
+            raise HTTPException(422, "like goes without mix and instrument; leave one side out")
         # Only what the table holds: to query_by_stem any other text is the path of a file.
         key = catalog.row(wanted.like)["key"]
         return retriever.query_by_stem(key, k, exclude_own_track=not wanted.own_track, **filters)
@@ -181,7 +187,7 @@ def _candidates(
         own = [mix.track.track_id] if mix.track is not None and not wanted.own_track else []
         return retriever.query(mix.waveform(), instrument, k, exclude_tracks=own, **filters)
     if instrument is None:
-        raise RequestError("nothing to search by; give a mix, an instrument, or like")
+        raise HTTPException(422, "nothing to search by; give a mix, an instrument, or like")
     return retriever.query_by_text(instrument, k, **filters)
 
 
@@ -196,24 +202,6 @@ def _where(wanted: Search) -> str | None:
     return " AND ".join(parts) or None
 
 
-_KEYWORDS = frozenset(
-    "and or not in like ilike between is null true false escape".split()  # noqa: SIM905
-)
-
-
-_FUNCTIONS = frozenset(("array_has", "lower", "upper", "length", "starts_with"))
-
-
-_MOST_TOKENS, _MOST_DEPTH, _MOST_NEGATIONS = 200, 8, 8
-
-
-_TOKEN = re.compile(
-    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_]\w*)"
-    r"|(?P<sign><>|!=|<=|>=|[=<>(),-]))\s*",
-    re.ASCII,
-)
-
-
 def check_condition(where: str, columns: tuple[str, ...]) -> None:
     """Refuse a condition that is more than comparisons of columns.
 
@@ -222,7 +210,7 @@ def check_condition(where: str, columns: tuple[str, ...]) -> None:
         columns: that it may name.
 
     Raises:
-        RequestError: says which part, and what is expected.
+        HTTPException: says which part, and what is expected.
     """
     at = depth = tokens = negations = 0
     while at < len(where):
@@ -240,9 +228,10 @@ def check_condition(where: str, columns: tuple[str, ...]) -> None:
         at = match.end()
 
 
-def _refused(where: str, reason: str, columns: tuple[str, ...]) -> RequestError:
-    return RequestError(
+def _refused(where: str, reason: str, columns: tuple[str, ...]) -> HTTPException:
+    return HTTPException(
+        422,
         f"the filter {where[:200]!r} is not understood ({reason}); expected an SQL condition such "
         f"as category = 'guitar' on the columns {', '.join(columns)}, with AND, OR, NOT, IN, LIKE, "
-        f"ILIKE, BETWEEN, IS NULL and the functions {', '.join(sorted(_FUNCTIONS))}"
+        f"ILIKE, BETWEEN, IS NULL and the functions {', '.join(sorted(_FUNCTIONS))}",
     )

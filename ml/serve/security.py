@@ -1,8 +1,8 @@
-"""What every answer carries, and who may ask: headers, host names, pages of other sites.
+"""Who may ask, what every answer carries, and the sentence that says what went wrong.
 
-[problems] What can go wrong with a request: an exception each, with the status it becomes.
-
-Every answer that is not a success is ``{"detail": sentence}``.
+``Guard`` refuses foreign hosts, foreign pages and large bodies, and adds the headers. Endpoints and
+the parts below them raise ``HTTPException``; every answer that is not a success is
+``{"detail": sentence}``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,11 +26,6 @@ from ml.serve.schemas import Problem
 
 UPLOAD_PATH = "/api/mixes"
 """The one place that takes large bodies, and bounds them itself."""
-
-
-_MOST_BODY_BYTES = 500_000
-
-
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -39,10 +35,27 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "private, no-cache",  # kept, but asked for again by its ETag
 }
+CLOSE = {"Connection": "close"}
+"""Header of a refusal that leaves the rest of the body unread."""
+TRY_AGAIN = {"Retry-After": "2"}
+"""Header of a refusal for want of room."""
+_MOST_BODY_BYTES = 500_000
+_MEANINGS = {
+    403: "A page of another site sent this.",
+    404: "No such stem, mix or page.",
+    408: "The upload took too long to arrive.",
+    411: "The length of what is sent must be said first.",
+    413: "What was sent is too large.",
+    415: "The upload is not a file that can be decoded.",
+    416: "The range lies outside the file.",
+    422: "A value is wrong; the sentence says which, and what was expected.",
+    503: "Nothing can be searched yet, or too many requests are waiting.",
+}
+_LOG = logging.getLogger(__name__)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server bound to ``host``."""
+    """Tell whether only this machine reaches a server bound to ``host``."""
     if host == "localhost":
         return True
     try:
@@ -57,6 +70,9 @@ class Guard:
     A page of another site can make its own name point to 127.0.0.1 and then read what a server
     there answers; such a request carries that name as ``Host``. It can also send uploads without
     reading the answer; those carry its name as ``Origin``.
+
+    Hosts are checked here and not by Starlette's ``TrustedHostMiddleware``, which refuses in plain
+    text and without the headers.
 
     Args:
         app: what is guarded.
@@ -81,27 +97,23 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["method"], headers) or _too_large(scope["path"], headers)
-        if refusal is None:
-            await self._app(scope, receive, send_with_headers)
-        else:
-            status, sentence = refusal
-            closing = {"Connection": "close"}  # what else was sent is not read
-            await problem(status, sentence, closing)(scope, receive, send_with_headers)
+        refusal = self._refuse(scope["method"], headers) or _refuse_body(scope["path"], headers)
+        answer = self._app if refusal is None else _problem(*refusal, CLOSE)
+        await answer(scope, receive, send_with_headers)
 
-    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+    def _refuse(self, method: str, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        name = _name(host)
+        name = _split(f"//{host}")[0]
         if self._hosts is not None and name not in self._hosts:
             known = ", ".join(self._hosts)
             return 400, f"this server does not answer for host {name[:100]!r}; open it as {known}"
         origin = headers.get("origin")
-        if method in ("GET", "HEAD") or origin is None or _site(origin) == host.lower():
+        if method in ("GET", "HEAD") or origin is None or _split(origin)[1] == host.lower():
             return None
         return 403, f"a page of {origin[:100]!r} may not send anything here"
 
 
-def _too_large(path: str, headers: Headers) -> tuple[int, str] | None:
+def _refuse_body(path: str, headers: Headers) -> tuple[int, str] | None:
     if path == UPLOAD_PATH:
         return None
     if "transfer-encoding" in headers:
@@ -112,128 +124,61 @@ def _too_large(path: str, headers: Headers) -> tuple[int, str] | None:
     return None
 
 
-def _site(origin: str) -> str:
-    """An ``Origin`` header without its scheme; empty for one that is none."""
+def _split(url: str) -> tuple[str, str]:
+    """Name and name with port of the host in a URL; empty where there is none."""
     try:
-        return urlsplit(origin).netloc.lower()
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc.lower()
     except ValueError:
-        return ""
-
-
-def _name(host: str) -> str:
-    """A ``Host`` header without its port."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-_LOG = logging.getLogger(__name__)
-
-
-_MEANINGS = {
-    403: "A page of another site sent this.",
-    404: "No such stem, mix or page.",
-    411: "The length of what is sent must be said first.",
-    413: "What was sent is too large.",
-    415: "The upload is not a file that can be decoded.",
-    416: "The range lies outside the file.",
-    422: "A value is wrong; the sentence says which, and what was expected.",
-    408: "The upload took too long to arrive.",
-    503: "Nothing can be searched yet, or too many requests are waiting.",
-}
-
-
-class RequestError(ValueError):
-    """A request that cannot be answered; the message is the one sentence for the client."""
-
-    status = 422
-
-
-class NotFoundError(RequestError):
-    """What was asked for is not there."""
-
-    status = 404
-
-
-class TooLargeError(RequestError):
-    """An upload is over a bound."""
-
-    status = 413
-
-
-class NotAudioError(RequestError):
-    """An upload does not hold audio, whatever its name says."""
-
-    status = 415
-
-
-class TooSlowError(RequestError):
-    """An upload did not arrive in time."""
-
-    status = 408
-
-
-class BusyError(RequestError):
-    """Too many requests are waiting already."""
-
-    status = 503
+        return "", ""
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems that an endpoint declares in OpenAPI; 422 and 503 always."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*statuses, 400, 422, 503}):
-        meaning = _MEANINGS.get(status, "The request is not understood.")
-        found[status] = {"model": Problem, "description": meaning}
-    return found
+    """List the problems that an endpoint declares in OpenAPI; 400, 422 and 503 always."""
+    return {
+        status: {
+            "model": Problem,
+            "description": _MEANINGS.get(status, "The request is not understood."),
+        }
+        for status in sorted({*statuses, 400, 422, 503})
+    }
 
 
 def add_handlers(app: FastAPI) -> None:
     """Turn every exception that a request can cause into one sentence."""
-    app.add_exception_handler(RequestError, _request_problem)
-    app.add_exception_handler(ArtifactError, _unavailable)
-    app.add_exception_handler(RequestValidationError, _wrong_value)
-    app.add_exception_handler(ValueError, _value_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_wrong_value)
+    app.add_exception_handler(ArtifactError, _answer_unavailable)
+    app.add_exception_handler(ValueError, _answer_value_error)
 
 
-def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer to a request that cannot be answered."""
-    return JSONResponse({"detail": sentence}, status_code=status, headers=dict(headers or {}))
-
-
-async def _request_problem(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
-    headers = {"Retry-After": "2"} if isinstance(error, BusyError) else {}
-    if isinstance(error, (TooLargeError, TooSlowError)):
-        headers["Connection"] = "close"  # the rest of the upload is not read
-    return problem(error.status, str(error), headers)
-
-
-async def _unavailable(_: Request, error: Exception) -> JSONResponse:
-    _LOG.warning("%s", error)
-    return problem(503, str(error), {"Retry-After": "30"})
-
-
-async def _wrong_value(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    parts = []
-    for found in error.errors():
-        place = " ".join(str(part) for part in found["loc"] if part not in ("query", "path"))
-        parts.append(f"{place}: {found['msg'][:1].lower()}{found['msg'][1:]}")
-    return problem(422, "; ".join(parts))
-
-
-async def _value_error(_: Request, error: Exception) -> JSONResponse:
-    return problem(422, str(error))
-
-
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _answer_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    sentence = str(error.detail)
-    if error.status_code == 404:
-        sentence = f"nothing is served at {request.url.path[:200]!r}; see /openapi.json"
-    elif error.status_code == 405:
-        sentence = f"{request.method} is not served at {request.url.path[:200]!r}"
-    return problem(error.status_code, sentence, error.headers)
+    sentence, path = str(error.detail), repr(request.url.path[:200])
+    if sentence == HTTPStatus.NOT_FOUND.phrase:  # no route has it: Starlette's own word
+        sentence = f"nothing is served at {path}; see /openapi.json"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        sentence = f"{request.method} is not served at {path}"
+    return _problem(error.status_code, sentence, error.headers)
+
+
+async def _answer_wrong_value(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    sentences = []
+    for wrong in error.errors():
+        place = " ".join(str(part) for part in wrong["loc"] if part not in ("query", "path"))
+        sentences.append(f"{place}: {wrong['msg'][:1].lower()}{wrong['msg'][1:]}")
+    return _problem(422, "; ".join(sentences))
+
+
+async def _answer_unavailable(_: Request, error: Exception) -> JSONResponse:
+    _LOG.warning("%s", error)
+    return _problem(503, str(error), {"Retry-After": "30"})
+
+
+async def _answer_value_error(_: Request, error: Exception) -> JSONResponse:
+    return _problem(422, str(error))
+
+
+def _problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": sentence}, status_code=status, headers=dict(headers or {}))

@@ -38,14 +38,14 @@ class Sound:
 
 
 def as_played(sound: np.ndarray, rate_hz: int) -> np.ndarray:
-    """(samples, channel) at any rate → at ``PLAY_RATE_HZ``, one channel or two."""
+    """Resample (samples, channel) to ``PLAY_RATE_HZ``, in one channel or two."""
     sound = fit_channels(sound, min(2, sound.shape[1]))
     columns = [resample(np.ascontiguousarray(column), rate_hz, PLAY_RATE_HZ) for column in sound.T]
     return np.stack(columns, axis=1)
 
 
 def sum_sounds(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Sum of (samples, channel) of different lengths; mono ones sound in all channels."""
+    """Sum (samples, channel) of different lengths; mono ones sound in all channels."""
     total = np.zeros((0, 1), dtype=np.float32)
     for part in parts:  # one by one: a song's stems together are large
         channels = max(total.shape[1], part.shape[1])
@@ -71,11 +71,11 @@ def write_sound(sound: np.ndarray, path: Path) -> Sound:
 
 
 def waveform_peaks(sound: np.ndarray, parts: int = PEAKS) -> tuple[float, ...]:
-    """Largest magnitude in each of ``parts`` equal parts of (samples, channel), to 3 digits."""
+    """Find the largest magnitude in ``parts`` equal parts of (samples, channel), to 3 digits."""
     magnitude = np.abs(sound).max(axis=1, initial=0.0)  # (samples,)
     edges = np.linspace(0, len(magnitude), parts + 1).astype(np.int64)
-    found = [magnitude[a:b].max(initial=0.0) for a, b in itertools.pairwise(edges)]
-    return tuple(round(float(value), 3) for value in found)
+    peaks = (magnitude[a:b].max(initial=0.0) for a, b in itertools.pairwise(edges))
+    return tuple(round(float(peak), 3) for peak in peaks)
 
 
 def cut_sound(wav: Path, start_s: float, duration_s: float | None) -> IO[bytes]:
@@ -124,13 +124,12 @@ class SoundCache(Generic[T]):
         self._bytes = 0
 
     def get(self, name: str) -> T | None:
-        """What is kept under a name; it becomes the newest."""
+        """Give what is kept under a name; it becomes the newest."""
         with self._lock:
-            found = self._kept.get(name)
-            if found is None:
+            if name not in self._kept:
                 return None
             self._kept.move_to_end(name)
-            return found[0]
+            return self._kept[name][0]
 
     def put(self, name: str, thing: T) -> T:
         """Keep something; what was not used for longest goes, until the rest is within bounds."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 
 from ml.artifacts import fingerprint
 from ml.audio.files import AudioError, probe
 from ml.retrieval.queries.excerpts import StemFiles, safe_name, stem_window
 from ml.serve.limits import ServeLimits
-from ml.serve.security import NotFoundError
 from ml.serve.sounds import Sound, SoundCache, as_played, write_sound
 from ml.tracks import Stem
 
@@ -65,32 +65,32 @@ class StemAudio:
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def sound(self, row: Mapping[str, Any]) -> ServedStem:
-        """A stem, decoded unless it was before; requests for the same one wait for each other.
+        """Decode a stem unless it is kept; requests for the same one wait for each other.
 
         Raises:
-            NotFoundError: its files are gone or cannot be decoded.
+            HTTPException: its files are gone or cannot be decoded.
         """
         stem = self._files.stem(row)
         version = _version(row["key"], stem)
         with self._locks[int(version[:8], 16) % _LOCKS]:
-            found = self._kept.get(version)
-            if found is not None:
-                return found
+            if (kept := self._kept.get(version)) is not None:
+                return kept
             try:
-                heard = read_sound(stem)
+                samples = read_sound(stem)
             except AudioError as error:
-                raise NotFoundError(f"stem {row['key']!r} cannot be heard: {error}") from None
+                sentence = f"stem {row['key']!r} cannot be heard: {error}"
+                raise HTTPException(404, sentence) from None
             handle, path = tempfile.mkstemp(prefix="stem-", suffix=".wav", dir=self._folder)
             os.close(handle)
             wav = Path(path)
-            sound = write_sound(heard, wav)
+            sound = write_sound(samples, wav)
             return self._kept.put(version, ServedStem(version=version, sound=sound, wav=wav))
 
     def file(self, row: Mapping[str, Any]) -> StemFile:
-        """The recording itself where the stem is one whole file, else what is played.
+        """Give the recording itself where the stem is one whole file, else what is played.
 
         Raises:
-            NotFoundError: its files are gone or cannot be decoded.
+            HTTPException: its files are gone or cannot be decoded.
         """
         stem = self._files.stem(row)
         name = safe_name(row["corpus"], row["track_id"], row["label"]) or "stem"
@@ -104,7 +104,7 @@ class StemAudio:
 
 
 def read_sound(stem: Stem) -> np.ndarray:
-    """A stem as it sounds in its track, its files summed: (samples, channel) as it is played.
+    """Read a stem as it sounds in its track, its files summed: (samples, channel) as played.
 
     Raises:
         AudioError: one of the files cannot be used.

@@ -1,8 +1,7 @@
-"""Endpoints of stems: their waveform, their sound, the file to keep.
+"""Endpoints of mixes and stems: send a mix, make one of a track, hear both, keep a stem.
 
-[heard] What the endpoints that play something share: the piece that is wanted, and how it is sent.
-
-[mix_routes] Endpoints of mixes: send one, make one of a track, hear it.
+Whatever plays takes a piece by time and a range by bytes; a file is opened before its answer
+begins, so that it may be dropped for newer ones meanwhile.
 """
 
 from __future__ import annotations
@@ -21,28 +20,204 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 from starlette.types import Receive, Scope, Send
 
-from ml.serve.catalog import TrackStems
 from ml.serve.links import mix_info, waveform_info
 from ml.serve.schemas import KEY_PATTERN, MixInfo, Text, TrackMix, Waveform
-from ml.serve.security import UPLOAD_PATH, NotAudioError, NotFoundError, RequestError, responses
+from ml.serve.security import UPLOAD_PATH, responses
 from ml.serve.service import Service, TheService
 from ml.serve.sounds import cut_sound
 from ml.serve.stem_audio import ServedStem
 
-AUDIO: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"audio/wav": {}}, "description": "The whole of it."},
-    206: {"content": {"audio/wav": {}}, "description": "The range that was asked for."},
-    304: {"description": "It has not changed."},
-}
-"""Answers of an endpoint that plays, for OpenAPI."""
+mix_router = APIRouter(prefix="/api", tags=["mixes"])
+stem_router = APIRouter(prefix="/api/stems", tags=["stems"])
 
-
+MixId = Annotated[
+    str, UrlPath(description="Id of a mix.", pattern=r"^[0-9a-f]{24}$", examples=["0" * 24])
+]
+Key = Annotated[
+    str,
+    UrlPath(
+        description="Key of a stem, slashes percent-encoded; looked up in the table, no path.",
+        min_length=1,
+        max_length=1000,
+        pattern=KEY_PATTERN,
+    ),
+]
 StartS = Annotated[float, Query(ge=0, le=1e6, description="Where to begin, in seconds.")]
-
-
 DurationS = Annotated[
     float | None, Query(gt=0, le=1e6, description="How long, in seconds; default: to the end.")
 ]
+
+
+def _answers(whole: str, *types: str) -> dict[int | str, dict[str, Any]]:
+    """List the answers of an endpoint that sends a file, for OpenAPI."""
+    content = {kind: {} for kind in types}
+    return {
+        200: {"content": content, "description": whole},
+        206: {"content": content, "description": "The range that was asked for."},
+        304: {"description": "It has not changed."},
+        **responses(404, 416),
+    }
+
+
+_SOUND = _answers("The whole of it.", "audio/wav")
+_FILE = _answers("The whole file.", "audio/*", "application/octet-stream")
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "description": "The audio file itself: wav, flac, ogg, mp3, m4a, aac, aiff or caf.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@mix_router.post(
+    UPLOAD_PATH.removeprefix("/api"),
+    summary="Send a mix",
+    status_code=201,
+    responses=responses(403, 408, 413, 415),
+    openapi_extra=_UPLOAD,
+)
+async def send_mix(
+    request: Request,
+    service: TheService,
+    name: Annotated[Text, Query(description="What to call it; says nothing of its type.")] = "mix",
+) -> MixInfo:
+    """Take an audio file in, as the body of the request; what it is, its content says.
+
+    The same file sent again is the same mix. It is kept in a temporary folder until newer mixes
+    need the room or the server ends.
+    """
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise HTTPException(415, f"{name} came as a form; send the file itself as the body")
+    try:
+        async with service.uploads.receive(request, name) as upload:
+            mix = await service.decodes.run(service.mixes.of_upload, upload, name)
+    except ClientDisconnect:
+        raise HTTPException(422, f"{name} did not arrive whole; send it again") from None
+    return mix_info(mix)
+
+
+@mix_router.post(
+    "/tracks/mix",
+    summary="Make a mix of a track",
+    status_code=201,
+    responses=responses(403, 404, 411, 413),
+)
+async def mix_of_track(wanted: TrackMix, service: TheService) -> MixInfo:
+    """Sum the stems of a track but those that are left out; the same choice is the same mix."""
+    track = await service.queries.run(
+        lambda: service.catalog().track(wanted.corpus, wanted.track_id)
+    )
+    mix = await service.decodes.run(service.mixes.of_track, track, wanted.leave_out)
+    return mix_info(mix)
+
+
+@mix_router.get("/mixes/{mix_id}", summary="A mix", responses=responses(404))
+async def mix(mix_id: MixId, service: TheService) -> MixInfo:
+    """Tell what is known of a mix while it is kept."""
+    return mix_info(service.mixes.get(mix_id))
+
+
+@mix_router.get(
+    "/mixes/{mix_id}/audio",
+    summary="Hear a mix",
+    response_class=Response,
+    responses=_SOUND,
+)
+async def mix_audio(
+    mix_id: MixId,
+    request: Request,
+    service: TheService,
+    start_s: StartS = 0,
+    duration_s: DurationS = None,
+) -> Response:
+    """Send the mix, or a piece of it, as 16-bit WAV; takes ranges."""
+    kept = service.mixes.get(mix_id)
+    return await _play(request, service, kept.wav, kept.id, start_s, duration_s)
+
+
+@stem_router.get("/{key:path}/peaks", summary="The waveform of a stem", responses=responses(404))
+async def stem_peaks(key: Key, service: TheService) -> Waveform:
+    """Describe a stem at a glance."""
+    return waveform_info((await _served(service, key)).sound)
+
+
+@stem_router.get(
+    "/{key:path}/audio",
+    summary="Hear a stem",
+    response_class=Response,
+    responses=_SOUND,
+)
+async def stem_audio(
+    key: Key,
+    request: Request,
+    service: TheService,
+    start_s: StartS = 0,
+    duration_s: DurationS = None,
+) -> Response:
+    """Send a stem, or a piece of it, as 16-bit WAV; takes ranges. Several files are summed."""
+    served = await _served(service, key)
+    return await _play(request, service, served.wav, served.version, start_s, duration_s)
+
+
+@stem_router.get(
+    "/{key:path}/file",
+    summary="Keep a stem",
+    response_class=Response,
+    responses=_FILE,
+)
+async def stem_file(key: Key, request: Request, service: TheService) -> Response:
+    """Send the recording as its corpus has it; of several files their sum, 16-bit WAV."""
+    row = await service.queries.run(lambda: service.catalog().row(key))
+    file = await service.decodes.run(service.stems.file, row)
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    kind = kind if kind.startswith("audio/") else "application/octet-stream"
+    try:
+        opened = file.path.open("rb")
+    except FileNotFoundError:
+        raise HTTPException(404, f"{file.name} has gone meanwhile; ask again") from None
+    return _answer(request, opened, kind, file.version, save_as=file.name)
+
+
+async def _served(service: Service, key: str) -> ServedStem:
+    row = await service.queries.run(lambda: service.catalog().row(key))
+    return await service.decodes.run(service.stems.sound, row)
+
+
+async def _play(
+    request: Request,
+    service: Service,
+    wav: Path,
+    version: str,
+    start_s: float,
+    duration_s: float | None,
+) -> Response:
+    """Answer with a file of ``write_sound``, or with a piece of it.
+
+    Raises:
+        HTTPException: it was dropped meanwhile.
+    """
+    try:
+        if not start_s and duration_s is None:
+            file = wav.open("rb")
+        else:
+            file = await service.decodes.run(cut_sound, wav, start_s, duration_s)
+            length = "end" if duration_s is None else f"{duration_s:.6f}"
+            version = f"{version[:20]}-{start_s:.6f}-{length}"
+    except FileNotFoundError:
+        raise HTTPException(404, "the sound was dropped for newer ones; ask again") from None
+    return _answer(request, file, "audio/wav", version)
+
+
+def _answer(
+    request: Request, file: IO[bytes], media_type: str, version: str, save_as: str | None = None
+) -> Response:
+    """Send a file unless the client has this version of it."""
+    headers = {"ETag": f'"{version}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        file.close()
+        return Response(status_code=304, headers=headers)
+    return OpenFile(file, media_type, headers, save_as)
 
 
 class OpenFile(FileResponse):
@@ -75,7 +250,7 @@ class OpenFile(FileResponse):
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        """Give the one range that is asked for; none: the whole file is."""
+        """Give the one range that is asked for; none of them: the whole file is."""
         if "," in http_range:
             return []
         try:
@@ -86,203 +261,3 @@ class OpenFile(FileResponse):
             sentence = f"the range lies outside the {file_size} bytes of this file"
             headers = {"Content-Range": f"bytes */{file_size}"}
             raise HTTPException(416, sentence, headers) from None
-
-
-async def serve_sound(
-    request: Request,
-    service: Service,
-    wav: Path,
-    version: str,
-    start_s: float,
-    duration_s: float | None,
-) -> Response:
-    """Answer with a file of ``write_sound``, or with a piece of it.
-
-    Raises:
-        NotFoundError: it was dropped meanwhile.
-    """
-    try:
-        if not start_s and duration_s is None:
-            file = wav.open("rb")
-        else:
-            file = await service.decodes.run(cut_sound, wav, start_s, duration_s)
-            length = "end" if duration_s is None else f"{duration_s:.6f}"
-            version = f"{version[:20]}-{start_s:.6f}-{length}"
-    except FileNotFoundError:
-        raise NotFoundError("the sound was dropped for newer ones; ask again") from None
-    return _answer(request, file, "audio/wav", version)
-
-
-def _answer(
-    request: Request, file: IO[bytes], media_type: str, version: str, save_as: str | None = None
-) -> Response:
-    """Send a file unless the client has this version of it."""
-    headers = {"ETag": f'"{version}"'}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        file.close()
-        return Response(status_code=304, headers=headers)
-    return OpenFile(file, media_type, headers, save_as)
-
-
-mix_router = APIRouter(prefix="/api", tags=["mixes"])
-
-
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "The audio file itself: wav, flac, ogg, mp3, m4a, aac, aiff or caf.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
-
-
-MixId = Annotated[
-    str, UrlPath(description="Id of a mix.", pattern=r"^[0-9a-f]{24}$", examples=["0" * 24])
-]
-
-
-@mix_router.post(
-    UPLOAD_PATH.removeprefix("/api"),
-    summary="Send a mix",
-    status_code=201,
-    responses=responses(403, 408, 413, 415),
-    openapi_extra=_BODY,
-)
-async def send_mix(
-    request: Request,
-    service: TheService,
-    name: Annotated[Text, Query(description="What to call it; says nothing of its type.")] = "mix",
-) -> MixInfo:
-    """Take an audio file in, as the body of the request; what it is, its content says.
-
-    The same file sent again is the same mix. It is kept in a temporary folder until newer mixes
-    need the room or the server ends.
-    """
-    if request.headers.get("content-type", "").startswith("multipart/"):
-        raise NotAudioError(f"{name} came as a form; send the file itself as the body")
-    try:
-        async with service.uploads.receive(request, name) as upload:
-            mix = await service.decodes.run(service.mixes.of_upload, upload, name)
-    except ClientDisconnect:
-        raise RequestError(f"{name} did not arrive whole; send it again") from None
-    return mix_info(mix)
-
-
-@mix_router.post(
-    "/tracks/mix",
-    summary="Make a mix of a track",
-    status_code=201,
-    responses=responses(403, 404, 411, 413),
-)
-async def mix_of_track(wanted: TrackMix, service: TheService) -> MixInfo:
-    """Sum the stems of a track but those that are left out; the same choice is the same mix."""
-    track = await service.queries.run(_track, service, wanted)
-    mix = await service.decodes.run(service.mixes.of_track, track, wanted.leave_out)
-    return mix_info(mix)
-
-
-@mix_router.get("/mixes/{mix_id}", summary="A mix", responses=responses(404))
-async def mix(mix_id: MixId, service: TheService) -> MixInfo:
-    """What is known of a mix while it is kept."""
-    return mix_info(service.mixes.get(mix_id))
-
-
-@mix_router.get(
-    "/mixes/{mix_id}/audio",
-    summary="Hear a mix",
-    response_class=Response,
-    responses={**AUDIO, **responses(404, 416)},
-)
-async def mix_audio(
-    mix_id: MixId,
-    request: Request,
-    service: TheService,
-    start_s: StartS = 0,
-    duration_s: DurationS = None,
-) -> Response:
-    """The mix, or a piece of it, as 16-bit WAV; takes ranges."""
-    found = service.mixes.get(mix_id)
-    return await serve_sound(request, service, found.wav, found.id, start_s, duration_s)
-
-
-def _track(service: Service, wanted: TrackMix) -> TrackStems:
-    return service.catalog().track(wanted.corpus, wanted.track_id)
-
-
-stem_router = APIRouter(prefix="/api/stems", tags=["stems"])
-
-
-Key = Annotated[
-    str,
-    UrlPath(
-        description="Key of a stem, slashes percent-encoded; looked up in the table, no path.",
-        min_length=1,
-        max_length=1000,
-        pattern=KEY_PATTERN,
-    ),
-]
-
-
-_FILE = {
-    200: {
-        "content": {"audio/*": {}, "application/octet-stream": {}},
-        "description": "The whole file.",
-    },
-    206: {
-        "content": {"audio/*": {}, "application/octet-stream": {}},
-        "description": "The range that was asked for.",
-    },
-    304: {"description": "It has not changed."},
-}
-
-
-@stem_router.get("/{key:path}/peaks", summary="The waveform of a stem", responses=responses(404))
-async def stem_peaks(key: Key, service: TheService) -> Waveform:
-    """A stem at a glance."""
-    return waveform_info((await _served(service, key)).sound)
-
-
-@stem_router.get(
-    "/{key:path}/audio",
-    summary="Hear a stem",
-    response_class=Response,
-    responses={**AUDIO, **responses(404, 416)},
-)
-async def stem_audio(
-    key: Key,
-    request: Request,
-    service: TheService,
-    start_s: StartS = 0,
-    duration_s: DurationS = None,
-) -> Response:
-    """A stem, or a piece of it, as 16-bit WAV; takes ranges. Several files are summed."""
-    served = await _served(service, key)
-    return await serve_sound(request, service, served.wav, served.version, start_s, duration_s)
-
-
-@stem_router.get(
-    "/{key:path}/file",
-    summary="Keep a stem",
-    response_class=Response,
-    responses={**_FILE, **responses(404, 416)},
-)
-async def stem_file(key: Key, request: Request, service: TheService) -> Response:
-    """The recording as its corpus has it; a stem of several files as their sum, 16-bit WAV."""
-    row = await service.queries.run(_row, service, key)
-    file = await service.decodes.run(service.stems.file, row)
-    kind = mimetypes.guess_type(file.name)[0] or ""
-    kind = kind if kind.startswith("audio/") else "application/octet-stream"
-    try:
-        opened = file.path.open("rb")
-    except FileNotFoundError:
-        raise NotFoundError(f"{file.name} has gone meanwhile; ask again") from None
-    return _answer(request, opened, kind, file.version, save_as=file.name)
-
-
-async def _served(service: Service, key: str) -> ServedStem:
-    row = await service.queries.run(_row, service, key)
-    return await service.decodes.run(service.stems.sound, row)
-
-
-def _row(service: Service, key: str) -> Mapping[str, Any]:
-    return service.catalog().row(key)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
 
 from ml.serve.decode_upload import WRONG_FILE
 from ml.serve.limits import ServeLimits
-from ml.serve.security import BusyError, NotAudioError, RequestError, TooLargeError, TooSlowError
+from ml.serve.security import CLOSE, TRY_AGAIN
 from ml.serve.sounds import Sound
 
 _HEAD_BYTES = 12
@@ -50,29 +51,29 @@ class UploadDesk:
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request, name: str) -> AsyncIterator[Upload]:
-        """The body of a request as a file, which goes when the block ends.
+        """Take the body of a request in as a file, which goes when the block ends.
 
         Raises:
-            TooLargeError: over the bound; raised before more than that was read.
-            TooSlowError: it did not arrive in time.
-            BusyError: too many uploads are arriving.
-            NotAudioError: it does not begin like a file that can be decoded.
+            HTTPException: 413, it is over the bound, said before more than that was read; 408, it
+                did not arrive in time; 503, too many are arriving; 415, it does not begin like a
+                file that can be decoded; 422, it is empty.
         """
-        most = self._limits.upload_bytes
-        _check_size(name, int(request.headers.get("content-length") or 0), most)
-        if self._arriving >= self._limits.uploads_at_once:
-            raise BusyError(f"{self._arriving} uploads are arriving already; try again soon")
+        limits = self._limits
+        declared = int(request.headers.get("content-length") or 0)
+        _check_size(name, declared, limits.upload_bytes)
+        if self._arriving >= limits.uploads_at_once:
+            sentence = f"{self._arriving} uploads are arriving already; try again soon"
+            raise HTTPException(503, sentence, TRY_AGAIN)
         handle, path = tempfile.mkstemp(prefix="upload-", dir=self._folder)
         self._arriving += 1
         try:
             with os.fdopen(handle, "wb") as file:
                 try:
-                    async with asyncio.timeout(self._limits.upload_s):
-                        digest = await _write(request, name, file, most)
+                    async with asyncio.timeout(limits.upload_s):
+                        digest = await _write(request, name, file, limits.upload_bytes)
                 except TimeoutError:
-                    raise TooSlowError(
-                        f"{name} did not arrive within {self._limits.upload_s:.0f} s; try again"
-                    ) from None
+                    sentence = f"{name} did not arrive within {limits.upload_s:.0f} s; try again"
+                    raise HTTPException(408, sentence, CLOSE) from None
             yield Upload(path=Path(path), digest=digest)
         finally:
             self._arriving -= 1
@@ -90,7 +91,7 @@ async def _write(request: Request, name: str, file: BinaryIO, most: int) -> str:
         digest.update(part)
         file.write(part)
     if not size:
-        raise RequestError(f"{name} is empty (0 bytes); send the file as the body")
+        raise HTTPException(422, f"{name} is empty (0 bytes); send the file as the body")
     _check_start(name, head)
     return digest.hexdigest()
 
@@ -106,7 +107,7 @@ def decode_in_worker(upload: Path, wav: Path, npy: Path, name: str, limits: Serv
         limits: time, memory, length.
 
     Raises:
-        RequestError: it cannot be decoded, is too long, or takes too long; nothing is left.
+        HTTPException: it cannot be decoded, is too long, or takes too long; nothing is left.
     """
     bounds = (str(limits.mix_s), str(limits.decode_memory_bytes))
     module = "ml.serve.decode_upload"
@@ -122,25 +123,28 @@ def decode_in_worker(upload: Path, wav: Path, npy: Path, name: str, limits: Serv
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         if done.returncode == 0:
-            found = json.loads(done.stdout)
-            return Sound(**{**found, "peaks": tuple(found["peaks"])})
-        reason = done.stderr if done.returncode == WRONG_FILE else _crash(name, done.returncode)
+            fields = json.loads(done.stdout)
+            return Sound(**fields | {"peaks": tuple(fields["peaks"])})
+        code = done.returncode
+        reason = (
+            done.stderr
+            if code == WRONG_FILE
+            else f"{name} cannot be decoded (the decoder ended with code {code}); convert it to wav"
+        )
     except subprocess.TimeoutExpired:
         reason = f"{name} cannot be decoded within {limits.decode_s:.0f} s; convert it to wav"
     for path in (wav, npy):
         path.unlink(missing_ok=True)
-    raise NotAudioError(reason)
-
-
-def _crash(name: str, code: int) -> str:
-    return f"{name} cannot be decoded (the decoder ended with code {code}); convert it to wav"
+    raise HTTPException(415, reason)
 
 
 def _check_size(name: str, size: int, most: int) -> None:
     if size > most:
-        raise TooLargeError(
+        raise HTTPException(
+            413,
             f"{name} has {size:,} bytes or more; expected at most {most:,}; convert it to flac, "
-            f"or cut it"
+            f"or cut it",
+            CLOSE,
         )
 
 
@@ -150,7 +154,8 @@ def _check_start(name: str, head: bytes) -> None:
     is_aiff = head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC")
     if is_mpeg or is_aiff or head.startswith(_STARTS) or head[4:8] in _MP4_BOXES:
         return
-    raise NotAudioError(
+    raise HTTPException(
+        415,
         f"{name} cannot be decoded (its content is none of wav, flac, ogg, mp3, m4a, aac, aiff "
-        f"and caf, whatever its name says); convert it to wav or flac"
+        f"and caf, whatever its name says); convert it to wav or flac",
     )

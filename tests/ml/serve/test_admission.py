@@ -4,8 +4,8 @@ import threading
 
 import anyio
 import pytest
+from starlette.exceptions import HTTPException
 
-from ml.serve.security import BusyError
 from ml.serve.service import WorkQueue
 
 
@@ -33,7 +33,7 @@ def test_so_many_run_so_many_wait_and_one_more_is_refused() -> None:
             for number in range(5):
                 group.start_soon(ask, number)
             await anyio.wait_all_tasks_blocked()
-            with pytest.raises(BusyError, match="5 jobs are waiting already"):
+            with pytest.raises(HTTPException, match="5 jobs are waiting already"):
                 await queue.run(work, 9)
             gate.set()
         assert await queue.run(work, 6) == 6  # there is room again

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from ml.retrieval.queries.home import Retrievers
 from ml.serve.app import build_app
 from ml.serve.limits import ServeLimits
-from ml.serve.security import NotAudioError
 from ml.serve.uploads import decode_in_worker
 from ml.settings import Settings
 
@@ -112,7 +112,7 @@ def test_a_worker_that_takes_too_long_is_killed(
 ) -> None:
     (tmp_path / "upload").write_bytes(make_wav(make_noise(1, 2.0)))
     limits = ServeLimits(decode_s=0.001)  # no interpreter starts as fast
-    with pytest.raises(NotAudioError, match=r"mix\.wav cannot be decoded within"):
+    with pytest.raises(HTTPException, match=r"mix\.wav cannot be decoded within"):
         decode_in_worker(
             tmp_path / "upload", tmp_path / "a.wav", tmp_path / "a.npy", "mix.wav", limits
         )
@@ -122,7 +122,7 @@ def test_a_worker_that_takes_too_long_is_killed(
 def test_a_worker_gets_only_so_much_memory(tmp_path: Path, make_wav: Wav) -> None:
     (tmp_path / "upload").write_bytes(make_wav(np.zeros(300 * 44_100, np.int16)))
     limits = ServeLimits(decode_memory_bytes=250 << 20)
-    with pytest.raises(NotAudioError, match=r"mix\.wav"):
+    with pytest.raises(HTTPException, match=r"mix\.wav"):
         decode_in_worker(
             tmp_path / "upload", tmp_path / "a.wav", tmp_path / "a.npy", "mix.wav", limits
         )
