@@ -82,7 +82,6 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
 )
 def report(home: StemsHome) -> dg.MaterializeResult:
     """One self-contained HTML page: loss curves, scores, a map of the embeddings, samples."""
-    from ml.labels.encoders import encoders_at_hand
     from ml.reports.report import PAGE_NAME, TRACKING_URL, build_report
 
     settings = home.settings()
@@ -90,7 +89,6 @@ def report(home: StemsHome) -> dg.MaterializeResult:
     artifact = build_report(
         settings.layout,
         tracking_url=uri if uri.startswith("http") else TRACKING_URL,
-        encoders=encoders_at_hand(settings),
     )
     page = artifact.path / PAGE_NAME
     return materialized(artifact, metadata={"page": dg.MetadataValue.path(page)})

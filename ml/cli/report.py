@@ -38,7 +38,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Do what was asked."""
     from ml.artifacts import read_manifest
-    from ml.labels.encoders import encoders_at_hand
     from ml.reports.report import PAGE_NAME, TRACKING_URL, build_report
 
     if args.samples < 0:
@@ -50,7 +49,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         tracking_url=uri if uri.startswith(("http://", "https://")) else TRACKING_URL,
         samples_of=args.samples_of,
         n_samples=args.samples,
-        encoders=encoders_at_hand(settings),
     )
     state = "is up to date" if artifact.reused else "is written"
     print(f"{artifact.path / PAGE_NAME} {state} ({artifact.summary['megabytes']} MB)")

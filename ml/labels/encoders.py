@@ -127,9 +127,3 @@ def label_encoder_of(settings: Settings, name: str | None = None) -> LabelEncode
         return build_label_encoder(name)
     files = clap_files_of(settings)
     return build_label_encoder(name, checkpoint=files.checkpoint, tokenizer=files.tokenizer)
-
-
-def encoders_at_hand(settings: Settings) -> list[LabelEncoder]:
-    """The label encoders that need no download: ``minilm``, and ``clap`` once it was fetched."""
-    names = ["minilm", *(["clap"] if not clap_files_of(settings).missing else [])]
-    return [label_encoder_of(settings, name) for name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ml import kinds
@@ -27,16 +27,12 @@ from ml.locks import lock
 from ml.reports.alignment import alignment_inputs, alignment_sections
 from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import instrument_inputs, instrument_sections
-from ml.reports.labels import label_plots
 from ml.reports.page import render_page, templates_fingerprint
 from ml.reports.samples import Sample, sample_queries
 from ml.reports.scored import RANKED_BY, ScoreTable, read_queries, score_tables
 from ml.reports.sections import curve_plots, map_plots, score_plots
 from ml.reports.trained import TrainedModel, trained_models
 from ml.retrieval.evaluation.evaluate import EVALUATION
-
-if TYPE_CHECKING:
-    from ml.labels.encoder import LabelEncoder
 
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
@@ -53,7 +49,6 @@ def build_report(
     tracking_url: str = TRACKING_URL,
     samples_of: str | None = None,
     n_samples: int = 10,
-    encoders: Sequence[LabelEncoder] = (),
 ) -> Artifact:
     """Write the report of a home, or find it up to date.
 
@@ -64,7 +59,6 @@ def build_report(
             left out.
         samples_of: corpus whose sample queries can be listened to; default: the first with scores.
         n_samples: how many sample queries; about 0.2 MB each.
-        encoders: whose similarity of labels is drawn.
 
     Returns:
         The artifact: ``index.html``, and the manifest, whose list ``missing`` says in sentences
@@ -81,15 +75,12 @@ def build_report(
         "title": title,
         "tracking_url": tracking_url,
         "n_samples": n_samples,
-        "encoders": [encoder.fingerprint for encoder in encoders],
     }
     found = find_current(layout.reports, identity, kinds.REPORT)
     if found is not None and (layout.reports / PAGE_NAME).is_file():
         return found
     with lock(layout.reports / ".lock"):
-        page, missing = _page(
-            layout, models, tables, sampled, title, tracking_url, n_samples, encoders
-        )
+        page, missing = _page(layout, models, tables, sampled, title, tracking_url, n_samples)
         with write_aside(layout.reports / PAGE_NAME) as aside:
             aside.write_text(page, encoding="utf-8")
         summary = {
@@ -130,7 +121,6 @@ def _page(
     title: str,
     tracking_url: str,
     n_samples: int,
-    encoders: Sequence[LabelEncoder],
 ) -> tuple[str, list[str]]:
     """The page, and what it lacks."""
     maps, no_maps = map_plots(layout, tables)
@@ -150,7 +140,6 @@ def _page(
         instruments=instruments,
         alignments=alignment_sections(layout, tables),
         beats=beat_sections(layout),
-        label_plots=label_plots(encoders),
         headlines=HEADLINES,
         maps=maps,
         sampled=sampled,
