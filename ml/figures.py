@@ -1,20 +1,14 @@
 """Figures of losses, scores and galleries: functions from plain tables to a ``Figure``.
 
-Nothing here shows a figure or chooses a path. What figures share: ``ml.figures``. Figures
-of
-instruments and of alignment have modules of their own.
+Nothing here shows a figure, chooses a path or touches pyplot. Figures of instruments, alignment and
+beats stand with their sections in ``ml.reports``, and share the canvas: size, ink, colours, axes
+and legend.
 
-[canvas] What all figures share: size, ink, colours of models and categories, axes and legend.
-
-Figures are 360 points wide, about a phone's width, and are shown larger elsewhere. Ink is drawn in
-``INK``, which ``ml.figures`` turns into the page's text colour, so that a figure suits
-both a
-light and a dark page. Nothing touches pyplot.
-
-Colours are those of Okabe and Ito (2008), which people with any kind of colour blindness can tell
-apart. A model has the same colour in all figures; nothing is told by colour alone.
-
-[svg] Figures as ``<svg>`` elements inside a page, in the page's own ink and letters.
+Figures are 360 points wide, about a phone's width, and are shown larger elsewhere. They are drawn
+in ``INK``, which ``figure_svg`` turns into the page's text colour, so that one figure suits a light
+and a dark page. Colours are those of Okabe and Ito (2008), which people with any kind of colour
+blindness can tell apart; a model has the same colour in all figures, and nothing is told by colour
+alone.
 """
 
 from __future__ import annotations
@@ -36,12 +30,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
+INK = "#010203"
+"""Stands for the page's text colour."""
+WIDTH_IN = 5.0
+FONT_POINTS = 9
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, VERMILION, GREY, OLIVE = "#56B4E9", "#D55E00", "#8C8C8C", "#A59B00"
+MARKERS = "os^Dv<P>X*hp"
+_MODEL_COLOURS = {
+    "film-nce": BLUE,
+    "film": ORANGE,
+    "contrastive": GREEN,
+    "spectrum": PURPLE,
+    "untrained": GREY,
+    "pretrained": SKY,
+    "clap": VERMILION,
+    "class": OLIVE,
+}
+_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, OLIVE)
 _MARKER_SIZES = {".": 2.2, "*": 1.8}
 """Relative areas of markers that look smaller than others."""
-
-
 _MAX_CURVE_POINTS = 300
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +69,8 @@ class Curve:
     """Default: that of the model."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A figure with its 95 % interval."""
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
-    """Stands behind the name, smaller."""
-    is_hatched: bool = False
-
-
 def loss_curves(curves: Sequence[Curve], *, label: str, chance: Sequence[float] = ()) -> Figure:
-    """A metric over training steps, one colour a model; train solid, valid dashed.
+    """Draw a metric over training steps, one colour a model; train solid, valid dashed.
 
     Args:
         curves: what to draw; long ones are thinned by averaging neighbours.
@@ -112,7 +109,7 @@ def loss_curves(curves: Sequence[Curve], *, label: str, chance: Sequence[float] 
 def thinned(
     steps: np.ndarray, values: np.ndarray, points: int = _MAX_CURVE_POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``points`` points: means of neighbours; the ends stay in place."""
+    """Thin a curve to at most ``points`` points: means of neighbours; the ends stay in place."""
     if len(steps) <= points:
         return steps, values
     blocks = np.array_split(np.arange(1, len(steps) - 1), points - 2)
@@ -123,8 +120,18 @@ def thinned(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A figure with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
 def score_bars(bars: Sequence[Bar], *, label: str, chance: float, limit: float) -> Figure:
-    """A metric of several models with intervals, one bar each, in the order given.
+    """Draw a metric of several models with intervals, one bar each, in the order given.
 
     Args:
         bars: names are models.
@@ -133,14 +140,46 @@ def score_bars(bars: Sequence[Bar], *, label: str, chance: float, limit: float) 
         limit: right end of the axis, for figures that are compared.
     """
     figure, axes = new_figure(height_in=0.9 + 0.3 * len(bars))
-    _draw_bars(axes, bars, [model_colour(bar.name) for bar in bars], limit=limit)
+    colours = [model_colour(bar.name) for bar in bars]
+    axes.barh(range(len(bars)), [bar.value for bar in bars], height=0.66, color=colours)
+    for row, bar in enumerate(bars):
+        end = bar.value
+        if bar.low is not None and bar.high is not None:
+            axes.plot([bar.low, bar.high], [row, row], color=INK, linewidth=1.2, marker="|")
+            end = max(end, bar.high)
+        axes.annotate(
+            f"{bar.value:.1f}",
+            (min(end, limit), row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=FONT_POINTS - 1,
+        )
+    axes.set_yticks(range(len(bars)), [plain(bar.name) for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, limit * 1.1)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     _mark_chance(axes, chance)
     axes.set_xlabel(label)
     return figure
 
 
+def _mark_chance(axes: Axes, chance: float) -> None:
+    axes.axvline(chance, color=INK, linewidth=1, linestyle=":")
+    axes.annotate(
+        f"chance {chance:.1f}",
+        (chance, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(3, 1),
+        textcoords="offset points",
+        color=INK,
+        fontsize=FONT_POINTS - 2,
+    )
+
+
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Projection on the two directions of largest variance (PCA).
+    """Project vectors on the two directions of largest variance (PCA).
 
     Args:
         vectors: (stem, dim)
@@ -153,10 +192,10 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     points = np.zeros((len(vectors), 2))
     shares = np.zeros(2)
-    found = min(2, len(sizes))
-    points[:, :found] = left[:, :found] * sizes[:found]
+    axes = min(2, len(sizes))
+    points[:, :axes] = left[:, :axes] * sizes[:axes]
     total = float((sizes**2).sum())
-    shares[:found] = 100 * sizes[:found] ** 2 / total if total else 0.0
+    shares[:axes] = 100 * sizes[:axes] ** 2 / total if total else 0.0
     ends = points[np.abs(points).argmax(axis=0), np.arange(2)]
     return points * np.where(ends < 0, -1, 1), shares
 
@@ -164,7 +203,7 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def embedding_map(
     points: np.ndarray, categories: Sequence[str | None], shares: np.ndarray
 ) -> Figure:
-    """A map of the gallery: one marker a stem, colour and shape by instrument category.
+    """Draw a map of the gallery: one marker a stem, colour and shape by instrument category.
 
     Args:
         points: (stem, 2)
@@ -196,95 +235,8 @@ def embedding_map(
     return figure
 
 
-def _draw_bars(axes: Axes, bars: Sequence[Bar], colours: Sequence[str], *, limit: float) -> None:
-    rows = np.arange(len(bars))
-    drawn = axes.barh(rows, [bar.value for bar in bars], height=0.66, color=colours)
-    for row, bar, patch in zip(rows, bars, drawn, strict=True):
-        if bar.is_hatched:
-            patch.set(facecolor="none", edgecolor=patch.get_facecolor(), hatch="/////")
-        end = bar.value
-        if bar.low is not None and bar.high is not None:
-            axes.plot([bar.low, bar.high], [row, row], color=INK, linewidth=1.2, marker="|")
-            end = max(end, bar.high)
-        axes.annotate(
-            f"{bar.value:.1f}",
-            (min(end, limit), row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-            fontsize=FONT_POINTS - 1,
-        )
-    axes.set_yticks(rows, [plain(f"{bar.name} {bar.note}".strip()) for bar in bars])
-    axes.invert_yaxis()
-    axes.set_xlim(0, limit * 1.1)
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-
-
-def _mark_chance(axes: Axes, chance: float) -> None:
-    axes.axvline(chance, color=INK, linewidth=1, linestyle=":")
-    axes.annotate(
-        f"chance {chance:.1f}",
-        (chance, 1),
-        xycoords=axes.get_xaxis_transform(),
-        xytext=(3, 1),
-        textcoords="offset points",
-        color=INK,
-        fontsize=FONT_POINTS - 2,
-    )
-
-
-INK = "#010203"
-"""Stands for the page's text colour."""
-
-
-WIDTH_IN = 5.0
-
-
-FONT_POINTS = 9
-
-
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-
-
-SKY, VERMILION, GREY, OLIVE = "#56B4E9", "#D55E00", "#8C8C8C", "#A59B00"
-
-
-_MODEL_COLOURS = {
-    "film-nce": BLUE,
-    "film": ORANGE,
-    "contrastive": GREEN,
-    "spectrum": PURPLE,
-    "untrained": GREY,
-    "pretrained": SKY,
-    "clap": VERMILION,
-    "class": OLIVE,
-}
-
-
-_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, OLIVE)
-
-
-_MARKERS = "os^Dv<P>X*hp"
-
-
-def model_colour(name: str) -> str:
-    """The colour of a model, the same everywhere; ``"#rrggbb"``."""
-    return _MODEL_COLOURS.get(name) or _CYCLE[zlib.crc32(name.encode()) % len(_CYCLE)]
-
-
-def category_style(category: str) -> tuple[str, str]:
-    """Colour and marker of an instrument category, the same everywhere.
-
-    The categories of the taxonomy all differ in marker, neighbours in colour too.
-    """
-    known = list(CATEGORIES)
-    place = known.index(category) if category in known else zlib.crc32(category.encode())
-    return _CYCLE[place % len(_CYCLE)], _MARKERS[place % len(_MARKERS)]
-
-
 def new_figure(height_in: float) -> tuple[Figure, Axes]:
-    """A figure of the common width with one pair of axes in the page's ink."""
+    """Make a figure of the common width with one pair of axes in the page's ink."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
@@ -300,7 +252,7 @@ def new_figure(height_in: float) -> tuple[Figure, Axes]:
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
-    """The legend of the axes below the figure, in at most three columns."""
+    """Put the legend of the axes below the figure, in at most three columns."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -316,16 +268,28 @@ def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
         )
 
 
+def model_colour(name: str) -> str:
+    """Give a model its colour, the same everywhere; ``"#rrggbb"``."""
+    return _MODEL_COLOURS.get(name) or _CYCLE[zlib.crc32(name.encode()) % len(_CYCLE)]
+
+
+def category_style(category: str) -> tuple[str, str]:
+    """Give an instrument category its colour and marker, the same everywhere.
+
+    The categories of the taxonomy all differ in marker, neighbours in colour too.
+    """
+    known = list(CATEGORIES)
+    place = known.index(category) if category in known else zlib.crc32(category.encode())
+    return _CYCLE[place % len(_CYCLE)], MARKERS[place % len(MARKERS)]
+
+
 def plain(text: str) -> str:
-    """Text of users as it is: no mathematics between dollar signs."""
+    """Escape a text of users: no mathematics between dollar signs."""
     return text.replace("$", r"\$")
 
 
-_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-
-
 def figure_svg(figure: Figure, name: str) -> str:
-    """A figure as an ``<svg>`` element to stand inside a page.
+    """Turn a figure into an ``<svg>`` element to stand inside a page, in its ink and letters.
 
     Args:
         figure: drawn with ``INK``.

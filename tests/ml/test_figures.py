@@ -91,7 +91,7 @@ def test_bars_have_the_values_and_intervals_of_the_table():
 
 def test_svg_fits_into_a_page():
     labels = ["$5 <organ>", "flute"]
-    bars = [Bar(name=label, value=50.0, is_hatched=True) for label in labels]
+    bars = [Bar(name=label, value=50.0) for label in labels]
     figures = [
         score_bars(bars, label="Recall@10 in %", chance=1.0, limit=100),
         embedding_map(np.eye(2), ["piano", None], np.array([60.0, 40.0])),
