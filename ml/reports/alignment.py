@@ -1,8 +1,4 @@
-"""The report's sections on temporal alignment, one a corpus that was evaluated for it.
-
-[alignment_figure] The figure of temporal alignment: mean rank of a stem's chunks by distance in
-time.
-"""
+"""The report's sections on temporal alignment, one a corpus that was evaluated for it."""
 
 from __future__ import annotations
 
@@ -10,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
-from ml.figures import INK, figure_svg, legend_below, model_colour, new_figure, plain
-from ml.reports.scored import ScoreTable
+from ml.artifacts import DataLayout
+from ml.figures import INK, MARKERS, figure_svg, legend_below, model_colour, new_figure, plain
+from ml.reports.scored import ScoreTable, artifact_version, by_model
 from ml.reports.sections import Plot
 from ml.retrieval.evaluation.alignment import EVALUATION, read_offsets
 from ml.scores.files import read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_CHANCE = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +33,13 @@ class AlignmentSection:
 
 
 def alignment_inputs(layout: DataLayout, tables: Sequence[ScoreTable]) -> dict[str, str]:
-    """Fingerprints of the evaluations that the sections are made from."""
-    paths = {t.corpus: layout.scores(EVALUATION, t.corpus) / MANIFEST_NAME for t in tables}
-    return {c: read_json(path)["fingerprint"] for c, path in paths.items() if path.is_file()}
+    """Fingerprint the evaluations that the sections are made from."""
+    versions = {t.corpus: artifact_version(layout.scores(EVALUATION, t.corpus)) for t in tables}
+    return {corpus: version for corpus, version in versions.items() if version is not None}
 
 
 def alignment_sections(layout: DataLayout, tables: Sequence[ScoreTable]) -> list[AlignmentSection]:
-    """A section for each corpus that was evaluated; it is no stage of the pipeline."""
+    """Make a section for each corpus that was evaluated; it is no stage of the pipeline."""
     return [
         _section(layout, corpus, place)
         for place, corpus in enumerate(alignment_inputs(layout, tables))
@@ -50,9 +48,6 @@ def alignment_sections(layout: DataLayout, tables: Sequence[ScoreTable]) -> list
 
 def _section(layout: DataLayout, corpus: str, place: int) -> AlignmentSection:
     scores = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
-    models: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in scores:
-        models.setdefault(row["model"], {})[row["metric"]] = row
     offsets = read_offsets(layout, corpus)
     here = {row["model"]: row["value"] for row in offsets if row["offset_s"] == 0}
     said = ", ".join(f"{model} {value:.1f} %" for model, value in here.items())
@@ -60,7 +55,7 @@ def _section(layout: DataLayout, corpus: str, place: int) -> AlignmentSection:
         title=corpus,
         n_queries=scores[0]["n_queries"],
         n_stems=scores[0]["n_gallery"],
-        models=models,
+        models=by_model(scores),
         chance={row["metric"]: row["chance"] for row in scores},
         plot=Plot(
             title=f"Rank by distance in time: {corpus}",
@@ -71,14 +66,8 @@ def _section(layout: DataLayout, corpus: str, place: int) -> AlignmentSection:
     )
 
 
-CHANCE = 50.0
-
-
-_MARKERS = "os^Dv<P>X*"
-
-
 def offset_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """One curve a model with its 95 % interval; the best rank is at the top.
+    """Draw one curve a model with its 95 % interval; the best rank is at the top.
 
     Args:
         rows: of ``ml.retrieval.evaluation.alignment.read_offsets``.
@@ -86,26 +75,26 @@ def offset_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = new_figure(height_in=3.3)
     models = list(dict.fromkeys(row["model"] for row in rows))
     for place, model in enumerate(models):
-        found = sorted((r for r in rows if r["model"] == model), key=lambda r: r["offset_s"])
-        offsets, colour = [row["offset_s"] for row in found], model_colour(model)
+        curve = sorted((r for r in rows if r["model"] == model), key=lambda r: r["offset_s"])
+        offsets, colour = [row["offset_s"] for row in curve], model_colour(model)
         axes.fill_between(
             offsets,
-            [row["low"] for row in found],
-            [row["high"] for row in found],
+            [row["low"] for row in curve],
+            [row["high"] for row in curve],
             color=colour,
             alpha=0.18,
             linewidth=0,
         )
         axes.plot(
             offsets,
-            [row["value"] for row in found],
+            [row["value"] for row in curve],
             color=colour,
             linewidth=1.4,
-            marker=_MARKERS[place % len(_MARKERS)],
+            marker=MARKERS[place % len(MARKERS)],
             markersize=3.5,
             label=plain(model),
         )
-    axes.axhline(CHANCE, color=INK, linewidth=1, linestyle=":", label="chance")
+    axes.axhline(_CHANCE, color=INK, linewidth=1, linestyle=":", label="chance")
     axes.invert_yaxis()
     axes.set_xlabel("stem chunk minus query, seconds")
     axes.set_ylabel("mean rank in %, 0 is first")

@@ -1,7 +1,6 @@
 """The report's sections on beats, one a corpus that was scored for them.
 
-[beat_figure] The figure of beats: log-mel, activations, decoded beats and annotation of some
-seconds.
+The figure shows some seconds of a song: log-mel, activations, decoded beats and annotation.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import numpy as np
 
 from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
 from ml.figures import FONT_POINTS, INK, WIDTH_IN, figure_svg, model_colour, plain
+from ml.reports.scored import by_model
 from ml.reports.sections import Plot
 from ml.scores.files import read_scores
 
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
     from ml.beats.examples import BeatExample
 
-
 EVALUATION, PAIRED = "beats", "beats-paired"
-
-
 COLUMNS = {
     "f_measure": "F",
     "cmlt": "CMLt",
@@ -35,16 +32,15 @@ COLUMNS = {
     "average_precision": "Frame precision",
 }
 """Metrics that the table shows."""
-
-
 _DRAWN = ("untrained", "onset curve")
 """Rows of the figure below the best trained encoder."""
-
-
 _BARE = ("untrained", "log-mel", "onset curve", "annotation")
-
-
 _FPS = 50.0
+"""Frames per second of the activations."""
+_STRIP, _ROW = 1.1, 0.55
+"""Heights in inches."""
+_QUIET, _LOUD = 5, 99.5
+"""Percentiles of the log-mel that are white and black."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +59,13 @@ class BeatSection:
 
 
 def beat_inputs(layout: DataLayout) -> dict[str, str]:
-    """Fingerprints of the scores that the sections are made from, by corpus."""
-    found = sorted(layout.scores(EVALUATION, "corpus").parent.glob(f"*/{MANIFEST_NAME}"))
-    return {path.parent.name: read_json(path)["fingerprint"] for path in found}
+    """Fingerprint the scores that the sections are made from, by corpus."""
+    paths = sorted(layout.scores(EVALUATION, "corpus").parent.glob(f"*/{MANIFEST_NAME}"))
+    return {path.parent.name: read_json(path)["fingerprint"] for path in paths}
 
 
 def beat_sections(layout: DataLayout) -> list[BeatSection]:
-    """A section for each corpus that was scored."""
+    """Make a section for each corpus that was scored."""
     return [_section(layout, corpus, place) for place, corpus in enumerate(beat_inputs(layout))]
 
 
@@ -77,7 +73,7 @@ def _section(layout: DataLayout, corpus: str, place: int) -> BeatSection:
     from ml.beats.examples import read_examples
 
     scores = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
-    models = _by_model(scores)
+    models = by_model(scores)
     best = _best(models)
     drawn = [name for name in (best, *_DRAWN) if name in models]
     examples = read_examples(layout.scores(EVALUATION, corpus))
@@ -86,7 +82,7 @@ def _section(layout: DataLayout, corpus: str, place: int) -> BeatSection:
         n_tracks=scores[0]["n_queries"],
         columns=COLUMNS,
         models=models,
-        differences=_by_model(read_scores(layout, evaluation=PAIRED, corpus=corpus)),
+        differences=by_model(read_scores(layout, evaluation=PAIRED, corpus=corpus)),
         chance={row["metric"]: row["chance"] for row in scores},
         plots=[
             _plot(example, list(dict.fromkeys(drawn)), f"beats{place}-{number}")
@@ -96,25 +92,16 @@ def _section(layout: DataLayout, corpus: str, place: int) -> BeatSection:
 
 
 def _best(models: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """The trained encoder with the highest F-measure, or the first row where there is none."""
+    """Name the trained encoder with the highest F-measure, or the first row where there is none."""
     trained = [name for name in models if name not in _BARE] or list(models)[:1]
     return max(trained, key=lambda name: models[name]["f_measure"]["value"])
-
-
-def _by_model(
-    rows: Sequence[Mapping[str, Any]],
-) -> dict[str, dict[str, Mapping[str, Any]]]:
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["model"], {})[row["metric"]] = row
-    return found
 
 
 def _plot(example: BeatExample, models: Sequence[str], name: str) -> Plot:
     counts = ", ".join(f"{model} {len(example.beats[model])}" for model in models)
     return Plot(
         title=f"Beats of {example.track_id}",
-        svg=figure_svg(beat_strip(example, models, fps=_FPS), name),
+        svg=figure_svg(beat_strip(example, models), name),
         alt=f"Log-mel and beat activations of {example.track_id} from {example.start_s:.0f} s; "
         f"{len(example.reference)} annotated beats; decoded: {counts}.",
         caption="Dashed: annotated beats. Triangles: decoded beats, hollow where none is "
@@ -122,16 +109,8 @@ def _plot(example: BeatExample, models: Sequence[str], name: str) -> Plot:
     )
 
 
-_STRIP, _ROW = 1.1, 0.55
-"""Heights in inches."""
-
-
-_QUIET, _LOUD = 5, 99.5
-"""Percentiles of the log-mel that are white and black."""
-
-
-def beat_strip(example: BeatExample, models: Sequence[str], *, fps: float) -> Figure:
-    """One row a model below a strip of log-mel.
+def beat_strip(example: BeatExample, models: Sequence[str]) -> Figure:
+    """Draw one row a model below a strip of log-mel.
 
     Dashed lines are annotated beats; triangles stand where a model's decoder has a beat, filled
     where it is within 70 ms of an annotated one, hollow elsewhere.
@@ -139,7 +118,6 @@ def beat_strip(example: BeatExample, models: Sequence[str], *, fps: float) -> Fi
     Args:
         example: what to draw.
         models: rows, from above.
-        fps: frames per second of the activations.
     """
     from matplotlib.figure import Figure
 
@@ -150,7 +128,7 @@ def beat_strip(example: BeatExample, models: Sequence[str], *, fps: float) -> Fi
     if has_strip:
         _draw_strip(rows[0], example)
     for axes, model in zip(rows[has_strip:], models, strict=True):
-        _draw_activation(axes, example, model, fps)
+        _draw_activation(axes, example, model)
     for axes in rows:
         axes.vlines(
             example.reference,
@@ -189,9 +167,9 @@ def _draw_strip(axes: Axes, example: BeatExample) -> None:
     axes.set_ylabel("log-mel", color=INK, fontsize=FONT_POINTS - 1)
 
 
-def _draw_activation(axes: Axes, example: BeatExample, model: str, fps: float) -> None:
+def _draw_activation(axes: Axes, example: BeatExample, model: str) -> None:
     values = example.activations[model].astype(np.float64)
-    time = example.start_s + np.arange(len(values)) / fps
+    time = example.start_s + np.arange(len(values)) / _FPS
     colour = model_colour(model)
     axes.fill_between(time, values, color=colour, alpha=0.35, linewidth=0)
     axes.plot(time, values, color=colour, linewidth=1)
@@ -214,7 +192,7 @@ def _draw_activation(axes: Axes, example: BeatExample, model: str, fps: float) -
 
 
 def _near(beats: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Which beats are within ±70 ms of an annotated one: (beat,) bool."""
+    """Tell which beats are within ±70 ms of an annotated one: (beat,) bool."""
     if not len(reference):
         return np.zeros(len(beats), dtype=bool)
     return np.abs(beats[:, None] - reference[None]).min(axis=1) <= 0.07

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ml.artifacts import DataLayout
-from ml.figures import BLUE, ORANGE, Curve
+from ml.figures import BLUE, ORANGE
 from ml.reports.page import render_page
 from ml.reports.scored import LOWER_IS_BETTER
 from ml.reports.sections import curve_plots
@@ -25,7 +25,7 @@ LEVEL = 0.05
 
 
 def compared_runs(layout: DataLayout, comparison: Comparison) -> list[TrainedModel]:
-    """The models that have a checkpoint, with their curves in two colours that differ.
+    """Describe the models that have a checkpoint, with their curves in two colours.
 
     Raises:
         ArtifactError: a checkpoint is damaged.
@@ -38,7 +38,7 @@ def compared_runs(layout: DataLayout, comparison: Comparison) -> list[TrainedMod
 
 
 def comparison_page(layout: DataLayout, comparison: Comparison, tracking_url: str) -> str:
-    """The page as text.
+    """Render the page as text.
 
     Args:
         layout: where the records of the runs lie.
@@ -58,7 +58,7 @@ def comparison_page(layout: DataLayout, comparison: Comparison, tracking_url: st
 
 
 def better(row: MetricDifference) -> str | None:
-    """Which is better, ``A`` or ``B``; None where that is not certain.
+    """Say which is better, ``A`` or ``B``; None where that is not certain.
 
     The interval must lie on one side of 0, and p, where there is one, below 0.05: with few tracks
     the bootstrap's intervals are too narrow, while the permutation test stays exact.
@@ -70,12 +70,12 @@ def better(row: MetricDifference) -> str | None:
 
 
 def comparison_values(layout: DataLayout, comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON types; None where there is no interval."""
+    """Give the comparison as JSON types; None where there is no interval."""
     return {
         "a": _model(comparison.a),
         "b": _model(comparison.b),
         "conditioning": comparison.conditioning,
-        "corpora": [_corpus(found) for found in comparison.corpora],
+        "corpora": [_corpus(compared) for compared in comparison.corpora],
         "config": {key: {"a": a, "b": b} for key, (a, b) in comparison.config.items()},
         "curves": [
             {
@@ -93,10 +93,10 @@ def comparison_values(layout: DataLayout, comparison: Comparison) -> dict[str, A
 
 
 def _renamed(run: TrainedModel, model: FoundModel, colour: str) -> TrainedModel:
-    def renamed(curve: Curve) -> Curve:
-        return replace(curve, model=model.name, colour=colour)
-
-    curves = {metric: [renamed(curve) for curve in found] for metric, found in run.curves.items()}
+    curves = {
+        metric: [replace(curve, model=model.name, colour=colour) for curve in curves]
+        for metric, curves in run.curves.items()
+    }
     return replace(run, name=model.name, curves=curves)
 
 
@@ -109,21 +109,22 @@ def _model(model: FoundModel) -> dict[str, Any]:
     }
 
 
-def _corpus(found: CorpusComparison) -> dict[str, Any]:
+def _corpus(compared: CorpusComparison) -> dict[str, Any]:
     return {
-        "corpus": found.corpus,
-        "n_queries": found.n_queries,
-        "n_gallery": found.n_gallery,
-        "n_seen": found.n_seen,
-        "metrics": [_difference(row) for row in found.metrics],
+        "corpus": compared.corpus,
+        "n_queries": compared.n_queries,
+        "n_gallery": compared.n_gallery,
+        "n_seen": compared.n_seen,
+        "metrics": [_difference(row) for row in compared.metrics],
         "instruments": {
-            label: [_difference(row) for row in rows] for label, rows in found.instruments.items()
+            label: [_difference(row) for row in rows]
+            for label, rows in compared.instruments.items()
         },
     }
 
 
 def _difference(row: MetricDifference) -> dict[str, Any]:
     values = asdict(row)
-    found = values.pop("difference")
-    interval = {key: None if math.isnan(found[key]) else found[key] for key in ("low", "high")}
-    return {**values, "difference": found["value"], **interval}
+    interval = values.pop("difference")
+    ends = {key: None if math.isnan(interval[key]) else interval[key] for key in ("low", "high")}
+    return {**values, "difference": interval["value"], **ends}

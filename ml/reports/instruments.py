@@ -1,8 +1,4 @@
-"""The report's sections on instruments: presence groups, Fig. 2, confusion, one a corpus.
-
-[instrument_figures] Figures of the instrument analysis: shares per instrument (Fig. 2), presence,
-confusion.
-"""
+"""The report's sections on instruments: presence groups, Fig. 2, confusion, one a corpus."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from ml.figures import (
     GREEN,
     GREY,
     INK,
+    MARKERS,
     ORANGE,
     SKY,
     VERMILION,
@@ -28,7 +25,7 @@ from ml.figures import (
     new_figure,
     plain,
 )
-from ml.reports.scored import ScoreTable
+from ml.reports.scored import ScoreTable, artifact_version, by_model
 from ml.reports.sections import Plot, conditioned
 from ml.retrieval.evaluation.instruments import (
     EVALUATION,
@@ -43,10 +40,23 @@ from ml.scores.files import read_scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
+SHARE_NAMES = (
+    "right stem",
+    "right track and instrument",
+    "right track and category",
+    "right track only",
+    "right instrument only",
+    "right category only",
+    "nothing right",
+)
+"""Of ``SHARES``, in their order."""
+PRESENCE_NAMES: dict[str, str] = dict(
+    zip(PRESENCES, ("same text", "other words", "zero-shot", "no label"), strict=True)
+)
+_SHARE_COLOURS = (GREEN, BLUE, SKY, "#BFE0F5", ORANGE, "#F5D48C", "#B8B8B8")
+_PRESENCE_COLOURS = {OTHER_WORDS: BLUE, ZERO_SHOT: VERMILION}
+_PRESENCE_MARKS = {OTHER_WORDS: "≈ ", ZERO_SHOT: "new: "}
 _TABLE_METRICS = {"recall@1": "R@1", "normalized_rank_mean": "NR mean"}
-
-
 _PLOTTED = {"recall@10": "Recall@10 in %", "normalized_rank_mean": "mean normalised rank in %"}
 
 
@@ -81,18 +91,19 @@ class InstrumentSection:
 
 
 def instrument_inputs(layout: DataLayout, tables: Sequence[ScoreTable]) -> dict[str, str | None]:
-    """Fingerprints of the analyses that the sections are made from."""
-    return {table.corpus: _fingerprint(layout, table.corpus) for table in tables}
+    """Fingerprint the analyses that the sections are made from."""
+    return {t.corpus: artifact_version(layout.scores(EVALUATION, t.corpus)) for t in tables}
 
 
 def instrument_sections(
     layout: DataLayout, tables: Sequence[ScoreTable]
 ) -> tuple[list[InstrumentSection], list[str]]:
-    """A section for each table that was analysed; and what is missing for the others."""
+    """Make a section for each table that was analysed; and say what the others lack."""
     sections: list[InstrumentSection] = []
     missing: list[str] = []
+    versions = instrument_inputs(layout, tables)
     for table in tables:
-        if _fingerprint(layout, table.corpus) is None:
+        if versions[table.corpus] is None:
             missing.append(
                 f"There is no instrument analysis of {table.corpus}. Make it with: "
                 f"{MADE_BY} {table.corpus}"
@@ -109,21 +120,14 @@ def instrument_sections(
     return sections, missing
 
 
-def _fingerprint(layout: DataLayout, corpus: str) -> str | None:
-    path = layout.scores(EVALUATION, corpus) / MANIFEST_NAME
-    return read_json(path)["fingerprint"] if path.is_file() else None
-
-
 def _section(layout: DataLayout, table: ScoreTable, place: int) -> InstrumentSection | None:
     scores = [
         row
         for row in read_scores(layout, evaluation=EVALUATION, corpus=table.corpus)
         if row["conditioning"] == table.conditioning and row["model"] in table.models
     ]
-    found = {
-        model: {r["metric"]: r for r in scores if r["model"] == model} for model in table.models
-    }
-    presence = {model: cells for model, cells in found.items() if cells}
+    analysed = by_model(scores)
+    presence = {model: analysed[model] for model in table.models if model in analysed}
     if table.best not in presence:
         return None
     best = presence[table.best]
@@ -158,13 +162,13 @@ def _section(layout: DataLayout, table: ScoreTable, place: int) -> InstrumentSec
 
 
 def _of(rows: Sequence[Mapping[str, Any]], table: ScoreTable) -> list[Mapping[str, Any]]:
-    """The rows of the best model under the table's conditioning."""
+    """Choose the rows of the best model under the table's conditioning."""
     wanted = (table.best, table.conditioning)
     return [row for row in rows if (row["model"], row["conditioning"]) == wanted]
 
 
 def _facts(best: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the best model finds, in words."""
+    """Say in words what the best model finds."""
     said = []
     if (row := best.get(f"recall@1/{ZERO_SHOT}")) is not None:
         said.append(f"{row['value']:.1f} % of the zero-shot queries found at once")
@@ -227,37 +231,8 @@ def _plots(
     return plots
 
 
-SHARE_NAMES = (
-    "right stem",
-    "right track and instrument",
-    "right track and category",
-    "right track only",
-    "right instrument only",
-    "right category only",
-    "nothing right",
-)
-"""Of ``SHARES``, in their order."""
-
-
-_SHARE_COLOURS = (GREEN, BLUE, SKY, "#BFE0F5", ORANGE, "#F5D48C", "#B8B8B8")
-
-
-PRESENCE_NAMES: dict[str, str] = dict(
-    zip(PRESENCES, ("same text", "other words", "zero-shot", "no label"), strict=True)
-)
-
-
-_PRESENCE_COLOURS = {OTHER_WORDS: BLUE, ZERO_SHOT: VERMILION}
-
-
-_PRESENCE_MARKS = {OTHER_WORDS: "≈ ", ZERO_SHOT: "new: "}
-
-
-_MARKERS = "os^Dv<P>X*"
-
-
 def share_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """What the nearest stem was, one stacked bar per instrument (Riou et al., Fig. 2).
+    """Draw what the nearest stem was, one stacked bar per instrument (Riou et al., Fig. 2).
 
     Args:
         rows: of ``read_instruments``, one model and conditioning, in the order of the figure.
@@ -285,34 +260,31 @@ def share_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def presence_points(
-    rows: Sequence[Mapping[str, Any]], *, label: str, chance: float, has_legend: bool = True
-) -> Figure:
-    """A metric by what training knew of the label: one mark a model, lines are intervals.
+def presence_points(rows: Sequence[Mapping[str, Any]], *, label: str, chance: float) -> Figure:
+    """Draw a metric by what training knew of the label: one mark a model, lines are intervals.
 
     Args:
         rows: of ``read_scores``, one metric of the evaluation ``instruments``, all groups.
         label: of the horizontal axis.
         chance: drawn as a dotted line.
-        has_legend: whether models are named below.
     """
     cells = {(row["model"], row["metric"].partition("/")[2]): row for row in rows}
     models = list(dict.fromkeys(row["model"] for row in rows))
-    groups = [group for group in PRESENCES if any(group == found for _, found in cells)]
+    groups = [group for group in PRESENCES if any(group == known for _, known in cells)]
     step = 0.72 / max(1, len(models))
     figure, axes = new_figure(height_in=1.1 + 0.17 * len(models) * len(groups))
     for place, model in enumerate(models):
-        found = [(i, cells[model, g]) for i, g in enumerate(groups) if (model, g) in cells]
-        heights = [i + (place - (len(models) - 1) / 2) * step for i, _ in found]
+        own = [(i, cells[model, g]) for i, g in enumerate(groups) if (model, g) in cells]
+        heights = [i + (place - (len(models) - 1) / 2) * step for i, _ in own]
         colour = model_colour(model)
-        for height, (_, row) in zip(heights, found, strict=True):
+        for height, (_, row) in zip(heights, own, strict=True):
             if row["low"] is not None:
                 axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=1.4)
         axes.plot(
-            [row["value"] for _, row in found],
+            [row["value"] for _, row in own],
             heights,
             color=colour,
-            marker=_MARKERS[place % len(_MARKERS)],
+            marker=MARKERS[place % len(MARKERS)],
             markersize=5,
             linestyle="none",
             label=plain(model),
@@ -325,13 +297,12 @@ def presence_points(
     axes.set_xlim(left=0)
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.15, color=INK)
-    if has_legend:
-        legend_below(figure, axes, columns=3)
+    legend_below(figure, axes, columns=3)
     return figure
 
 
 def confusion_matrix(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Which category was found instead of the right stem, percent of each row.
+    """Draw which category was found instead of the right stem, percent of each row.
 
     Args:
         rows: of ``read_confusion``, one model and conditioning.

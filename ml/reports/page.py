@@ -1,4 +1,4 @@
-"""From a template and its content to one self-contained page."""
+"""Rendering: from a template and its content to one self-contained page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).parent
 
 
 def render_page(template: str, **content: Any) -> str:
-    """The page as text; every name that the template uses must be given."""
+    """Render the page as text; every name that the template uses must be given."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -44,13 +44,13 @@ def render_page(template: str, **content: Any) -> str:
 
 
 def templates_fingerprint() -> str:
-    """Of all that pages are rendered from."""
+    """Fingerprint all that pages are rendered from."""
     files = sorted([*_FOLDER.glob("*.jinja"), *_FOLDER.glob("*.css")])
     return fingerprint({path.name: path.read_text() for path in files})
 
 
 def p_text(p: float) -> str:
-    """A p-value with as many digits as matter: "0.23", "0.004", "< 0.001"."""
+    """Write a p-value with as many digits as matter: "0.23", "0.004", "< 0.001"."""
     if p < 0.001:
         return "< 0.001"
     return f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
@@ -65,7 +65,7 @@ def _signed(value: float) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    """Rounded: "5 min", "2 h 10 min"."""
+    """Round a duration: "5 min", "2 h 10 min"."""
     if seconds is None:
         return "not recorded"
     if seconds < 90:
@@ -75,5 +75,5 @@ def _duration(seconds: float | None) -> str:
 
 
 def _count(counts: Mapping[str, int]) -> str:
-    """Parameters by part: "encoder 0.8 M, predictor 0.5 M"."""
+    """Write the parameters by part: "encoder 0.8 M, predictor 0.5 M"."""
     return ", ".join(f"{part} {n / 1e6:.2g} M" for part, n in counts.items()) or "none"

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ml import kinds
 from ml.artifacts import (
-    MANIFEST_NAME,
     Artifact,
     ArtifactError,
     DataLayout,
     find_current,
     finish,
-    read_json,
     write_aside,
 )
 from ml.locks import lock
@@ -29,7 +26,7 @@ from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import instrument_inputs, instrument_sections
 from ml.reports.page import render_page, templates_fingerprint
 from ml.reports.samples import Sample, sample_queries
-from ml.reports.scored import RANKED_BY, ScoreTable, read_queries, score_tables
+from ml.reports.scored import RANKED_BY, ScoreTable, artifact_version, read_queries, score_tables
 from ml.reports.sections import curve_plots, map_plots, score_plots
 from ml.reports.trained import TrainedModel, trained_models
 from ml.retrieval.evaluation.evaluate import EVALUATION
@@ -76,9 +73,9 @@ def build_report(
         "tracking_url": tracking_url,
         "n_samples": n_samples,
     }
-    found = find_current(layout.reports, identity, kinds.REPORT)
-    if found is not None and (layout.reports / PAGE_NAME).is_file():
-        return found
+    current = find_current(layout.reports, identity, kinds.REPORT)
+    if current is not None and (layout.reports / PAGE_NAME).is_file():
+        return current
     with lock(layout.reports / ".lock"):
         page, missing = _page(layout, models, tables, sampled, title, tracking_url, n_samples)
         with write_aside(layout.reports / PAGE_NAME) as aside:
@@ -98,18 +95,20 @@ def _inputs(
     tables: Sequence[ScoreTable],
     sampled: ScoreTable | None,
 ) -> dict[str, Any]:
-    """Fingerprints of all that the page is made from."""
-    corpora = {seen.corpus for model in models for seen in model.trained_on}
+    """Fingerprint all that the page is made from."""
+    trained_on = {seen.corpus for model in models for seen in model.trained_on}
     return {
         "templates": templates_fingerprint(),
         "models": {model.name: model.identity for model in models},
-        "scores": {t.corpus: _version(layout.scores(EVALUATION, t.corpus)) for t in tables},
+        "scores": {t.corpus: artifact_version(layout.scores(EVALUATION, t.corpus)) for t in tables},
         "instruments": instrument_inputs(layout, tables),
         "alignment": alignment_inputs(layout, tables),
         "beats": beat_inputs(layout),
-        "galleries": {t.corpus: _version(_best_embeddings(layout, t)) for t in tables},
-        "shards": {corpus: _version(layout.shards(corpus)) for corpus in corpora},
-        "sampled": sampled and (sampled.corpus, _version(layout.tracks(sampled.corpus))),
+        "galleries": {
+            t.corpus: artifact_version(layout.embeddings(t.best_id, t.corpus)) for t in tables
+        },
+        "shards": {corpus: artifact_version(layout.shards(corpus)) for corpus in trained_on},
+        "sampled": sampled and (sampled.corpus, artifact_version(layout.tracks(sampled.corpus))),
     }
 
 
@@ -122,7 +121,7 @@ def _page(
     tracking_url: str,
     n_samples: int,
 ) -> tuple[str, list[str]]:
-    """The page, and what it lacks."""
+    """Render the page, and say what it lacks."""
     maps, no_maps = map_plots(layout, tables)
     instruments, no_instruments = instrument_sections(layout, tables)
     samples, no_samples = _samples(layout, sampled, n_samples)
@@ -166,14 +165,13 @@ def _sampled(tables: Sequence[ScoreTable], corpus: str | None) -> ScoreTable | N
 def _samples(
     layout: DataLayout, table: ScoreTable | None, n: int
 ) -> tuple[list[Sample], list[str]]:
-    """Sample queries of a table's best model; and why there are none."""
+    """Sample queries of a table's best model; and say why there are none."""
     if table is None:
         return [], []
     queries = read_queries(layout, table, table.best)
-    model_id = table.model_ids.get(table.best, "unknown")
     try:
         samples = sample_queries(
-            layout, table.corpus, model_id, queries, conditioning=table.conditioning, n=n
+            layout, table.corpus, table.best_id, queries, conditioning=table.conditioning, n=n
         )
     except ArtifactError as error:
         return [], [f"There are no sample queries of {table.corpus}: {error}"]
@@ -181,7 +179,7 @@ def _samples(
 
 
 def _missing(models: Sequence[TrainedModel], tables: Sequence[ScoreTable]) -> Iterator[str]:
-    """What the report would show if it were there, and how to make it."""
+    """Say what the report would show if it were there, and how to make it."""
     if not models:
         yield "No model has been trained. Train one with: stems train"
     for model in models:
@@ -194,7 +192,7 @@ def _missing(models: Sequence[TrainedModel], tables: Sequence[ScoreTable]) -> It
 
 
 def _not_scored(table: ScoreTable, current: Mapping[str, str]) -> Iterator[str]:
-    """Models that lack scores on a corpus, or whose scores are of an earlier version."""
+    """Name models that lack scores on a corpus, or whose scores are of an earlier version."""
     remedy = f"Score it with: stems evaluate retrieval --corpus {table.corpus}"
     for name, model_id in current.items():
         scored = table.model_ids.get(name)
@@ -205,13 +203,3 @@ def _not_scored(table: ScoreTable, current: Mapping[str, str]) -> Iterator[str]:
                 f"The scores of {name} on {table.corpus} are of an earlier version ({scored}, "
                 f"now {model_id}). {remedy}"
             )
-
-
-def _best_embeddings(layout: DataLayout, table: ScoreTable) -> Path:
-    return layout.embeddings(table.model_ids.get(table.best, "unknown"), table.corpus)
-
-
-def _version(folder: Path) -> str | None:
-    """The fingerprint of an artifact, None when it does not exist."""
-    path = folder / MANIFEST_NAME
-    return read_json(path)["fingerprint"] if path.is_file() else None

@@ -59,7 +59,7 @@ class Sample:
 
 
 def spread_over_ranks(queries: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
-    """``n`` queries at even distances in the order of their ranks, of different tracks if possible.
+    """Choose ``n`` queries evenly in the order of their ranks, of different tracks if possible.
 
     Args:
         queries: with ``rank``, ``stem_id`` and ``track_id``.
@@ -86,7 +86,7 @@ def sample_queries(
     conditioning: str,
     n: int = 6,
 ) -> list[Sample]:
-    """Samples of what a model answers.
+    """Make samples of what a model answers.
 
     Args:
         layout: where embeddings and ``corpus_tracks`` lie.
@@ -167,7 +167,7 @@ def _with_audio(
     found: Sequence[Mapping[str, Any]],
     tracks: Mapping[str, Track],
 ) -> Sample:
-    """The same with sound.
+    """Add the sound.
 
     Raises:
         AudioError: a file has gone, or is no longer in the corpus.
@@ -197,7 +197,7 @@ def _with_audio(
 def _found_sound(
     row: Mapping[str, Any], track: Track, start: int, stems: Mapping[str, Stem]
 ) -> np.ndarray:
-    """What was found, where it is loudest; in the query's own song at the time of the query."""
+    """Read what was found where it is loudest; in the query's own song at the query's time."""
     if row["stem_id"] not in stems:
         raise AudioError(f"stem {row['stem_id']} is no longer in the corpus; embed it again")
     waveform = read_stem(stems[row["stem_id"]], rate_hz=RATE_HZ)
@@ -209,7 +209,7 @@ def _found_sound(
 
 
 def loudest_start(waveform: np.ndarray, samples: int) -> int:
-    """Where the excerpt of ``samples`` with the most energy begins, in steps of half a second."""
+    """Find where the loudest excerpt of ``samples`` begins, in steps of half a second."""
     step = RATE_HZ // 2
     if len(waveform) <= samples:
         return 0
@@ -219,7 +219,7 @@ def loudest_start(waveform: np.ndarray, samples: int) -> int:
 
 
 def mp3_uri(waveform: np.ndarray) -> str:
-    """(samples,) at ``RATE_HZ`` as a data URI that every browser plays, at an even loudness."""
+    """Encode (samples,) at ``RATE_HZ`` as a data URI that browsers play, at an even loudness."""
     import soundfile
 
     rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0

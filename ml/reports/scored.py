@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
@@ -54,21 +55,40 @@ class ScoreTable:
         """The model with the highest recall@10."""
         return max(self.models, key=lambda name: self.value(name, RANKED_BY))
 
+    @property
+    def best_id(self) -> str:
+        """Which version of the best model was scored."""
+        return self.model_ids.get(self.best, "unknown")
+
     def value(self, model: str, metric: str) -> float:
-        """Percent; worse than anything when it was not measured."""
+        """Give percent; worse than anything when it was not measured."""
         row = self.models[model].get(metric)
         worst = float("inf") if metric in LOWER_IS_BETTER else float("-inf")
         return worst if row is None or row["value"] is None else row["value"]
 
     def leaders(self, metric: str) -> frozenset[str]:
-        """The models with the best figure."""
+        """Name the models with the best figure."""
         choose = min if metric in LOWER_IS_BETTER else max
         best = choose(self.value(model, metric) for model in self.models)
         return frozenset(m for m in self.models if self.value(m, metric) == best)
 
 
+def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Group rows of ``read_scores``: model → metric → row."""
+    grouped: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["model"], {})[row["metric"]] = row
+    return grouped
+
+
+def artifact_version(folder: Path) -> str | None:
+    """Read the fingerprint of an artifact; None when it does not exist."""
+    path = folder / MANIFEST_NAME
+    return read_json(path)["fingerprint"] if path.is_file() else None
+
+
 def score_tables(layout: DataLayout) -> list[ScoreTable]:
-    """The current scores of the retrieval evaluation; empty when there are none.
+    """Read the current scores of the retrieval evaluation; empty when there are none.
 
     Raises:
         ArtifactError: scores are damaged or have a newer format.
@@ -83,18 +103,16 @@ def score_tables(layout: DataLayout) -> list[ScoreTable]:
 def _table(
     layout: DataLayout, corpus: str, conditioning: str, rows: Sequence[dict[str, Any]]
 ) -> ScoreTable:
-    by_evaluation: dict[str, dict[str, dict[str, Any]]] = {EVALUATION: {}, PAIRED: {}}
-    for row in rows:
-        by_evaluation[row["evaluation"]].setdefault(row["model"], {})[row["metric"]] = row
     scored = [row for row in rows if row["evaluation"] == EVALUATION]
+    models = by_model(scored)
     manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
     return ScoreTable(
         corpus=corpus,
         conditioning=conditioning,
         n_queries=max(row["n_queries"] for row in scored),
         n_gallery=scored[0]["n_gallery"],
-        models=dict(sorted(by_evaluation[EVALUATION].items(), key=lambda item: _place(item[0]))),
-        paired=by_evaluation[PAIRED],
+        models={name: models[name] for name in sorted(models, key=_place)},
+        paired=by_model([row for row in rows if row["evaluation"] == PAIRED]),
         chance={row["metric"]: row["chance"] for row in scored},
         model_ids=dict(manifest["identity"]["models"]),
     )
@@ -108,7 +126,7 @@ def _place(model: str) -> tuple[int, int]:
 
 
 def read_queries(layout: DataLayout, table: ScoreTable, model: str) -> list[dict[str, Any]]:
-    """The queries of one model: rank and nearest stem of each; empty when not recorded.
+    """Read the queries of one model: rank and nearest stem of each; empty when not recorded.
 
     Raises:
         ArtifactError: the file is damaged.

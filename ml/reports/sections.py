@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ml.artifacts import DataLayout
+from ml.artifacts import MANIFEST_NAME, DataLayout
 from ml.figures import (
     Bar,
     Curve,
@@ -85,7 +84,7 @@ _CURVES = (
 
 
 def curve_plots(models: Sequence[TrainedModel]) -> list[Plot]:
-    """Loss curves of all models, one figure a metric that was recorded."""
+    """Draw the loss curves of all models, one figure a metric that was recorded."""
     plots = []
     for kind in _CURVES:
         having = [model for model in models if kind.metric in model.curves]
@@ -114,15 +113,15 @@ def _ends(curve: Curve) -> str:
 
 
 def score_plots(tables: Sequence[ScoreTable]) -> list[Plot]:
-    """Recall@10 with intervals, one figure a table, all on one scale."""
-    bars = {id(table): _bars(table) for table in tables}
-    ends = [bar.value if bar.high is None else bar.high for found in bars.values() for bar in found]
+    """Draw recall@10 with intervals, one figure a table, all on one scale."""
+    bars = [_bars(table) for table in tables]
+    ends = [bar.value if bar.high is None else bar.high for own in bars for bar in own]
     limit = min(100.0, 10 * math.ceil(max(ends, default=100.0) / 10))
     plots = []
-    for place, table in enumerate(tables):
-        found, chance = bars[id(table)], table.chance[RANKED_BY]
-        figure = score_bars(found, label="Recall@10 in %", chance=chance, limit=limit)
-        values = ", ".join(f"{bar.name} {bar.value:.1f} %{_between(bar)}" for bar in found)
+    for place, (table, own) in enumerate(zip(tables, bars, strict=True)):
+        chance = table.chance[RANKED_BY]
+        figure = score_bars(own, label="Recall@10 in %", chance=chance, limit=limit)
+        values = ", ".join(f"{bar.name} {bar.value:.1f} %{_between(bar)}" for bar in own)
         plots.append(
             Plot(
                 title=f"{METRIC_NAMES[RANKED_BY]} on {table.corpus}{conditioned(table)}",
@@ -147,43 +146,35 @@ def _between(bar: Bar) -> str:
 
 
 def conditioned(table: ScoreTable) -> str:
-    """How queries were conditioned where it is not the usual way, to stand behind a corpus."""
+    """Say how queries were conditioned where not the usual way, to stand behind a corpus."""
     return "" if table.conditioning == "fine" else f", {table.conditioning} labels"
 
 
 def map_plots(layout: DataLayout, tables: Sequence[ScoreTable]) -> tuple[list[Plot], list[str]]:
-    """A map of each corpus's gallery by its best model; and what is missing for one."""
+    """Draw a map of each corpus's gallery by its best model; and say what is missing for one."""
     plots: list[Plot] = []
     missing: list[str] = []
     for table in {table.corpus: table for table in reversed(tables)}.values():
-        path = gallery_path(layout, table)
-        if path is None or not path.is_file():
+        folder = layout.embeddings(table.best_id, table.corpus)
+        if not (folder / MANIFEST_NAME).is_file() or not (folder / GALLERY).is_file():
             missing.append(
                 f"There is no map of {table.corpus}: it has no embeddings by {table.best}. "
                 f"Make them with: stems embed {table.corpus}"
             )
             continue
-        gallery = read_table(path)
+        read_embedding_manifest(layout, table.best_id, table.corpus)  # of a format that is read
+        gallery = read_table(folder / GALLERY)
         points, shares = principal_plane(vectors_of(gallery))
         categories = gallery["category"].to_pylist()
         figure = embedding_map(points, categories, shares)
-        kinds = len(set(categories))
+        n_categories = len(set(categories))
         plots.append(
             Plot(
                 title=f"Gallery of {table.corpus} by {table.best}",
                 svg=figure_svg(figure, f"map{len(plots)}"),
-                alt=f"Map of {len(points)} stems of {kinds} instrument categories on the first two "
-                f"principal components, which hold {shares.sum():.0f} % of the variance.",
+                alt=f"Map of {len(points)} stems of {n_categories} instrument categories on the "
+                f"first two principal components, which hold {shares.sum():.0f} % of the variance.",
                 caption="One mark a stem. Near marks need not be near in all dimensions.",
             )
         )
     return plots[::-1], missing
-
-
-def gallery_path(layout: DataLayout, table: ScoreTable) -> Path | None:
-    """Where the gallery of a table's best model lies; None when it was not embedded."""
-    folder = layout.embeddings(table.model_ids.get(table.best, "unknown"), table.corpus)
-    if not (folder / "manifest.json").is_file():
-        return None
-    read_embedding_manifest(layout, folder.parent.name, table.corpus)
-    return folder / GALLERY

@@ -41,28 +41,26 @@ def track_instruments(layout: DataLayout, corpus: str, artifact: Artifact, uri: 
 
 
 def _runs(layout: DataLayout, artifact: Artifact) -> dict[str, str]:
-    """Model → MLflow run, for the models of the analysis that have one."""
-    known = {
-        found["model_id"]: found.get("mlflow_run_id") for found in checkpoint_manifests(layout)
-    }
+    """Map model → MLflow run, for the models of the analysis that have one."""
+    known = {m["model_id"]: m.get("mlflow_run_id") for m in checkpoint_manifests(layout)}
     models = dict(read_json(artifact.path / MANIFEST_NAME)["identity"]["models"])
     runs = {name: known.get(model_id) for name, model_id in models.items()}
     return {name: run_id for name, run_id in runs.items() if run_id}
 
 
 def _figures(layout: DataLayout, corpus: str, version: str) -> dict[str, dict[str, Any]]:
-    """Model → file name → figure."""
-    found: dict[str, dict[str, Any]] = {}
-    kinds = (
+    """Draw model → file name → figure."""
+    figures: dict[str, dict[str, Any]] = {}
+    drawn = (
         ("shares", read_instruments(layout, corpus), share_bars),
         ("confusion", read_confusion(layout, corpus), confusion_matrix),
     )
-    for what, rows, draw in kinds:
+    for what, rows, draw in drawn:
         for model, conditioning in dict.fromkeys((r["model"], r["conditioning"]) for r in rows):
             chosen = [r for r in rows if (r["model"], r["conditioning"]) == (model, conditioning)]
             name = f"{_FOLDER}/{corpus}-{conditioning}-{what}-{version}.png"
-            found.setdefault(model, {})[name] = draw(chosen)
-    return found
+            figures.setdefault(model, {})[name] = draw(chosen)
+    return figures
 
 
 def _send(uri: str, run_id: str, figures: Mapping[str, Any]) -> bool:

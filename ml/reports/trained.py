@@ -65,7 +65,7 @@ class TrainedModel:
 
 
 def trained_models(layout: DataLayout) -> list[TrainedModel]:
-    """The current models, phase 1 before phase 2; empty when there are none.
+    """Describe the current models, phase 1 before phase 2; empty when there are none.
 
     Raises:
         ArtifactError: a checkpoint that ``models.json`` names is missing or damaged.
@@ -77,7 +77,7 @@ def trained_models(layout: DataLayout) -> list[TrainedModel]:
 
 
 def trained_model(layout: DataLayout, name: str, path: Path) -> TrainedModel:
-    """One model.
+    """Describe one model.
 
     Args:
         layout: where its run's record lies.
@@ -142,7 +142,7 @@ def _trained_on(layout: DataLayout, manifest: Mapping[str, Any]) -> tuple[Traine
 
 
 def _hours(folder: Path, shards: set[str]) -> float | None:
-    """Hours of the train split if its shards are still those that were trained on."""
+    """Read the hours of the train split if its shards are still those that were trained on."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         return None
@@ -168,8 +168,8 @@ def _curves(model: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Cu
             if math.isfinite(value):
                 points.setdefault(metric, []).append((line["step"], value))
     curves: dict[str, list[Curve]] = {}
-    for metric, found in points.items():
-        steps, values = np.array(found).T
+    for metric, recorded in points.items():
+        steps, values = np.array(recorded).T
         curve = Curve(model=model, steps=steps, values=values, is_valid="/valid_" in metric)
         curves.setdefault(metric.replace("/valid_", "/"), []).append(curve)
     return curves

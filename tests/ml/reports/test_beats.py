@@ -22,16 +22,16 @@ def example(*, has_mel: bool = True) -> BeatExample:
 
 
 def test_a_row_a_model_below_the_strip():
-    figure = beat_strip(example(), ["film", "untrained"], fps=50.0)
+    figure = beat_strip(example(), ["film", "untrained"])
     assert len(figure.axes) == 3
     assert [axes.get_title(loc="left") for axes in figure.axes[1:]] == ["film", "untrained"]
-    bare = beat_strip(example(has_mel=False), ["film"], fps=50.0)
+    bare = beat_strip(example(has_mel=False), ["film"])
     assert len(bare.axes) == 1
     assert "<svg" in figure_svg(bare, "beats")
 
 
 def test_right_beats_are_filled_and_wrong_ones_hollow():
-    figure = beat_strip(example(), ["film"], fps=50.0)
+    figure = beat_strip(example(), ["film"])
     markers = [line for line in figure.axes[1].lines if line.get_marker() == "v"]
     right, wrong = ([float(x) for x in np.asarray(line.get_xdata())] for line in markers)
     assert (right, wrong) == ([8.5], [9.2])
