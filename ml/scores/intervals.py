@@ -1,24 +1,21 @@
-"""95 % intervals for scores, by resampling tracks.
+"""95 % intervals and p-values of scores, by resampling and exchanging whole tracks.
 
 Queries of one track share its mix, key, tempo and production, so they are not independent draws:
 resampling queries gives intervals that are too narrow. We draw whole *tracks* with replacement
 (cluster bootstrap) and take percentiles. Two models are compared on the same draws of the same
-queries (paired bootstrap): what makes a track hard for both then cancels in the difference.
+queries (paired bootstrap): what makes a track hard for both then cancels in the difference. With
+fewer than two tracks there is nothing to resample, and the interval is NaN.
 
-With fewer than two tracks there is nothing to resample, and the interval is NaN.
-
-[permutation] Is the difference of two models more than luck? A permutation test over tracks.
-
-If the models were equally good, it would not matter whose answers to a *track* are called A's: the
-queries of a track share mix and production, so they are exchanged together (sign-flip per track).
-The p-value is the share of such exchanges that make at least as large a difference as was found.
-With few tracks all exchanges are counted; else random ones, and the found one among them, so that p
-is never 0 (Phipson and Smyth, 2010).
+Is the difference of two models more than luck? If they were equally good, it would not matter whose
+answers to a *track* are called A's. So the answers to whole tracks are exchanged (permutation test
+with a sign a track); the p-value is the share of exchanges that make at least as large a difference
+as the models have. With few tracks all exchanges are counted; else random ones, and the models as
+they are among them, so that p is never 0 (Phipson and Smyth, 2010).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +23,9 @@ import numpy as np
 
 Statistic = Literal["mean", "median"]
 
-
 _BLOCK_VALUES = 4_000_000
+_EQUAL_DECIMALS = 9
+"""Differences that agree in so many decimals are equal; sums of floats depend on their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +158,6 @@ def _statistic(values: np.ndarray, statistic: Statistic) -> float:
     return float(np.median(values) if statistic == "median" else np.mean(values))
 
 
-_EQUAL = 1e-9
-
-
 def permutation_p(
     values: np.ndarray,
     other: np.ndarray,
@@ -172,7 +167,7 @@ def permutation_p(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value of the difference between two models on the same queries.
+    """Compute the two-sided p-value of the difference between two models on the same queries.
 
     Args:
         values: (query,) of one model.
@@ -183,11 +178,13 @@ def permutation_p(
         seed: of the draws.
 
     Returns:
-        0…1; 1 where the models do not differ in any query.
+        0…1; 1 where the models differ in the queries of one track at most.
 
     Raises:
         ValueError: shapes that do not fit, no queries, or no permutations.
     """
+    from scipy.stats import permutation_test
+
     values, other = np.asarray(values, np.float64), np.asarray(other, np.float64)
     if values.ndim != 1 or not len(values) or not values.shape == other.shape == (len(tracks),):
         raise ValueError(
@@ -196,41 +193,31 @@ def permutation_p(
         )
     if permutations < 1:
         raise ValueError(f"permutations = {permutations}; expected at least 1")
-    differing = np.unique(np.asarray(tracks)[values != other])
-    if not len(differing):
+    ids, track = np.unique(np.asarray(tracks), return_inverse=True)
+    differs = np.zeros(len(ids), dtype=bool)
+    differs[track[values != other]] = True
+    if differs.sum() < 2:  # to exchange a single track changes the sign alone
         return 1.0
-    place = np.searchsorted(differing, np.asarray(tracks))
-    place = np.where(np.isin(np.asarray(tracks), differing), place, len(differing))
-    is_exact = 2.0 ** len(differing) <= permutations
-    n_flips = 2 ** len(differing) if is_exact else permutations
-    found = abs(_difference(values[None], other[None], statistic)[0])
-    reached = 0
-    for flips in _flips(len(differing), n_flips, seed if not is_exact else None, len(values)):
-        swapped = flips[:, place]  # (exchange, query)
-        draws = _difference(
-            np.where(swapped, other, values), np.where(swapped, values, other), statistic
-        )
-        reached += int(np.count_nonzero(np.abs(draws) >= found - _EQUAL))
-    return reached / n_flips if is_exact else (reached + 1) / (n_flips + 1)
-
-
-def _flips(n_tracks: int, n_flips: int, seed: int | None, n_queries: int) -> Iterator[np.ndarray]:
-    """Blocks of (exchange, track + 1) bool: which tracks are exchanged; the last never is.
-
-    Without a seed all exchanges once.
-    """
-    random = np.random.default_rng(seed)
-    rows = max(1, _BLOCK_VALUES // n_queries)
-    for first in range(0, n_flips, rows):
-        number = np.arange(first, min(first + rows, n_flips))
-        if seed is None:
-            flips = (number[:, None] >> np.arange(n_tracks)) & 1 == 1
-        else:
-            flips = random.random((len(number), n_tracks)) < 0.5
-        yield np.pad(flips, ((0, 0), (0, 1)))
-
-
-def _difference(values: np.ndarray, other: np.ndarray, statistic: Statistic) -> np.ndarray:
-    """(exchange,) of two (exchange, query)."""
     sum_up = np.median if statistic == "median" else np.mean
-    return sum_up(values, axis=1) - sum_up(other, axis=1)
+
+    def difference(signs: np.ndarray, axis: int) -> np.ndarray:
+        """Exchange the tracks whose sign is −: (exchange, track that differs) → (exchange,)."""
+        swapped = np.zeros((*signs.shape[:-1], len(ids)), dtype=bool)
+        swapped[..., differs] = signs < 0
+        swapped = swapped[..., track]  # (exchange, query)
+        one = sum_up(np.where(swapped, other, values), axis=axis)
+        two = sum_up(np.where(swapped, values, other), axis=axis)
+        return np.abs(one - two).round(_EQUAL_DECIMALS)
+
+    return float(
+        permutation_test(
+            (np.ones(differs.sum()),),
+            difference,
+            permutation_type="samples",
+            alternative="greater",
+            n_resamples=permutations,
+            batch=max(1, _BLOCK_VALUES // len(values)),
+            vectorized=True,
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )
