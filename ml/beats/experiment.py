@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml import kinds
-from ml.artifacts import Artifact, DataLayout, find_current, finish, write_aside
+from ml.artifacts import Artifact, DataLayout, write_aside
 from ml.beats.activations import Listeners
 from ml.beats.beat_sets import beats_version
 from ml.beats.dbn import DBNBeatDecoder
@@ -27,9 +26,8 @@ from ml.beats.probe import FPS
 from ml.beats.probes import read_probe_manifest
 from ml.beats.scores import ANNOTATION, TRACK_SCORES_METRICS, chance_values, score_track, tempo_bpm
 from ml.corpora.readers.beats import BeatSet
-from ml.locks import lock
 from ml.progress import progress
-from ml.scores.files import write_scores
+from ml.scores.files import Evaluated, evaluate_once
 from ml.scores.intervals import Interval, TrackBootstrap
 
 if TYPE_CHECKING:
@@ -84,29 +82,29 @@ def build_beat_scores(
         "resamples": resamples,
         "seed": seed,
     }
-    folder = layout.scores(EVALUATION, corpus)
-    current = find_current(folder, identity, kinds.SCORES)
-    if current is not None:
-        return current
-    listeners = Listeners(corpus, found, inputs, layout)
-    table, chance = _score(listeners, corpus)
-    rows = [*_score_rows(corpus, listeners, table, chance, resamples, seed)]
-    rows += _paired_rows(corpus, listeners, table, resamples, seed)
-    with lock(folder / ".lock"):
-        write_scores(rows, folder)
-        _write_tracks(listeners, table, folder / TRACKS)
-        shown = [name for name in table if name != ANNOTATION]
-        write_examples(listeners, _example_places(listeners, table), shown, folder)
-        return finish(
-            folder,
-            identity,
-            kinds.SCORES,
+
+    def compute() -> Evaluated:
+        listeners = Listeners(corpus, found, inputs, layout)
+        table, chance = _score(listeners, corpus)
+        rows = [*_score_rows(corpus, listeners, table, chance, resamples, seed)]
+        rows += _paired_rows(corpus, listeners, table, resamples, seed)
+
+        def write_more(folder: Path) -> None:
+            _write_tracks(listeners, table, folder / TRACKS)
+            shown = [name for name in table if name != ANNOTATION]
+            write_examples(listeners, _example_places(listeners, table), shown, folder)
+
+        return Evaluated(
+            scores=rows,
             summary={
                 "tracks": len(listeners.places),
                 "unscorable_tracks": listeners.unscorable,
                 **{f"{r['model']} {r['metric']}": r["value"] for r in rows if _is_shown(r)},
             },
+            write_more=write_more,
         )
+
+    return evaluate_once(layout, EVALUATION, corpus, identity, compute)
 
 
 def _versions(source: BeatInput, corpus: str, layout: DataLayout) -> dict[str, str]:

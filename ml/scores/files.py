@@ -1,13 +1,15 @@
 """Scores as files: ``scores/<evaluation>/<corpus>/``, and all of them as one list.
 
-``scores.parquet`` one row a figure (``SCORE_COLUMNS``), ``queries.parquet`` one row a query and
-model: the rank of its target and which stem came first. Figures are percent.
+``scores.parquet`` has one row a figure (``SCORE_COLUMNS``), in percent. Each evaluation may write
+more beside it, such as ``queries.parquet``: one row a query and model, with the rank of its target
+and which stem came first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +19,28 @@ from ml.artifacts import (
     Artifact,
     ArtifactError,
     DataLayout,
+    find_current,
+    finish,
     read_manifest,
 )
-from ml.parquet import write_table
+from ml.locks import lock
+from ml.parquet import read_table, write_table
+from ml.scores.intervals import Interval
 
 SCORES, QUERIES = "scores.parquet", "queries.parquet"
-
-
 MADE_BY = "stems evaluate retrieval"
-
-
+BY_ENCODER = " (encoder gallery)"
+"""Added to a model's name where the gallery is the encoder's, not the target encoder's."""
+PAIRED = "retrieval-paired"
+"""The evaluation whose figures are differences of two models, "A minus B"."""
 TEXT, COUNT, NUMBER = "string", "int64", "float64"
 """Kinds of columns, for ``write_rows``."""
-
-
 SCORE_COLUMNS = {
-    "evaluation": TEXT,
-    "corpus": TEXT,
-    "model": TEXT,
-    "conditioning": TEXT,
-    "n_queries": COUNT,
-    "n_gallery": COUNT,
+    **dict.fromkeys(("evaluation", "corpus", "model", "conditioning"), TEXT),
+    **dict.fromkeys(("n_queries", "n_gallery"), COUNT),
     "metric": TEXT,
-    "value": NUMBER,
-    "low": NUMBER,
-    "high": NUMBER,
-    "chance": NUMBER,
+    **dict.fromkeys(("value", "low", "high", "chance"), NUMBER),
 }
-
-
 QUERY_COLUMNS = {
     **dict.fromkeys(("model", "conditioning", "stem_id", "track_id", "label"), TEXT),
     "rank": COUNT,
@@ -53,20 +48,83 @@ QUERY_COLUMNS = {
 }
 
 
-def write_scores(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The outcome of an evaluation, before it is written."""
+
+    scores: Sequence[Mapping[str, Any]]
+    """Rows with ``SCORE_COLUMNS``."""
+    summary: Mapping[str, Any]
+    """Counts and figures for people."""
+    write_more: Callable[[Path], None]
+    """Writes what lies beside the scores into their folder."""
+
+
+def evaluate_once(
+    layout: DataLayout,
+    evaluation: str,
+    corpus: str,
+    identity: Mapping[str, Any],
+    compute: Callable[[], Evaluated],
+) -> Artifact:
+    """Return the scores on disk if they have this identity; else compute and write them.
+
+    Args:
+        layout: where scores lie.
+        evaluation: names the folder, with the corpus.
+        corpus: its name.
+        identity: all that the scores depend on.
+        compute: makes them; nothing is locked meanwhile.
+    """
+    folder = layout.scores(evaluation, corpus)
+    current = find_current(folder, identity, kinds.SCORES)
+    if current is not None:
+        return current
+    made = compute()
+    with lock(folder / ".lock"):
+        write_scores(made.scores, folder)
+        made.write_more(folder)
+        return finish(folder, identity, kinds.SCORES, summary=made.summary)
+
+
+def score_row(
+    header: Mapping[str, Any], metric: str, interval: Interval, *, n_queries: int, chance: float
+) -> dict[str, Any]:
+    """Make a row of ``scores.parquet``, but for what ``header`` leaves open."""
+    return {
+        **header,
+        "n_queries": n_queries,
+        "metric": metric,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "chance": chance,
+    }
+
+
+def write_scores(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write ``scores.parquet``."""
     write_rows(rows, SCORE_COLUMNS, folder / SCORES)
 
 
-def write_queries(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+def write_queries(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write ``queries.parquet``."""
     write_rows(rows, QUERY_COLUMNS, folder / QUERIES)
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], path: Path) -> None:
+    """Write rows as Parquet; ``columns`` gives names and kinds, and their order."""
+    import pyarrow as pa
+
+    types = {TEXT: pa.string(), COUNT: pa.int64(), NUMBER: pa.float64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
 
 
 def read_scores(
     layout: DataLayout, *, evaluation: str | None = None, corpus: str | None = None
 ) -> list[dict[str, Any]]:
-    """The latest scores of all evaluations, as dicts with ``SCORE_COLUMNS``.
+    """Read the latest scores of all evaluations, as dicts with ``SCORE_COLUMNS``.
 
     Args:
         layout: where scores lie.
@@ -78,60 +136,40 @@ def read_scores(
         is no interval (a single track).
 
     Raises:
-        ArtifactError: scores are damaged or have a newer format.
+        ArtifactError: scores are damaged or have another format.
     """
     rows: list[dict[str, Any]] = []
     for path in sorted((layout.home / "scores").glob(f"*/*/{MANIFEST_NAME}")):
         read_manifest(path.parent, kinds.SCORES)
-        rows += _read_scores(path.parent)
+        rows += _read_folder(path.parent)
     return [
-        {name: _json_number(row[name]) for name in SCORE_COLUMNS}
+        row
         for row in rows
         if evaluation in (None, row["evaluation"]) and corpus in (None, row["corpus"])
     ]
 
 
 def read_artifact_scores(artifact: Artifact) -> list[dict[str, Any]]:
-    """The scores of one artifact, as ``read_scores`` returns them."""
-    rows = _read_scores(artifact.path)
-    return [{name: _json_number(row[name]) for name in SCORE_COLUMNS} for row in rows]
-
-
-def write_rows(rows: Sequence[dict[str, Any]], columns: Mapping[str, str], path: Path) -> None:
-    """Write rows as Parquet; ``columns`` gives names and kinds, and their order."""
-    import pyarrow as pa
-
-    types = {TEXT: pa.string(), COUNT: pa.int64(), NUMBER: pa.float64()}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    """Read the scores of one artifact, as ``read_scores`` returns them."""
+    return _read_folder(artifact.path)
 
 
 def read_rows(path: Path, made_by: str) -> list[dict[str, Any]]:
-    """The rows of a Parquet file of scores.
+    """Read the rows of a Parquet file of scores.
 
     Raises:
         ArtifactError: missing or damaged; says to make it again with ``made_by``.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        return pq.ParquetFile(path).read().to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise ArtifactError(
-            f"{path} is missing or damaged ({error}); delete {path.parent} and make it again "
-            f"with: {made_by}"
-        ) from None
+        return read_table(path).to_pylist()
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} with: {made_by}") from None
 
 
-def _read_scores(folder: Path) -> list[dict[str, Any]]:
-    return read_rows(folder / SCORES, f"{MADE_BY} --corpus {folder.name}")
+def _read_folder(folder: Path) -> list[dict[str, Any]]:
+    rows = read_rows(folder / SCORES, f"{MADE_BY} --corpus {folder.name}")
+    return [{name: _none_for_nan(row[name]) for name in SCORE_COLUMNS} for row in rows]
 
 
-def _json_number(value: Any) -> Any:
+def _none_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-BY_ENCODER = " (encoder gallery)"
-"""Added to a model's name where the gallery is the encoder's, not the target encoder's."""
-PAIRED = "retrieval-paired"

@@ -68,24 +68,23 @@ class TrackBootstrap:
         ids, self._track = np.unique(np.asarray(tracks), return_inverse=True)
         self.n_tracks = len(ids)
         self._tail = 100 * (1 - confidence) / 2
-        self._known: dict[tuple[Statistic, bytes], np.ndarray] = {}
         random = np.random.default_rng(seed)
         even = np.full(self.n_tracks, 1 / self.n_tracks)
         # (draw, track): how often each track was drawn
         self._weights = random.multinomial(self.n_tracks, even, size=resamples).astype(np.float64)
 
     def interval(self, values: np.ndarray, statistic: Statistic = "mean") -> Interval:
-        """The statistic of ``values`` (query,) and its interval."""
+        """Sum up ``values`` (query,), with an interval."""
         values = self._checked(values)
-        return self._interval(_statistic(values, statistic), self._draws(values, statistic))
+        return self._interval(_sum_up(values, statistic), self._draws(values, statistic))
 
     def difference(
         self, values: np.ndarray, other: np.ndarray, statistic: Statistic = "mean"
     ) -> Interval:
-        """Statistic of ``values`` minus that of ``other`` (both (query,), the same queries)."""
+        """Sum up ``values`` minus ``other`` (both (query,), the same queries)."""
         values, other = self._checked(values), self._checked(other)
         draws = self._draws(values, statistic) - self._draws(other, statistic)
-        return self._interval(_statistic(values, statistic) - _statistic(other, statistic), draws)
+        return self._interval(_sum_up(values, statistic) - _sum_up(other, statistic), draws)
 
     def _checked(self, values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, dtype=np.float64)
@@ -102,60 +101,16 @@ class TrackBootstrap:
         return Interval(value=value, low=float(low), high=float(high))
 
     def _draws(self, values: np.ndarray, statistic: Statistic) -> np.ndarray:
-        """The statistic of each draw: (draw,); kept, a model is compared with several others."""
-        key = statistic, values.tobytes()
-        if key not in self._known:
-            self._known[key] = self._new_draws(values, statistic)
-        return self._known[key]
-
-    def _new_draws(self, values: np.ndarray, statistic: Statistic) -> np.ndarray:
-        if statistic == "median":
-            return self._median_draws(values)
-        sums = np.bincount(self._track, weights=values, minlength=self.n_tracks)
-        counts = np.bincount(self._track, minlength=self.n_tracks)
-        return (self._weights @ sums) / (self._weights @ counts)
-
-    def _median_draws(self, values: np.ndarray) -> np.ndarray:
+        """Compute the statistic of each draw: (draw,)."""
+        if statistic == "mean":
+            sums = np.bincount(self._track, weights=values, minlength=self.n_tracks)
+            counts = np.bincount(self._track, minlength=self.n_tracks)
+            return (self._weights @ sums) / (self._weights @ counts)
         order = np.argsort(values, kind="stable")
         ordered, track = values[order], self._track[order]
         rows = max(1, _BLOCK_VALUES // len(values))
         blocks = np.split(self._weights, range(rows, len(self._weights), rows))
         return np.concatenate([_weighted_medians(ordered, block[:, track]) for block in blocks])
-
-
-class TrackBootstraps:
-    """A ``TrackBootstrap`` for all queries, and one for each part of them a metric applies to.
-
-    Args:
-        tracks: (query,) the track of each query.
-        resamples: number of draws.
-        seed: of the draws.
-    """
-
-    def __init__(self, tracks: np.ndarray, *, resamples: int, seed: int):
-        self._tracks, self._resamples, self._seed = tracks, resamples, seed
-        self._made: dict[bytes, TrackBootstrap] = {}
-
-    def of(self, applies: np.ndarray) -> TrackBootstrap:
-        """The draws for the queries where ``applies`` (query,) is true."""
-        key = applies.tobytes()
-        if key not in self._made:
-            tracks = self._tracks[applies].astype(str)
-            self._made[key] = TrackBootstrap(tracks, resamples=self._resamples, seed=self._seed)
-        return self._made[key]
-
-
-def _weighted_medians(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Medians of ``ordered`` (value,) repeated ``weights`` (draw, value) times: (draw,)."""
-    reached = weights.cumsum(axis=1)
-    total = reached[:, -1:]
-    lower = np.count_nonzero(reached < np.floor((total + 1) / 2), axis=1)
-    upper = np.count_nonzero(reached < np.floor(total / 2) + 1, axis=1)
-    return (ordered[lower] + ordered[upper]) / 2
-
-
-def _statistic(values: np.ndarray, statistic: Statistic) -> float:
-    return float(np.median(values) if statistic == "median" else np.mean(values))
 
 
 def permutation_p(
@@ -221,3 +176,16 @@ def permutation_p(
             rng=np.random.default_rng(seed),
         ).pvalue
     )
+
+
+def _sum_up(values: np.ndarray, statistic: Statistic) -> float:
+    return float(np.median(values) if statistic == "median" else np.mean(values))
+
+
+def _weighted_medians(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Take medians of ``ordered`` (value,) repeated ``weights`` (draw, value) times: (draw,)."""
+    reached = weights.cumsum(axis=1)
+    total = reached[:, -1:]
+    lower = np.count_nonzero(reached < np.floor((total + 1) / 2), axis=1)
+    upper = np.count_nonzero(reached < np.floor(total / 2) + 1, axis=1)
+    return (ordered[lower] + ordered[upper]) / 2

@@ -11,13 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PUBLISHED = "published"
-_METRICS = (
-    "recall@1",
-    "recall@5",
-    "recall@10",
-    "normalized_rank_mean",
-    "normalized_rank_median",
-)
+_METRICS = ("recall@1", "recall@5", "recall@10", "normalized_rank_mean", "normalized_rank_median")
 _STEMS = {"musdb18": 600, "moisesdb": 2585}
 _Row = tuple[float, float, float, float, float]
 
@@ -54,7 +48,7 @@ _TABLE: Mapping[tuple[str, str], Mapping[str, _Row]] = {
 
 
 def published_rows(kind: str, corpus: str, conditioning: str) -> list[dict[str, Any]]:
-    """The published figures for a corpus, shaped like ``ml.scores.files.read_scores``.
+    """List the published figures for a corpus, shaped like ``ml.scores.files.read_scores``.
 
     Args:
         kind: the kind of the corpus (``ml.corpora.corpus.open_corpus``).

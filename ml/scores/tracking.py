@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def tracking_runs(models: Iterable[Any]) -> dict[str, str]:
-    """Model name → the MLflow run that trained it, for the models whose manifest names one.
+    """Map model names to the MLflow runs that trained them, where a manifest names one.
 
     Args:
         models: anything with a ``name`` and, where it was trained, a ``manifest``.
@@ -64,7 +64,7 @@ def log_scores(
 
 
 def _metrics(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The figures of a model as MLflow metrics."""
+    """Name the figures of a model as MLflow metrics."""
     folders = {model: "", model + BY_ENCODER: "encoder-gallery/"}
     return {
         f"{row['evaluation']}/{row['corpus']}/{row['conditioning']}/"

@@ -1,10 +1,10 @@
 """Two models on the same queries: is one better, at what, and how do they differ as made?
 
 All from embeddings on disk (``default`` protocol). Differences are A minus B with 95 % intervals
-from a bootstrap over tracks on the same draws (``ml.retrieval.bootstrap``) and p-values from
-exchanging the two models track by track (``ml.scores.intervals``). Queries of tracks that
-either has seen in training are left out. p-values are not corrected for the number of metrics;
-differences by instrument have intervals only, since there are many of them on few queries each.
+from a bootstrap over tracks on the same draws and p-values from exchanging the two models track by
+track (``ml.scores.intervals``). Queries of tracks that either has seen in training are left out.
+p-values are not corrected for the number of metrics; differences by instrument have intervals only,
+since there are many of them on few queries each.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.plain import flat
 from ml.retrieval.embeddings.files import read_embeddings
 from ml.retrieval.embeddings.seen import seen_of_corpus
-from ml.retrieval.evaluation.evaluate import METRICS
-from ml.retrieval.evaluation.ranks import Answers, Gallery, answer_queries, common_gallery
-from ml.scores.intervals import Interval, TrackBootstrap, TrackBootstraps, permutation_p
+from ml.retrieval.evaluation.evaluate import (
+    METRICS,
+    MetricValues,
+    applying,
+    metric_bootstraps,
+)
+from ml.retrieval.evaluation.ranks import answer_queries, answer_values, common_queries
+from ml.scores.intervals import Interval, TrackBootstrap, permutation_p
 from ml.training.models import FoundModel, embedded_corpora
 
 BY_INSTRUMENT = ("recall@1", "recall@10", "normalized_rank_mean")
@@ -131,7 +136,7 @@ def compare_models(
 
 
 def config_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Where two nested configurations differ, by dotted key in alphabetical order."""
+    """Say where two nested configurations differ, by dotted key in alphabetical order."""
     one, other = flat(a), flat(b)
     return {
         key: (one.get(key), other.get(key))
@@ -141,7 +146,7 @@ def config_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, t
 
 
 def _facts(model: FoundModel) -> dict[str, Any]:
-    """Configuration, and what the manifest says of its making."""
+    """Gather a model's configuration, and what the manifest says of its making."""
     manifest = model.manifest
     if not manifest:
         return {}
@@ -168,13 +173,14 @@ def _corpora(
     wanted: Sequence[str] | None,
     conditioning: str,
 ) -> list[str]:
+    """Choose the corpora that both have embedded, all of them or those that are wanted."""
     of_a, of_b = (embedded_corpora(layout, model, conditioning) for model in (a, b))
     both = [corpus for corpus in of_a if corpus in of_b]
     lacking = [corpus for corpus in wanted or [] if corpus not in both]
     if lacking or not both:
         listed = "; ".join(
-            f"{model.name} has embedded {', '.join(found) or 'no corpus'}"
-            for model, found in ((a, of_a), (b, of_b))
+            f"{model.name} has embedded {', '.join(corpora) or 'no corpus'}"
+            for model, corpora in ((a, of_a), (b, of_b))
         )
         what = f"{lacking[0]} was not embedded by both" if lacking else "they share no corpus"
         raise ArtifactError(
@@ -188,80 +194,85 @@ def _corpora(
 def _compare(
     layout: DataLayout, corpus: str, a: FoundModel, b: FoundModel, config: ComparisonConfig
 ) -> CorpusComparison:
-    models = {
+    embedded = {
         model.name: read_embeddings(layout, model.model_id, corpus, config.conditioning)
         for model in (a, b)
     }
     trained_on = [model.manifest.get("training_tracks", ()) for model in (a, b)]
     seen = seen_of_corpus(corpus, layout, trained_on) if any(trained_on) else set()
-    gallery = common_gallery(corpus, models, config.conditioning, seen=seen)
-    if not len(gallery.targets):
+    gallery, queries, seen_queries = common_queries(corpus, embedded, seen=seen)
+    if not len(queries):
         raise NothingUnseenError(
             f"{a.name} or {b.name} was trained on every track of {corpus} that has queries; "
             f"compare them on another corpus with --corpus"
         )
-    one, other = (answer_queries(gallery, embeddings) for embeddings in models.values())
-    tracks = gallery.tracks[gallery.targets].astype(str)
+    values_a, values_b = (
+        answer_values(
+            gallery, queries, answer_queries(gallery, queries, embeddings), config.conditioning
+        )
+        for embeddings in embedded.values()
+    )
+    tracks = gallery.tracks[queries.targets]
     return CorpusComparison(
         corpus=corpus,
-        n_queries=len(gallery.targets),
-        n_gallery=len(gallery.stem_ids),
-        n_seen=len(gallery.seen_targets),
-        metrics=_by_metric(one, other, tracks, config),
-        instruments=_by_instrument(gallery, one, other, tracks, config),
+        n_queries=len(queries),
+        n_gallery=len(gallery),
+        n_seen=len(seen_queries),
+        metrics=_by_metric(values_a, values_b, tracks, config),
+        instruments=_by_instrument(queries.asked, values_a, values_b, tracks, config),
     )
 
 
 def _by_metric(
-    one: Answers, other: Answers, tracks: np.ndarray, config: ComparisonConfig
+    values_a: MetricValues, values_b: MetricValues, tracks: np.ndarray, config: ComparisonConfig
 ) -> list[MetricDifference]:
-    bootstraps = TrackBootstraps(tracks, resamples=config.resamples, seed=config.seed)
-    found = []
-    for metric, statistic in METRICS.items():
-        values, others = one.values[metric], other.values[metric]
-        applies = ~np.isnan(values)
-        if not applies.any():
-            continue
-        values, others = values[applies], others[applies]
-        bootstrap = bootstraps.of(applies)
-        found.append(
+    bootstraps = metric_bootstraps(values_a, tracks, resamples=config.resamples, seed=config.seed)
+    differences = []
+    for metric, bootstrap in bootstraps.items():
+        statistic = METRICS[metric]
+        a, b = applying(values_a[metric]), applying(values_b[metric])
+        differences.append(
             MetricDifference(
                 metric=metric,
-                n_queries=len(values),
-                a=bootstrap.interval(values, statistic).value,
-                b=bootstrap.interval(others, statistic).value,
-                difference=bootstrap.difference(values, others, statistic),
+                n_queries=len(a),
+                a=bootstrap.interval(a, statistic).value,
+                b=bootstrap.interval(b, statistic).value,
+                difference=bootstrap.difference(a, b, statistic),
                 p=permutation_p(
-                    values,
-                    others,
-                    tracks[applies],
+                    a,
+                    b,
+                    tracks[~np.isnan(values_a[metric])],
                     statistic,
                     permutations=config.permutations,
                     seed=config.seed,
                 ),
             )
         )
-    return found
+    return differences
 
 
 def _by_instrument(
-    gallery: Gallery, one: Answers, other: Answers, tracks: np.ndarray, config: ComparisonConfig
+    asked: np.ndarray,
+    values_a: MetricValues,
+    values_b: MetricValues,
+    tracks: np.ndarray,
+    config: ComparisonConfig,
 ) -> dict[str, list[MetricDifference]]:
-    found: dict[str, list[MetricDifference]] = {}
-    for label in sorted(set(gallery.asked)):
-        chosen = gallery.asked == label
+    by_label: dict[str, list[MetricDifference]] = {}
+    for label in sorted(set(asked)):
+        chosen = asked == label
         bootstrap = TrackBootstrap(tracks[chosen], resamples=config.resamples, seed=config.seed)
-        found[label] = [
-            MetricDifference(
-                metric=metric,
-                n_queries=int(chosen.sum()),
-                a=float(one.values[metric][chosen].mean()),
-                b=float(other.values[metric][chosen].mean()),
-                difference=bootstrap.difference(
-                    one.values[metric][chosen], other.values[metric][chosen]
-                ),
+        by_label[label] = []
+        for metric in BY_INSTRUMENT:
+            a, b = values_a[metric][chosen], values_b[metric][chosen]
+            by_label[label].append(
+                MetricDifference(
+                    metric=metric,
+                    n_queries=len(a),
+                    a=float(a.mean()),
+                    b=float(b.mean()),
+                    difference=bootstrap.difference(a, b),
+                )
             )
-            for metric in BY_INSTRUMENT
-        ]
     place = BY_INSTRUMENT.index("normalized_rank_mean")
-    return dict(sorted(found.items(), key=lambda item: item[1][place].difference.value))
+    return dict(sorted(by_label.items(), key=lambda item: item[1][place].difference.value))

@@ -1,86 +1,64 @@
 """Scores of models on a corpus, from its embeddings (Table I), by one of two protocols.
 
 ``default``: queries and gallery are those of ``ml.retrieval.embeddings.build``. ``predecessor``:
-those of
-``ml.retrieval.embeddings.build``, for the models that have an encoder; the scores are an
-evaluation of
-their own (``retrieval-predecessor``), and "film (encoder gallery)" is a row beside "film".
+those of the same module's whole files, for the models that have an encoder; the scores are an
+evaluation of their own (``retrieval-predecessor``), and "film (encoder gallery)" is a row beside
+"film".
 
 Query tracks that *any* compared model has seen in training are dropped and counted, so that all
 models answer the same queries; the gallery keeps all stems. Rows over the seen tracks are an
 evaluation of their own (``retrieval-seen``), made when asked for or when nothing else is left.
 Beside each figure: chance, and a 95 % interval from a bootstrap over tracks. Differences to
 ``untrained`` and ``spectrum`` come from the same draws (evaluation ``retrieval-paired``, model
-"A minus B"; ``default`` protocol only).
-
-Besides the metrics of ``ml.retrieval.evaluation.ranks``: ``right_instrument`` is the share of
-queries whose
-nearest stem has the label asked for (the category under ``coarse``; queries for unlabelled stems
-are left out), ``right_song`` the share whose nearest stem is of the query's own track. Chance is
-the share of such stems in the gallery.
-
-[protocols] A whole evaluation by one protocol: embeddings where it needs its own, scores, MLflow.
+"A minus B"; ``default`` protocol only). Metrics: ``ml.retrieval.evaluation.ranks``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ml import kinds
-from ml.artifacts import Artifact, DataLayout, find_current, finish
+from ml.artifacts import Artifact, DataLayout
 from ml.device import Precision
-from ml.locks import lock
-from ml.retrieval.embeddings.files import Embeddings, read_embeddings
+from ml.retrieval.embeddings.files import Embeddings, read_embeddings, read_predecessor
 from ml.retrieval.embeddings.seen import seen_of_corpus
 from ml.retrieval.evaluation.ranks import (
     RECALL_AT,
     Answers,
     Gallery,
+    Queries,
+    answer_chance,
     answer_queries,
-    common_gallery,
-    gallery_chance,
+    answer_values,
+    common_queries,
 )
 from ml.scores.files import (
     PAIRED,
+    Evaluated,
+    evaluate_once,
     read_artifact_scores,
+    score_row,
     write_queries,
-    write_scores,
 )
-from ml.scores.intervals import Interval, Statistic, TrackBootstraps
+from ml.scores.intervals import Statistic, TrackBootstrap
 from ml.scores.tracking import log_scores, tracking_runs
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
 
-
 Protocol = Literal["default", "predecessor"]
-
-
 PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor")
-
-
-EVALUATION = "retrieval"
-
-
-PREDECESSOR = "retrieval-predecessor"
-
-
+EVALUATION, PREDECESSOR = "retrieval", "retrieval-predecessor"
 EVALUATIONS: Mapping[Protocol, str] = {"default": EVALUATION, "predecessor": PREDECESSOR}
 """What the scores of each protocol are called."""
-
-
 SEEN = "-seen"
 """Added to the name of an evaluation: over tracks that a model has seen in training."""
-
-
 REFERENCES = ("untrained", "spectrum")
 """What the other models are compared with."""
-
-
 METRICS: dict[str, Statistic] = {
     **{f"recall@{k}": "mean" for k in RECALL_AT},
     "normalized_rank_mean": "mean",
@@ -90,238 +68,8 @@ METRICS: dict[str, Statistic] = {
 }
 """What is reported, in this order, and how queries are summed up."""
 
-
-def evaluate_retrieval(
-    corpus: str,
-    layout: DataLayout,
-    models: Mapping[str, str],
-    *,
-    protocol: Protocol = "default",
-    conditionings: Sequence[str] = ("fine",),
-    training_tracks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    has_seen_rows: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Artifact:
-    """Score models on a corpus that they have embedded.
-
-    Args:
-        corpus: its name.
-        layout: where embeddings and scores lie.
-        models: name → model_id, in the order of the table.
-        protocol: whose embeddings are scored.
-        conditionings: which queries; each gives its rows.
-        training_tracks: by model name, what it was trained on, to apply the present rule of
-            ``ml.retrieval.embeddings.seen``; seen tracks that the embeddings name count in any
-            case.
-        has_seen_rows: also score the queries of seen tracks.
-        resamples: draws of the bootstrap.
-        seed: of the draws.
-
-    Returns:
-        The artifact with ``scores.parquet`` and ``queries.parquet`` (``ml.scores.files``;
-        without the queries of seen tracks).
-
-    Raises:
-        ArtifactError: a model has no embeddings of this corpus, or they are of different stems.
-        ValueError: no models, or no queries.
-    """
-    if not models:
-        raise ValueError("there are no models to evaluate; train one first: stems train")
-    loaded = {c: _load(layout, corpus, models, c, protocol) for c in conditionings}
-    manifests = {name: e.manifest for part in loaded.values() for name, e in part.items()}
-    seen = {track for manifest in manifests.values() for track in manifest["seen_tracks"]}
-    if training_tracks:
-        seen |= seen_of_corpus(corpus, layout, training_tracks.values())
-    identity = {
-        "corpus": corpus,
-        "models": list(models.items()),
-        "embeddings": {name: manifest["fingerprint"] for name, manifest in manifests.items()},
-        "protocol": protocol,
-        "conditionings": conditionings,
-        "seen_tracks": sorted(seen),
-        "has_seen_rows": has_seen_rows,
-        "resamples": resamples,
-        "seed": seed,
-    }
-    evaluation = EVALUATIONS[protocol]
-    folder = layout.scores(evaluation, corpus)
-    found = find_current(folder, identity, kinds.SCORES)
-    if found is not None:
-        return found
-    plan = _Plan(
-        evaluation=evaluation,
-        corpus=corpus,
-        seen=frozenset(seen),
-        has_seen_rows=has_seen_rows,
-        resamples=resamples,
-        seed=seed,
-    )
-    parts = [_evaluate(plan, c, loaded[c]) for c in conditionings]
-    with lock(folder / ".lock"):
-        write_scores([row for part in parts for row in part.scores], folder)
-        write_queries([row for part in parts for row in part.queries], folder)
-        return finish(folder, identity, kinds.SCORES, summary=_summary(parts[0]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What is the same for all conditionings."""
-
-    evaluation: str
-    corpus: str
-    seen: frozenset[str]
-    has_seen_rows: bool
-    resamples: int
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """The rows of one conditioning."""
-
-    scores: list[dict[str, Any]]
-    queries: list[dict[str, Any]]
-    n_seen: int
-
-
-def _load(
-    layout: DataLayout,
-    corpus: str,
-    models: Mapping[str, str],
-    conditioning: str,
-    protocol: Protocol,
-) -> dict[str, Embeddings]:
-    """Row of the table → embeddings."""
-    if protocol == "default":
-        return {
-            name: read_embeddings(layout, model_id, corpus, conditioning)
-            for name, model_id in models.items()
-        }
-    from ml.retrieval.embeddings.files import read_predecessor
-
-    return {
-        name + suffix: embeddings
-        for name, model_id in models.items()
-        for suffix, embeddings in read_predecessor(layout, model_id, corpus, conditioning).items()
-    }
-
-
-def _evaluate(plan: _Plan, conditioning: str, models: Mapping[str, Embeddings]) -> _Part:
-    gallery = common_gallery(plan.corpus, models, conditioning, seen=plan.seen)
-    n_seen = len(gallery.seen_targets)
-    groups = {plan.evaluation: gallery, plan.evaluation + SEEN: gallery.of_seen()}
-    if len(gallery.targets) and not plan.has_seen_rows:
-        del groups[plan.evaluation + SEEN]
-    groups = {name: group for name, group in groups.items() if len(group.targets)}
-    if not groups:
-        raise ValueError(
-            f"the embeddings of {plan.corpus} hold no query ({len(gallery.stem_ids)} stems): no "
-            f"stem sounds together with another; evaluate other splits or another corpus"
-        )
-    scores, queries = [], []
-    for evaluation, group in groups.items():
-        answers = {name: answer_queries(group, embeddings) for name, embeddings in models.items()}
-        tracks = group.tracks[group.targets]
-        bootstrap = TrackBootstraps(tracks, resamples=plan.resamples, seed=plan.seed)
-        header = {
-            "corpus": plan.corpus,
-            "conditioning": conditioning,
-            "n_gallery": len(group.stem_ids),
-        }
-        scores += _score_rows(evaluation, header, group, answers, bootstrap)
-        if evaluation == EVALUATION:
-            scores += _paired_rows(header, answers, bootstrap)
-        if evaluation == plan.evaluation:
-            queries += _query_rows(conditioning, group, answers)
-    return _Part(scores=scores, queries=queries, n_seen=n_seen)
-
-
-def _score_rows(
-    evaluation: str,
-    header: Mapping[str, Any],
-    gallery: Gallery,
-    answers: Mapping[str, Answers],
-    bootstrap: TrackBootstraps,
-) -> Iterator[dict[str, Any]]:
-    chance = gallery_chance(gallery)
-    for name, answer in answers.items():
-        for metric, statistic in METRICS.items():
-            values = answer.values[metric]
-            applies = ~np.isnan(values)
-            if applies.any():
-                interval = bootstrap.of(applies).interval(values[applies], statistic)
-                counted = {**header, "n_queries": int(applies.sum())}
-                yield _row(evaluation, counted, name, metric, interval, chance[metric])
-
-
-def _paired_rows(
-    header: Mapping[str, Any], answers: Mapping[str, Answers], bootstrap: TrackBootstraps
-) -> Iterator[dict[str, Any]]:
-    pairs = [
-        (name, reference)
-        for reference in REFERENCES
-        for name in answers
-        if reference in answers and name not in REFERENCES
-    ]
-    for name, reference in pairs:
-        for metric, statistic in METRICS.items():
-            values, other = answers[name].values[metric], answers[reference].values[metric]
-            applies = ~np.isnan(values)
-            if applies.any():
-                draws = bootstrap.of(applies)
-                interval = draws.difference(values[applies], other[applies], statistic)
-                counted = {**header, "n_queries": int(applies.sum())}
-                model = f"{name} minus {reference}"
-                yield _row(PAIRED, counted, model, metric, interval, chance=0.0)
-
-
-def _row(
-    evaluation: str,
-    header: Mapping[str, Any],
-    model: str,
-    metric: str,
-    interval: Interval,
-    chance: float,
-) -> dict[str, Any]:
-    return {
-        "evaluation": evaluation,
-        **header,
-        "model": model,
-        "metric": metric,
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "chance": chance,
-    }
-
-
-def _query_rows(
-    conditioning: str, gallery: Gallery, answers: Mapping[str, Answers]
-) -> Iterator[dict[str, Any]]:
-    for name, answer in answers.items():
-        for i, target in enumerate(gallery.targets):
-            yield {
-                "model": name,
-                "conditioning": conditioning,
-                "stem_id": gallery.stem_ids[target],
-                "track_id": gallery.tracks[target],
-                "label": gallery.asked[i],
-                "rank": int(answer.ranks[i]),
-                "nearest_stem_id": gallery.stem_ids[answer.nearest[i]],
-            }
-
-
-def _summary(part: _Part) -> dict[str, Any]:
-    """Recall and normalised rank of each model, for people."""
-    shown = ("recall@1", "recall@10", "normalized_rank_mean")
-    first = part.scores[0]
-    rows = [row for row in part.scores if row["evaluation"] == first["evaluation"]]
-    counts = {"queries": max(r["n_queries"] for r in rows), "gallery": first["n_gallery"]}
-    figures = {f"{r['model']} {r['metric']}": r["value"] for r in rows if r["metric"] in shown}
-    is_seen = first["evaluation"].endswith(SEEN)
-    dropped = {"seen_queries_dropped": 0 if is_seen else part.n_seen}
-    return {**counts, **figures, **dropped, "only_seen_tracks": is_seen}
+MetricValues = Mapping[str, np.ndarray]
+"""Metric → (query,) percent; NaN where it does not apply to a query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +119,7 @@ def evaluate_by_protocol(
             with those that have an encoder.
         layout: where everything lies.
         label_vectors: (condition_dim,) per text, of the corpus; used by ``predecessor``.
-        protocol: see ``ml.retrieval.evaluation.evaluate``.
+        protocol: whose embeddings are scored.
         config: what is evaluated.
         tracking_uri: MLflow's store; when it cannot be reached, a warning is all that happens.
 
@@ -385,10 +133,10 @@ def evaluate_by_protocol(
     if protocol == "predecessor":
         from ml.retrieval.embeddings.build import embed_predecessor, models_with_encoder
 
-        models = able = models_with_encoder(models)
+        models = models_with_encoder(models)
         embed_predecessor(
             corpus,
-            able,
+            models,
             layout,
             label_vectors,
             conditionings=config.conditionings,
@@ -411,3 +159,229 @@ def evaluate_by_protocol(
     rows = read_artifact_scores(artifact)
     log_scores(artifact, rows, tracking_runs(models), tracking_uri)
     return artifact, rows
+
+
+def evaluate_retrieval(
+    corpus: str,
+    layout: DataLayout,
+    models: Mapping[str, str],
+    *,
+    protocol: Protocol = "default",
+    conditionings: Sequence[str] = ("fine",),
+    training_tracks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    has_seen_rows: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Artifact:
+    """Score models on a corpus that they have embedded.
+
+    Args:
+        corpus: its name.
+        layout: where embeddings and scores lie.
+        models: name → model_id, in the order of the table.
+        protocol: whose embeddings are scored.
+        conditionings: which queries; each gives its rows.
+        training_tracks: by model name, what it was trained on, to apply the present rule of
+            ``ml.retrieval.embeddings.seen``; seen tracks that the embeddings name count in any
+            case.
+        has_seen_rows: also score the queries of seen tracks.
+        resamples: draws of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        The artifact with ``scores.parquet`` and ``queries.parquet`` (``ml.scores.files``;
+        without the queries of seen tracks).
+
+    Raises:
+        ArtifactError: a model has no embeddings of this corpus, or they are of different stems.
+        ValueError: no models, or no queries.
+    """
+    if not models:
+        raise ValueError("there are no models to evaluate; train one first: stems train")
+    embedded = {c: _read_embeddings(layout, corpus, models, c, protocol) for c in conditionings}
+    manifests = {name: e.manifest for part in embedded.values() for name, e in part.items()}
+    seen = {track for manifest in manifests.values() for track in manifest["seen_tracks"]}
+    if training_tracks:
+        seen |= seen_of_corpus(corpus, layout, training_tracks.values())
+    identity = {
+        "corpus": corpus,
+        "models": list(models.items()),
+        "embeddings": {name: manifest["fingerprint"] for name, manifest in manifests.items()},
+        "protocol": protocol,
+        "conditionings": conditionings,
+        "seen_tracks": sorted(seen),
+        "has_seen_rows": has_seen_rows,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    plan = _Plan(
+        evaluation=EVALUATIONS[protocol],
+        corpus=corpus,
+        seen=frozenset(seen),
+        has_seen_rows=has_seen_rows,
+        resamples=resamples,
+        seed=seed,
+    )
+    compute = partial(_evaluate, plan, embedded)
+    return evaluate_once(layout, plan.evaluation, corpus, identity, compute)
+
+
+def metric_bootstraps(
+    values: MetricValues, tracks: np.ndarray, *, resamples: int, seed: int
+) -> dict[str, TrackBootstrap]:
+    """Draw tracks for each metric of ``METRICS`` that applies to a query at least.
+
+    Args:
+        values: of any model: to which queries a metric applies does not depend on the model.
+        tracks: (query,) the track of each query.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    applies = {metric: ~np.isnan(values[metric]) for metric in METRICS}
+    return {
+        metric: TrackBootstrap(tracks[chosen], resamples=resamples, seed=seed)
+        for metric, chosen in applies.items()
+        if chosen.any()
+    }
+
+
+def applying(values: np.ndarray) -> np.ndarray:
+    """Leave out the queries that a metric does not apply to."""
+    return values[~np.isnan(values)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is the same for all conditionings."""
+
+    evaluation: str
+    corpus: str
+    seen: frozenset[str]
+    has_seen_rows: bool
+    resamples: int
+    seed: int
+
+
+def _read_embeddings(
+    layout: DataLayout,
+    corpus: str,
+    models: Mapping[str, str],
+    conditioning: str,
+    protocol: Protocol,
+) -> dict[str, Embeddings]:
+    """Read row of the table → embeddings."""
+    if protocol == "default":
+        return {
+            name: read_embeddings(layout, model_id, corpus, conditioning)
+            for name, model_id in models.items()
+        }
+    return {
+        name + suffix: embeddings
+        for name, model_id in models.items()
+        for suffix, embeddings in read_predecessor(layout, model_id, corpus, conditioning).items()
+    }
+
+
+def _evaluate(plan: _Plan, embedded: Mapping[str, Mapping[str, Embeddings]]) -> Evaluated:
+    """Score all conditionings."""
+    scores: list[dict[str, Any]] = []
+    query_rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for conditioning, models in embedded.items():
+        gallery, unseen, seen = common_queries(plan.corpus, models, seen=plan.seen)
+        groups = {plan.evaluation: unseen, plan.evaluation + SEEN: seen}
+        if len(unseen) and not plan.has_seen_rows:
+            del groups[plan.evaluation + SEEN]
+        rows: list[dict[str, Any]] = []
+        for evaluation, queries in groups.items():
+            if len(queries):
+                answers = {name: answer_queries(gallery, queries, e) for name, e in models.items()}
+                rows += _score_rows(plan, evaluation, conditioning, gallery, queries, answers)
+                if evaluation == plan.evaluation:
+                    query_rows += _query_rows(conditioning, gallery, queries, answers)
+        if not rows:
+            raise ValueError(
+                f"the embeddings of {plan.corpus} hold no query ({len(gallery)} stems): no stem "
+                f"sounds together with another; evaluate other splits or another corpus"
+            )
+        summary = summary or _summary(rows, len(seen))
+        scores += rows
+    return Evaluated(scores=scores, summary=summary, write_more=partial(write_queries, query_rows))
+
+
+def _score_rows(
+    plan: _Plan,
+    evaluation: str,
+    conditioning: str,
+    gallery: Gallery,
+    queries: Queries,
+    answers: Mapping[str, Answers],
+) -> Iterator[dict[str, Any]]:
+    """Make the rows of each model; for the ``default`` protocol also of paired differences."""
+    values = {n: answer_values(gallery, queries, a, conditioning) for n, a in answers.items()}
+    bootstraps = metric_bootstraps(
+        next(iter(values.values())),
+        gallery.tracks[queries.targets],
+        resamples=plan.resamples,
+        seed=plan.seed,
+    )
+    header = {"corpus": plan.corpus, "conditioning": conditioning, "n_gallery": len(gallery)}
+    chance = answer_chance(gallery, queries, conditioning)
+    for name in values:
+        own = {**header, "evaluation": evaluation, "model": name}
+        for metric, bootstrap in bootstraps.items():
+            each = applying(values[name][metric])
+            interval = bootstrap.interval(each, METRICS[metric])
+            yield score_row(own, metric, interval, n_queries=len(each), chance=chance[metric])
+    if evaluation == EVALUATION:
+        yield from _paired_rows(header, values, bootstraps)
+
+
+def _paired_rows(
+    header: Mapping[str, Any],
+    values: Mapping[str, MetricValues],
+    bootstraps: Mapping[str, TrackBootstrap],
+) -> Iterator[dict[str, Any]]:
+    pairs = [
+        (name, reference)
+        for reference in REFERENCES
+        for name in values
+        if reference in values and name not in REFERENCES
+    ]
+    for name, reference in pairs:
+        own = {**header, "evaluation": PAIRED, "model": f"{name} minus {reference}"}
+        for metric, bootstrap in bootstraps.items():
+            each, other = (applying(values[model][metric]) for model in (name, reference))
+            interval = bootstrap.difference(each, other, METRICS[metric])
+            yield score_row(own, metric, interval, n_queries=len(each), chance=0.0)
+
+
+def _query_rows(
+    conditioning: str, gallery: Gallery, queries: Queries, answers: Mapping[str, Answers]
+) -> Iterator[dict[str, Any]]:
+    for name, answer in answers.items():
+        for i, target in enumerate(queries.targets):
+            yield {
+                "model": name,
+                "conditioning": conditioning,
+                "stem_id": gallery.stem_ids[target],
+                "track_id": gallery.tracks[target],
+                "label": queries.asked[i],
+                "rank": int(answer.ranks[i]),
+                "nearest_stem_id": gallery.stem_ids[answer.nearest[i]],
+            }
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], n_seen: int) -> dict[str, Any]:
+    """Pick recall and normalised rank of each model under one conditioning, for people."""
+    shown = ("recall@1", "recall@10", "normalized_rank_mean")
+    evaluation = rows[0]["evaluation"]
+    first = [row for row in rows if row["evaluation"] == evaluation]
+    is_seen = evaluation.endswith(SEEN)
+    return {
+        "queries": max(row["n_queries"] for row in first),
+        "gallery": first[0]["n_gallery"],
+        **{f"{r['model']} {r['metric']}": r["value"] for r in first if r["metric"] in shown},
+        "seen_queries_dropped": 0 if is_seen else n_seen,
+        "only_seen_tracks": is_seen,
+    }

@@ -50,7 +50,7 @@ def label_presences(
     *,
     threshold: float = OTHER_WORDS_SIMILARITY,
 ) -> dict[str, LabelPresence]:
-    """What training knows of each label.
+    """Say what training knows of each label.
 
     Args:
         labels: texts that were asked for.
@@ -98,7 +98,7 @@ def _presence(
 
 
 def training_labels(layout: DataLayout, model_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The training labels of each model, from the manifests of the checkpoints.
+    """Read the training labels of each model from the manifests of the checkpoints.
 
     A model that knows of none (``spectrum``, ``clap-audio``, an imported checkpoint) gets those of
     all the others, so that its figures stand in the same groups as theirs.
@@ -110,30 +110,30 @@ def training_labels(layout: DataLayout, model_ids: Sequence[str]) -> dict[str, t
     Raises:
         ArtifactError: no model has training labels.
     """
-    own = {
-        found["model_id"]: found.get("training_labels") or ()
-        for found in checkpoint_manifests(layout)
+    manifests = {manifest["model_id"]: manifest for manifest in checkpoint_manifests(layout)}
+    known = {
+        model_id: tuple(manifests.get(model_id, {}).get("training_labels") or ())
+        for model_id in model_ids
     }
-    known = {model_id: tuple(own.get(model_id, ())) for model_id in model_ids}
-    together = tuple(sorted({text for texts in known.values() for text in texts}))
-    if not together:
+    all_known = tuple(sorted({text for texts in known.values() for text in texts}))
+    if not all_known:
         raise ArtifactError(
             f"no checkpoint under {layout.runs} says which labels {', '.join(model_ids)} met in "
             f"training, so nothing can be told zero-shot; score a model trained here beside them"
         )
-    return {model_id: texts or together for model_id, texts in known.items()}
+    return {model_id: texts or all_known for model_id, texts in known.items()}
 
 
 def text_vectors(
     layout: DataLayout, texts: Iterable[str], encoder: LabelEncoder
 ) -> dict[str, np.ndarray]:
-    """(dim,) of unit norm per text: from the ``label_embeddings`` on disk, the others encoded."""
+    """Read (dim,) of unit norm per text from the ``label_embeddings`` on disk; encode the rest."""
     wanted = sorted(set(texts) - {MUSIC})
     return dict(zip(wanted, TextVectors(encoder, layout).encode(wanted), strict=True))
 
 
 def checkpoint_manifests(layout: DataLayout) -> list[dict[str, Any]]:
-    """Manifests of all finished checkpoints of this home, and of those ``models.json`` names."""
+    """Read the manifests of all finished checkpoints here, and of those ``models.json`` names."""
     paths = set(layout.runs.glob(f"*/model/{MANIFEST_NAME}"))
     paths |= set(layout.runs.glob(f"*/initial/{MANIFEST_NAME}"))
     if layout.models_index.is_file():

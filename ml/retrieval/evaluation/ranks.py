@@ -1,8 +1,10 @@
-"""Ranks of targets in a gallery, and the scores made of them. Pure numpy.
+"""What models answer: the ranks of targets in a gallery, and the scores made of them. Pure numpy.
 
 The task: a query embedding was predicted from a mix and a label; somewhere in the gallery lies the
 embedding of the stem that was taken out of that mix (the *target*). A good model ranks it first.
 Riou et al. (arXiv:2411.19806v2, Table I) report recall@k and the normalised rank.
+
+``Gallery`` and ``Queries`` are the same for all models; ``Answers`` are one model's.
 
 Conventions:
 
@@ -20,40 +22,190 @@ Conventions:
 * Chance is stated beside each score: a target placed uniformly among N stems has recall@k = k/N
   and a normalised rank of (N + 1)/2N, mean and median.
 
-Not here: intervals (``ml.scores.intervals``), which stems are queries (``embed``, ``evaluate``).
-
-[answers] What models answer to the queries of a corpus: ranks, nearest stems, and chance.
+Not here: intervals (``ml.scores.intervals``), which stems are queries
+(``ml.retrieval.embeddings.build``), what is reported (``ml.retrieval.evaluation.evaluate``).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ml.artifacts import ArtifactError
 from ml.retrieval.embeddings.files import _ROW_BLOCK, Embeddings, unit_rows, vectors_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 RECALL_AT = (1, 5, 10)
-
-
 TIE_TOLERANCE = 8 * 2.0**-24
 """Cosines closer than this are equal: 8 ulp of float32 just below 1."""
-
-
 _KERNEL_ERROR = 32 * 2.0**-24
 """More than a float32 kernel errs in a cosine; 10 ulp were seen in 64 to 3840 dimensions."""
+_QUERY_BLOCK, _GALLERY_BLOCK = 1024, 4096
 
 
-_QUERY_BLOCK = 1024
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gallery:
+    """The stems that queries are ranked among; each column (stem,) of objects."""
+
+    stem_ids: np.ndarray
+    tracks: np.ndarray
+    """Track ids."""
+    labels: np.ndarray
+    """The finest label; None: the stem has none."""
+    categories: np.ndarray
+    """The coarsest label; None: the stem has none."""
+
+    def __len__(self) -> int:
+        return len(self.stem_ids)
+
+    @cached_property
+    def is_labelled(self) -> np.ndarray:
+        """(stem,) whether the stem has a label."""
+        return np.array([label is not None for label in self.labels], dtype=bool)
+
+    def instruments(self, conditioning: str) -> np.ndarray:
+        """Choose the column that says what a right instrument is: under ``coarse`` categories."""
+        return self.categories if conditioning == "coarse" else self.labels
+
+    def count_like(self, *columns: np.ndarray) -> np.ndarray:
+        """Count for each stem those, itself included, with its values in all columns: (stem,)."""
+        rows = list(zip(*columns, strict=True))
+        counts = Counter(rows)
+        return np.array([counts[row] for row in rows])
 
 
-_GALLERY_BLOCK = 4096
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Queries:
+    """What is looked for in a gallery, by which text."""
+
+    targets: np.ndarray
+    """(query,) index of the stem looked for."""
+    asked: np.ndarray
+    """(query,) the text the query was conditioned with."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """What one model made of the queries."""
+
+    ranks: np.ndarray
+    """(query,) 1…gallery size."""
+    nearest: np.ndarray
+    """(query,) index of the stem that came first."""
+
+
+def gallery_of(table: pa.Table) -> Gallery:
+    """Take the columns of a gallery from the rows of ``gallery.parquet``."""
+    is_labelled = [bool(labels) for labels in table["labels"].to_pylist()]
+
+    def column(name: str, *, needs_label: bool = False) -> np.ndarray:
+        pairs = zip(table[name].to_pylist(), is_labelled, strict=True)
+        values = [value if known or not needs_label else None for value, known in pairs]
+        return np.array(values, dtype=object)
+
+    return Gallery(
+        stem_ids=column("stem_id"),
+        tracks=column("track_id"),
+        labels=column("label", needs_label=True),
+        categories=column("category", needs_label=True),
+    )
+
+
+def common_queries(
+    corpus: str, models: Mapping[str, Embeddings], *, seen: Collection[str] = ()
+) -> tuple[Gallery, Queries, Queries]:
+    """Find the gallery that all models embedded, and the queries that all of them answer.
+
+    Args:
+        corpus: its name, for errors.
+        models: name → embeddings.
+        seen: tracks seen in training besides those that the embeddings name.
+
+    Returns:
+        The gallery; queries of tracks that no model has seen in training; and of those that some
+        model has seen.
+
+    Raises:
+        ArtifactError: the models embedded different stems.
+    """
+    first_name, first = next(iter(models.items()))
+    stem_ids, asked_ids = (t["stem_id"].to_pylist() for t in (first.gallery, first.queries))
+    for name, other in models.items():
+        if (
+            other.gallery["stem_id"].to_pylist() != stem_ids
+            or other.queries["stem_id"].to_pylist() != asked_ids
+        ):
+            raise ArtifactError(
+                f"the embeddings of {corpus} by {name} ({other.gallery.num_rows} stems, "
+                f"{other.queries.num_rows} queries) are of other stems than those by "
+                f"{first_name} ({len(stem_ids)} stems, {len(asked_ids)} queries); make them again "
+                f"with: stems embed {corpus}"
+            )
+    place = {stem_id: i for i, stem_id in enumerate(stem_ids)}
+    targets = np.array([place[stem_id] for stem_id in asked_ids], dtype=np.int64)
+    asked = np.array(first.queries["label"].to_pylist(), dtype=object)
+    all_seen = {*seen, *(track for e in models.values() for track in e.manifest["seen_tracks"])}
+    is_seen = np.array([t in all_seen for t in first.queries["track_id"].to_pylist()], dtype=bool)
+    return (
+        gallery_of(first.gallery),
+        Queries(targets=targets[~is_seen], asked=asked[~is_seen]),
+        Queries(targets=targets[is_seen], asked=asked[is_seen]),
+    )
+
+
+def answer_queries(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> Answers:
+    """Rank the gallery for each query by one model's embeddings."""
+    place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
+    rows = [place[stem] for stem in gallery.stem_ids[queries.targets]]
+    vectors = vectors_of(embeddings.queries)[rows]
+    ranks, nearest = ranks_and_nearest(vectors, vectors_of(embeddings.gallery), queries.targets)
+    return Answers(ranks=ranks, nearest=nearest)
+
+
+def answer_values(
+    gallery: Gallery, queries: Queries, answers: Answers, conditioning: str
+) -> dict[str, np.ndarray]:
+    """Compute what each query contributes to each metric, in percent: (query,) a metric.
+
+    Besides the metrics of ``query_values``: ``right_instrument`` is 100 where the nearest stem has
+    the label of the target (NaN for queries for unlabelled stems), ``right_song`` where it is of
+    the target's own track.
+    """
+    instruments, targets = gallery.instruments(conditioning), queries.targets
+    right = np.where(instruments[answers.nearest] == instruments[targets], 100.0, 0.0)
+    is_song = gallery.tracks[answers.nearest] == gallery.tracks[targets]
+    return {
+        **query_values(answers.ranks, len(gallery)),
+        "right_instrument": np.where(gallery.is_labelled[targets], right, np.nan),
+        "right_song": np.where(is_song, 100.0, 0.0),
+    }
+
+
+def answer_chance(gallery: Gallery, queries: Queries, conditioning: str) -> dict[str, float]:
+    """Compute what each metric would be if the gallery came in random order, in percent."""
+    chance = chance_scores(len(gallery))
+    labelled = queries.targets[gallery.is_labelled[queries.targets]]
+    for metric, column, targets in (
+        ("right_instrument", gallery.instruments(conditioning), labelled),
+        ("right_song", gallery.tracks, queries.targets),
+    ):
+        shares = gallery.count_like(column)[targets] / len(gallery)
+        chance[metric] = 100 * float(shares.mean()) if len(shares) else 0.0
+    return chance
 
 
 def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Rank of each query's target among all gallery rows, by descending cosine.
+    """Rank each query's target among all gallery rows, by descending cosine.
 
     Memory is one block of similarities (16 MB) and the vectors normalised, whatever the sizes.
 
@@ -77,7 +229,7 @@ def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray) 
 def ranks_and_nearest(
     queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``target_ranks``, and which gallery row came first for each query.
+    """Rank as ``target_ranks`` does, and say which gallery row came first for each query.
 
     Returns:
         ranks (query,) and nearest (query,), both int64. ``nearest == targets`` exactly where
@@ -89,7 +241,7 @@ def ranks_and_nearest(
 
 
 def retrieval_scores(ranks: np.ndarray, gallery_size: int) -> dict[str, float]:
-    """Recall@1/5/10 and normalised rank, in percent.
+    """Compute recall@1/5/10 and normalised rank, in percent.
 
     Args:
         ranks: (query,) integers in 1…gallery_size.
@@ -110,7 +262,7 @@ def retrieval_scores(ranks: np.ndarray, gallery_size: int) -> dict[str, float]:
 
 
 def query_values(ranks: np.ndarray, gallery_size: int) -> dict[str, np.ndarray]:
-    """What each query contributes to each score, in percent: (query,) float64 per metric.
+    """Compute what each query contributes to each score, in percent: (query,) float64 per metric.
 
     The score is the mean of its column, for ``normalized_rank_median`` the median.
 
@@ -130,7 +282,7 @@ def query_values(ranks: np.ndarray, gallery_size: int) -> dict[str, np.ndarray]:
 
 
 def chance_scores(gallery_size: int) -> dict[str, float]:
-    """The same scores for a target placed uniformly in the gallery, in percent (closed form)."""
+    """Compute the same scores for a target placed uniformly in the gallery, in percent."""
     if gallery_size < 1:
         raise ValueError(f"gallery size is {gallery_size}; expected at least 1")
     middle = 100.0 * (gallery_size + 1) / (2 * gallery_size)
@@ -165,7 +317,7 @@ def _checked(
 def _scan(
     queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray, *, with_nearest: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks, and the best gallery row other than the target (-1 when not asked or none)."""
+    """Find ranks, and the best gallery row other than the target (-1 when not asked or none)."""
     ranks = np.ones(len(queries), dtype=np.int64)
     best_other = np.full(len(queries), -1, dtype=np.int64)
     block = np.empty((_QUERY_BLOCK, _GALLERY_BLOCK), dtype=np.float32)
@@ -188,7 +340,7 @@ def _scan(
 def _count_ahead(
     cosine: np.ndarray, limit: np.ndarray, queries: np.ndarray, gallery: np.ndarray
 ) -> np.ndarray:
-    """How many gallery rows of a block reach the limit of each query: (query,).
+    """Count the gallery rows of a block that reach the limit of each query: (query,).
 
     Args:
         cosine: (query, stem) float32, with the error of a matrix kernel.
@@ -209,7 +361,7 @@ def _count_ahead(
 
 
 def _count_rows(flags: np.ndarray) -> np.ndarray:
-    """True entries of each row, (query,) int64: in half the time of ``np.count_nonzero``."""
+    """Count the true entries of each row, (query,): in half the time of ``np.count_nonzero``."""
     # 16 bits hold a count: a block has 4096 columns.
     return np.add.reduce(flags.view(np.uint8), axis=1, dtype=np.uint16).astype(np.int64)
 
@@ -217,7 +369,7 @@ def _count_rows(flags: np.ndarray) -> np.ndarray:
 def _count_exactly(
     near: np.ndarray, limit: np.ndarray, queries: np.ndarray, gallery: np.ndarray
 ) -> np.ndarray:
-    """How many of the gallery rows in ``near`` (query, stem) reach the limit: (query,)."""
+    """Count the gallery rows in ``near`` (query, stem) that reach the limit: (query,)."""
     row, column = near.nonzero()
     if len(row) > near.size // 64:  # a collapsed model: faster by one product than by pairs
         exact = queries.astype(np.float64) @ gallery.astype(np.float64).T
@@ -237,127 +389,3 @@ def _update_best(best: np.ndarray, best_row: np.ndarray, cosine: np.ndarray, sta
     better = value > best
     best[better] = value[better]
     best_row[better] = start + column[better]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """The stems of a corpus and the queries for them, the same for all models."""
-
-    stem_ids: np.ndarray
-    """(stem,)"""
-    tracks: np.ndarray
-    """(stem,)"""
-    labels: np.ndarray
-    """(stem,) the label that decides a right instrument, None when unlabelled."""
-    targets: np.ndarray
-    """(query,) index of the stem looked for, of tracks that no model has seen in training."""
-    asked: np.ndarray
-    """(query,) the text each query was conditioned with."""
-    seen_targets: np.ndarray
-    """The same of tracks that some model has seen."""
-    seen_asked: np.ndarray
-    """The same of tracks that some model has seen."""
-
-    def of_seen(self) -> Gallery:
-        """The same gallery with the seen queries for queries."""
-        return replace(
-            self,
-            targets=self.seen_targets,
-            asked=self.seen_asked,
-            seen_targets=self.targets,
-            seen_asked=self.asked,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What one model made of the queries."""
-
-    ranks: np.ndarray
-    """(query,)"""
-    nearest: np.ndarray
-    """(query,) index of the stem that came first."""
-    values: Mapping[str, np.ndarray]
-    """Per metric (query,) percent; NaN where a metric does not apply to a query."""
-
-
-def common_gallery(
-    corpus: str,
-    models: Mapping[str, Embeddings],
-    conditioning: str,
-    *,
-    seen: Collection[str] = (),
-) -> Gallery:
-    """The gallery that all models embedded, and the queries that all of them answer.
-
-    Args:
-        corpus: its name, for errors.
-        models: name → embeddings.
-        conditioning: under ``coarse`` the category decides what a right instrument is.
-        seen: tracks seen in training besides those that the embeddings name.
-
-    Raises:
-        ArtifactError: the models embedded different stems.
-    """
-    first_name, first = next(iter(models.items()))
-    stem_ids = first.gallery["stem_id"].to_pylist()
-    asked = first.queries["stem_id"].to_pylist()
-    for name, other in models.items():
-        if (
-            other.gallery["stem_id"].to_pylist() != stem_ids
-            or other.queries["stem_id"].to_pylist() != asked
-        ):
-            raise ArtifactError(
-                f"the embeddings of {corpus} by {name} ({other.gallery.num_rows} stems, "
-                f"{other.queries.num_rows} queries) are of other stems than those by "
-                f"{first_name} ({len(stem_ids)} stems, {len(asked)} queries); make them again "
-                f"with: stems embed {corpus}"
-            )
-    place = {stem_id: i for i, stem_id in enumerate(stem_ids)}
-    targets = np.array([place[stem_id] for stem_id in asked], dtype=np.int64)
-    texts = np.array(first.queries["label"].to_pylist(), dtype=object)
-    all_seen = {*seen, *(track for e in models.values() for track in e.manifest["seen_tracks"])}
-    is_seen = np.array([t in all_seen for t in first.queries["track_id"].to_pylist()], dtype=bool)
-    column = "category" if conditioning == "coarse" else "label"
-    labels = [
-        label if known else None
-        for label, known in zip(
-            first.gallery[column].to_pylist(), first.gallery["labels"].to_pylist(), strict=True
-        )
-    ]
-    return Gallery(
-        stem_ids=np.array(stem_ids, dtype=object),
-        tracks=np.array(first.gallery["track_id"].to_pylist(), dtype=object),
-        labels=np.array(labels, dtype=object),
-        targets=targets[~is_seen],
-        asked=texts[~is_seen],
-        seen_targets=targets[is_seen],
-        seen_asked=texts[is_seen],
-    )
-
-
-def answer_queries(gallery: Gallery, embeddings: Embeddings) -> Answers:
-    """Rank the gallery for each query by one model's embeddings."""
-    place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
-    rows = [place[stem] for stem in gallery.stem_ids[gallery.targets]]
-    vectors = vectors_of(embeddings.gallery)
-    queries = vectors_of(embeddings.queries)[rows]
-    ranks, nearest = ranks_and_nearest(queries, vectors, gallery.targets)
-    values = query_values(ranks, len(vectors))
-    wanted = gallery.labels[gallery.targets]
-    right = np.where(gallery.labels[nearest] == wanted, 100.0, 0.0)
-    is_labelled = np.array([label is not None for label in wanted])
-    values["right_instrument"] = np.where(is_labelled, right, np.nan)
-    same = gallery.tracks[nearest] == gallery.tracks[gallery.targets]
-    values["right_song"] = np.where(same, 100.0, 0.0)
-    return Answers(ranks=ranks, nearest=nearest, values=values)
-
-
-def gallery_chance(gallery: Gallery) -> dict[str, float]:
-    """What each metric would be if the gallery came in random order, in percent."""
-    chance = chance_scores(len(gallery.stem_ids))
-    for metric, column in (("right_instrument", gallery.labels), ("right_song", gallery.tracks)):
-        wanted = [value for value in column[gallery.targets] if value is not None]
-        shares = {value: float(np.mean(column == value)) for value in set(wanted)}
-        chance[metric] = 100 * float(np.mean([shares[value] for value in wanted])) if wanted else 0
-    return chance

@@ -17,12 +17,12 @@ from ml.retrieval.evaluation.instruments import (
     SHARES,
     answer_kinds,
     evaluate_instruments,
-    gallery_stems,
     kind_chance,
     read_confusion,
     read_instruments,
     share_interval,
 )
+from ml.retrieval.evaluation.ranks import Gallery, gallery_of
 from ml.scores.files import SCORE_COLUMNS, read_scores
 from ml.scores.intervals import TrackBootstrap
 
@@ -65,6 +65,14 @@ def stem_rows(labels: Sequence[tuple[str, ...]] = LABELS, songs: int = SONGS) ->
         for song in range(songs)
         for place, own in enumerate(labels)
     ]
+
+
+def rows_and_gallery(
+    labels: Sequence[tuple[str, ...]], songs: int
+) -> tuple[list[dict[str, Any]], Gallery]:
+    rows = stem_rows(labels, songs)
+    gallery = gallery_of(stem_table(rows, np.zeros((len(rows), 1), dtype=np.float32)))
+    return [{**vars(row)} for row in rows], gallery
 
 
 def embed(
@@ -197,8 +205,7 @@ def test_either_of_two_stems_of_a_label_is_right(analysed: DataLayout):
 def test_chance_is_the_mean_over_all_possible_answers():
     random = np.random.default_rng(0)
     labels = [LABELS[i] if i < 4 else () for i in random.integers(0, 5, size=6)]
-    rows = [{**vars(row)} for row in stem_rows(labels, songs=5)]
-    stems = gallery_stems(rows)
+    rows, stems = rows_and_gallery(labels, songs=5)
     targets = np.array([i for i, row in enumerate(rows) if row["labels"]])
     chance = kind_chance(stems, targets)
     np.testing.assert_allclose(chance.sum(axis=1), 100)
@@ -218,8 +225,7 @@ def kind_by_hand(target: dict[str, Any], nearest: dict[str, Any]) -> int:
 
 
 def test_unlabelled_stems_are_of_no_kind_and_never_right():
-    rows = [{**vars(row)} for row in stem_rows([(), (), ("bass",)], songs=1)]
-    stems = gallery_stems(rows)
+    _, stems = rows_and_gallery([(), (), ("bass",)], songs=1)
     kinds = answer_kinds(stems, np.array([0, 2, 2]), np.array([1, 0, 2]))
     assert kinds.tolist() == [-1, 3, 0]
 
