@@ -13,6 +13,8 @@ Kind = Literal[
     "beats", "demo", "folder", "manifest", "medleydb", "moisesdb", "musdb18", "slakh2100"
 ]
 """Layouts of corpora that ``ml.corpora.corpus.open_corpus`` reads."""
+NO_STEMS: tuple[Kind, ...] = ("beats",)
+"""Kinds of corpora without stems: nothing of them can be found."""
 
 
 MUSIC = "music"

@@ -1,1 +1,10 @@
-"""tables."""
+"""The LanceDB tables that queries search.
+
+*Database*: the tables of one model, a folder or a prefix of an object store. *Publishing*: making a
+corpus of embeddings the rows of a database, in one version. *Index*: what large tables are searched
+through, with its recall measured.
+
+``database`` opens and writes safely, ``publish`` fills, ``index`` indexes, ``search`` searches,
+``inspect`` describes and exports, ``completeness`` compares with the embeddings.
+Who asks: ``ml.retrieval.queries``. Whose database is asked: ``ml.retrieval.champion``.
+"""

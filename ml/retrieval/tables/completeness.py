@@ -6,23 +6,20 @@ corpus is now. Nothing is read but manifests and row counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml import kinds
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_manifest
 from ml.retrieval.embeddings.files import read_embedding_manifest
 from ml.retrieval.tables.database import database_uri
-from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows
+from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows, publication_folder
 from ml.settings import Settings
-
-NO_STEMS = ("beats",)
-"""Kinds of corpora without stems: nothing of them can be found."""
+from ml.tracks import NO_STEMS
 
 
 def searched_corpora(settings: Settings) -> list[str]:
-    """The corpora whose stems queries should find.
+    """List the corpora whose stems queries should find.
 
     Those of ``promotion.gallery``; where that is empty, every corpus of the settings that has
     stems and was scanned.
@@ -36,13 +33,19 @@ def searched_corpora(settings: Settings) -> list[str]:
     ]
 
 
+def published_corpora(layout: DataLayout, model_id: str) -> list[str]:
+    """List the corpora that were published with a model."""
+    records = publication_folder(layout, model_id).glob(f"*/{MANIFEST_NAME}")
+    return sorted(path.parent.name for path in records)
+
+
 def gallery_gaps(layout: DataLayout, model_id: str, corpora: Sequence[str]) -> list[str]:
-    """What a model's tables lack of some corpora, one phrase each; empty: nothing."""
+    """Say what a model's tables lack of some corpora, one phrase each; empty: nothing."""
     return [gap for corpus in corpora for gap in _gaps(layout, model_id, corpus)]
 
 
 def publication_gaps(layout: DataLayout, model_id: str) -> list[str]:
-    """Where a model's tables are not what was published into them; empty: nowhere.
+    """Say where a model's tables are not what was published into them; empty: nowhere.
 
     Corpora that were never published with the model do not count.
     """
@@ -53,19 +56,14 @@ def publication_gaps(layout: DataLayout, model_id: str) -> list[str]:
     ]
 
 
-def published_corpora(layout: DataLayout, model_id: str) -> list[str]:
-    """The corpora that were published with a model."""
-    records = (layout.lancedb / model_id / "published").glob(f"*/{MANIFEST_NAME}")
-    return sorted(path.parent.name for path in records)
-
-
 def _gaps(layout: DataLayout, model_id: str, corpus: str) -> Iterator[str]:
     try:
         embedded = read_embedding_manifest(layout, model_id, corpus)
     except ArtifactError:
         yield f"{corpus} is not embedded with it"
         return
-    if _tracks_version(layout, corpus) != embedded["identity"]["corpus_tracks"]:
+    scanned = read_manifest(layout.tracks(corpus), kinds.CORPUS_TRACKS)
+    if scanned["fingerprint"] != embedded["identity"]["corpus_tracks"]:
         yield f"{corpus} has changed since it was embedded"
         return
     try:
@@ -82,7 +80,7 @@ def _gaps(layout: DataLayout, model_id: str, corpus: str) -> Iterator[str]:
 
 
 def _row_gaps(
-    layout: DataLayout, model_id: str, corpus: str, counts: dict[str, Any]
+    layout: DataLayout, model_id: str, corpus: str, counts: Mapping[str, Any]
 ) -> Iterator[str]:
     uri = database_uri(layout, model_id)
     for table in (STEM_TABLE, CHUNK_TABLE):
@@ -92,11 +90,4 @@ def _row_gaps(
 
 
 def _record(layout: DataLayout, model_id: str, corpus: str) -> dict[str, Any]:
-    folder: Path = layout.lancedb / model_id / "published" / corpus
-    return read_manifest(folder, kinds.PUBLICATION)
-
-
-def _tracks_version(layout: DataLayout, corpus: str) -> str | None:
-
-    folder = layout.tracks(corpus)
-    return read_manifest(folder, kinds.CORPUS_TRACKS)["fingerprint"]
+    return read_manifest(publication_folder(layout, model_id, corpus), kinds.PUBLICATION)

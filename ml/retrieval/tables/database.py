@@ -35,22 +35,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 WAITS_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Pauses between tries when commits collide; one try more than pauses."""
-
-
 _INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES = 512 << 20, 256 << 20
-
-
 _LOCK = ".lock"
-
-
 _CONFLICTS = ("conflict", "Incompatible transaction", "concurrent writ")
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
 
 def database_uri(layout: DataLayout, model_id: str) -> str:
-    """Where a model's tables lie: what ``lancedb.connect`` takes."""
+    """Say where a model's tables lie: what ``lancedb.connect`` takes."""
     if layout.lancedb_uri is None:
         return str(layout.lancedb / model_id)
     if is_url(layout.lancedb_uri):
@@ -59,12 +53,12 @@ def database_uri(layout: DataLayout, model_id: str) -> str:
 
 
 def is_url(uri: str) -> bool:
-    """Whether a database lies in an object store."""
+    """Tell whether a database lies in an object store."""
     return "://" in uri
 
 
 def connect(uri: str) -> DBConnection:
-    """A connection of LanceDB whose caches are bounded: by default it keeps 6 GB of an index."""
+    """Connect to LanceDB with bounded caches: by default it keeps 6 GB of an index."""
     import lancedb
 
     session = lancedb.Session(
@@ -79,7 +73,7 @@ def connect(uri: str) -> DBConnection:
 
 
 def table_names(uri: str) -> list[str]:
-    """Tables of a database; none where there is no database.
+    """List the tables of a database; none where there is no database.
 
     Raises:
         ArtifactError: the object store cannot be reached, or refuses.
@@ -97,7 +91,7 @@ def table_names(uri: str) -> list[str]:
 
 
 def open_table(uri: str, name: str) -> Table:
-    """A table, at its newest version.
+    """Open a table at its newest version.
 
     Raises:
         ArtifactError: there is none, or the object store cannot be reached.
@@ -110,7 +104,7 @@ def open_table(uri: str, name: str) -> Table:
 
 
 def ensure_table(uri: str, name: str, schema: pa.Schema) -> Table:
-    """A table, made empty where there is none; of several makers at once one wins.
+    """Open a table, made empty where there is none; of several makers at once one wins.
 
     Raises:
         ArtifactError: the object store cannot be reached.
@@ -121,7 +115,7 @@ def ensure_table(uri: str, name: str, schema: pa.Schema) -> Table:
 
 
 def commit(table: Table, write: Callable[[], T]) -> T:
-    """What a write to a table returns, tried again when another's commit came in between.
+    """Write to a table, and try again when another's commit came in between.
 
     Raises:
         ArtifactError: others' commits came in between every time.
@@ -143,12 +137,42 @@ def commit(table: Table, write: Callable[[], T]) -> T:
 
 
 def sql_text(value: str) -> str:
-    """A string literal for a filter."""
+    """Quote a string for a filter."""
     return "'" + value.replace("'", "''") + "'"
 
 
+def checked_filter(table: Table, where: str) -> str:
+    """Put a condition in parentheses, safe to join with others.
+
+    Raises:
+        ValueError: LanceDB does not understand it; names the columns there are.
+    """
+    # LanceDB reads a condition up to where it ends and ignores what follows: "a = 1) OR b" is "a".
+    condition = f"({where}\n)"
+    try:
+        if not _is_one_condition(where):
+            raise ValueError("one condition with its parentheses closed is expected")
+        table.count_rows(condition)
+    except (ValueError, RuntimeError) as error:  # the latter for what only rows show, as types
+        columns = ", ".join(name for name in table.schema.names if name != "vector")
+        raise ValueError(
+            f"the filter {where!r} is not understood ({first_line(error)}); expected an SQL "
+            f"condition such as category = 'guitar' on the columns {columns}"
+        ) from None
+    return condition
+
+
+def count_values(table: Table, column: str) -> dict[str, int]:
+    """Count the rows of each value, sorted by value; the table passes by in batches."""
+    counts: Counter[str] = Counter()
+    for batch in table.search().select([column]).to_batches():
+        for pair in batch[column].value_counts().to_pylist():
+            counts[pair["values"]] += pair["counts"]
+    return dict(sorted(counts.items()))
+
+
 def stored_bytes(uri: str, name: str) -> int:
-    """Size of all files of a table, those of earlier versions included.
+    """Measure all files of a table, those of earlier versions included.
 
     Raises:
         ArtifactError: the object store cannot be reached.
@@ -183,7 +207,7 @@ def drop_tables(uri: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of LanceDB says, without the places in its source."""
+    """Shorten an error of LanceDB: without the places in its source."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -227,30 +251,6 @@ def _upload(made: Path, url: str) -> None:
         persistently(target, put)
 
 
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
-
-
-def checked_filter(table: Table, where: str) -> str:
-    """A condition in parentheses, safe to join with others.
-
-    Raises:
-        ValueError: LanceDB does not understand it; names the columns there are.
-    """
-    # LanceDB reads a condition up to where it ends and ignores what follows: "a = 1) OR b" is "a".
-    condition = f"({where}\n)"
-    try:
-        if not _is_one_condition(where):
-            raise ValueError("one condition with its parentheses closed is expected")
-        table.count_rows(condition)
-    except (ValueError, RuntimeError) as error:  # the latter for what only rows show, as types
-        columns = ", ".join(name for name in table.schema.names if name != "vector")
-        raise ValueError(
-            f"the filter {where!r} is not understood ({first_line(error)}); expected an SQL "
-            f"condition such as category = 'guitar' on the columns {columns}"
-        ) from None
-    return condition
-
-
 def _is_one_condition(where: str) -> bool:
     bare = _QUOTED.sub("", where)
     depth = 0
@@ -259,12 +259,3 @@ def _is_one_condition(where: str) -> bool:
         if depth < 0:
             return False
     return depth == 0 and ";" not in bare
-
-
-def count_values(table: Table, column: str) -> dict[str, int]:
-    """Value → rows that have it, sorted; the table passes by in batches."""
-    counts: Counter[str] = Counter()
-    for batch in table.search().select([column]).to_batches():
-        for pair in batch[column].value_counts().to_pylist():
-            counts[pair["values"]] += pair["counts"]
-    return dict(sorted(counts.items()))

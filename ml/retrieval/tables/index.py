@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 EXACT_ROWS = 20_000
 """Up to so many rows search is exact, without an index."""
-RECALL, RECALL_AT = 0.95, 10
+WANTED_RECALL, FIRST = 0.95, 10
 """Share of the exact first ten that a search must find."""
 ROWS_A_PARTITION = 1000
 METADATA_KEY = b"stems:index"
@@ -92,7 +92,7 @@ def optimize_tables(uri: str, *, exact_rows: int = EXACT_ROWS) -> None:
 
 
 def read_tuning(table: Table) -> IndexTuning | None:
-    """How a table's vector index is searched; None without an index."""
+    """Read how a table's vector index is searched; None without an index."""
     stored = (table.schema.field("vector").metadata or {}).get(METADATA_KEY)
     if stored is None or not any("vector" in index.columns for index in table.list_indices()):
         return None
@@ -108,7 +108,7 @@ def nearest(
     where: str | None = None,
     columns: Sequence[str] = (),
 ) -> pa.Table:
-    """The rows nearest to a vector by cosine, with their vectors.
+    """Search the rows nearest to a vector by cosine, with their vectors.
 
     Args:
         table: of stems.
@@ -163,23 +163,23 @@ def _tune(table: Table, partitions: int, *, trained_rows: int) -> None:
     queries = _halfway_queries(table)
     wanted = _tenth_best(table, queries)
     probes, recall = 0, 0.0
-    while recall < RECALL and probes < partitions:
+    while recall < WANTED_RECALL and probes < partitions:
         probes = min(partitions, max(probes + 1, round(1.4 * probes)))
         recall = _recall(table, queries, wanted, probes)
-    found = IndexTuning(
+    tuning = IndexTuning(
         partitions=partitions,
         trained_rows=trained_rows,
         probes=probes,
         recall=round(recall, 4),
         rows=table.count_rows(),
     )
-    metadata = {METADATA_KEY.decode(): json.dumps(asdict(found))}
+    metadata = {METADATA_KEY.decode(): json.dumps(asdict(tuning))}
     commit(table, lambda: table.update_field_metadata({"path": "vector", "metadata": metadata}))
-    _log.info("%s: %s", table.name, found)
+    _log.info("%s: %s", table.name, tuning)
 
 
 def _halfway_queries(table: Table) -> np.ndarray:
-    """(query, dim) unit norm, each halfway between two stems.
+    """Make queries (query, dim) of unit norm, each halfway between two stems.
 
     Predictions do not lie on stems, so stems themselves would be queries too easy; between two
     stems the nearest rows are spread over more partitions than for any prediction near one.
@@ -195,19 +195,19 @@ def _halfway_queries(table: Table) -> np.ndarray:
 
 
 def _tenth_best(table: Table, queries: np.ndarray) -> np.ndarray:
-    """(query,) the exact tenth best cosine; the table passes by in batches."""
-    best = np.full((len(queries), RECALL_AT), -np.inf, dtype=np.float32)
+    """Find the exact tenth best cosine: (query,); the table passes by in batches."""
+    best = np.full((len(queries), FIRST), -np.inf, dtype=np.float32)
     for batch in table.search().select(["vector"]).to_batches(batch_size=_SCAN_ROWS):
         vectors = batch["vector"].flatten().to_numpy().reshape(batch.num_rows, -1)
         scores = np.concatenate([best, queries @ vectors.T], axis=1)
-        best = -np.partition(-scores, RECALL_AT - 1, axis=1)[:, :RECALL_AT]
+        best = -np.partition(-scores, FIRST - 1, axis=1)[:, :FIRST]
     return best.min(axis=1)
 
 
 def _recall(table: Table, queries: np.ndarray, wanted: np.ndarray, probes: int) -> float:
-    """Share of rows found that score like the exact first ten (equal ones may stand in)."""
-    found = [
-        vectors_of(nearest(table, query, RECALL_AT, probes=probes)) @ query for query in queries
-    ]
-    hits = [(scores >= least - 1e-6).sum() for scores, least in zip(found, wanted, strict=True)]
-    return float(sum(hits)) / (RECALL_AT * len(queries))
+    """Measure the share of rows that score like the exact first ten (equal ones may stand in)."""
+    hits = 0
+    for query, least in zip(queries, wanted, strict=True):
+        scores = vectors_of(nearest(table, query, FIRST, probes=probes)) @ query
+        hits += int((scores >= least - 1e-6).sum())
+    return hits / (FIRST * len(queries))

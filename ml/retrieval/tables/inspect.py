@@ -1,7 +1,6 @@
-"""What the tables of a database hold, at a glance.
+"""Tables for people and other programs: what they hold at a glance, and as a file.
 
-[table_export] A table as a file for other programs: Parquet with everything, CSV without the
-vectors.
+Exported as Parquet with everything, or as CSV without the vectors.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ml.artifacts import ArtifactError, write_aside
 from ml.retrieval.tables.database import (
+    checked_filter,
     connect,
     count_values,
     open_table,
@@ -24,6 +24,10 @@ from ml.retrieval.tables.index import IndexTuning, read_tuning
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import Table
+
+SUFFIXES = (".parquet", ".csv")
+LABEL_SEPARATOR = " > "
+_BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +52,16 @@ class TableDescription:
     rows_by_corpus: Mapping[str, int]
     columns: Mapping[str, str]
     """Name → Arrow type."""
-    indices: tuple[IndexDescription, ...] = ()
+    indices: tuple[IndexDescription, ...]
     """None: every search reads all rows."""
-    tuning: IndexTuning | None = None
+    tuning: IndexTuning | None
     """How the vector index is searched, and the recall measured then."""
-    stored_bytes: int = 0
+    stored_bytes: int
     """All its files, those of earlier versions included."""
 
 
 def describe_tables(uri: str) -> list[TableDescription]:
-    """What the tables of a database hold.
+    """Describe what the tables of a database hold.
 
     Raises:
         ArtifactError: there are none.
@@ -66,39 +70,7 @@ def describe_tables(uri: str) -> list[TableDescription]:
     if not names:
         raise ArtifactError(f"{uri} holds no tables; publish a corpus with: stems embed CORPUS")
     database = connect(uri)
-    return [_described(uri, database.open_table(name)) for name in names]
-
-
-def _described(uri: str, table: Table) -> TableDescription:
-    stats = [(index, table.index_stats(index.name)) for index in table.list_indices()]
-    return TableDescription(
-        name=table.name,
-        version=table.version,
-        rows=table.count_rows(),
-        rows_by_corpus=count_values(table, "corpus"),
-        columns={field.name: str(field.type) for field in table.schema},
-        indices=tuple(
-            IndexDescription(
-                column=", ".join(index.columns),
-                kind=index.index_type,
-                rows=found.num_indexed_rows,
-                unindexed_rows=found.num_unindexed_rows,
-            )
-            for index, found in stats
-            if found is not None
-        ),
-        tuning=read_tuning(table),
-        stored_bytes=stored_bytes(uri, table.name),
-    )
-
-
-SUFFIXES = (".parquet", ".csv")
-
-
-LABEL_SEPARATOR = " > "
-
-
-_BATCH_ROWS = 8192
+    return [_describe(uri, database.open_table(name)) for name in names]
 
 
 def export_table(uri: str, name: str, path: Path, *, where: str | None = None) -> int:
@@ -118,8 +90,6 @@ def export_table(uri: str, name: str, path: Path, *, where: str | None = None) -
         ValueError: another suffix, or ``where`` is not understood.
         ArtifactError: there is no such table.
     """
-    from ml.retrieval.tables.database import checked_filter
-
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}; expected {' or '.join(SUFFIXES)}")
     table = open_table(uri, name)
@@ -127,6 +97,29 @@ def export_table(uri: str, name: str, path: Path, *, where: str | None = None) -
     with write_aside(path) as aside:
         write = _write_parquet if path.suffix == ".parquet" else _write_csv
         return write(table, condition, aside)
+
+
+def _describe(uri: str, table: Table) -> TableDescription:
+    stats = [(index, table.index_stats(index.name)) for index in table.list_indices()]
+    return TableDescription(
+        name=table.name,
+        version=table.version,
+        rows=table.count_rows(),
+        rows_by_corpus=count_values(table, "corpus"),
+        columns={field.name: str(field.type) for field in table.schema},
+        indices=tuple(
+            IndexDescription(
+                column=", ".join(index.columns),
+                kind=index.index_type,
+                rows=counts.num_indexed_rows,
+                unindexed_rows=counts.num_unindexed_rows,
+            )
+            for index, counts in stats
+            if counts is not None
+        ),
+        tuning=read_tuning(table),
+        stored_bytes=stored_bytes(uri, table.name),
+    )
 
 
 def _write_parquet(table: Table, where: str | None, aside: Path) -> int:
@@ -145,19 +138,17 @@ def _write_csv(table: Table, where: str | None, aside: Path) -> int:
     import pyarrow.compute as pc
     from pyarrow import csv
 
-    names = [name for name in table.schema.names if name != "vector"]
-    types = {name: table.schema.field(name).type for name in names}
-    schema = pa.schema(
-        [(name, pa.string() if pa.types.is_list(types[name]) else types[name]) for name in names]
-    )
+    fields = [field for field in table.schema if field.name != "vector"]
+    is_list = {field.name: pa.types.is_list(field.type) for field in fields}
+    schema = pa.schema([(f.name, pa.string() if is_list[f.name] else f.type) for f in fields])
     rows = 0
     with csv.CSVWriter(aside, schema) as writer:
-        for batch in _batches(table, where, names):
+        for batch in _batches(table, where, schema.names):
             columns = [
                 pc.call_function("binary_join", [batch[name], LABEL_SEPARATOR])
-                if pa.types.is_list(types[name])
+                if is_list[name]
                 else batch[name]
-                for name in names
+                for name in schema.names
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
             rows += batch.num_rows

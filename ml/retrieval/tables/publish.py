@@ -12,7 +12,7 @@ schema at creation; without it, two processes that insert the same rows at once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +56,7 @@ def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
     manifest = read_embedding_manifest(layout, model_id, corpus)
     made = manifest["summary"]
     counts = {CHUNK_TABLE: made["chunks"], STEM_TABLE: made["gallery"]}
-    home = layout.lancedb / model_id
-    record = home / "published" / corpus
+    record = publication_folder(layout, model_id, corpus)
     uri = database_uri(layout, model_id)
     identity = {
         "model_id": model_id,
@@ -65,15 +64,20 @@ def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
         "embeddings": manifest["fingerprint"],
         "place": _place(layout, uri),
     }
-    found = find_current(record, identity, kinds.PUBLICATION)
-    if found is not None and _holds(uri, corpus, counts):
-        return replace(found, summary={**found.summary, "uri": uri})
+    current = find_current(record, identity, kinds.PUBLICATION)
+    if current is not None and all(count_rows(uri, t, corpus) == n for t, n in counts.items()):
+        return replace(current, summary={**current.summary, "uri": uri})
     folder = layout.embeddings(model_id, corpus)
     for name, file_name in ((CHUNK_TABLE, CHUNKS), (STEM_TABLE, GALLERY)):
         merge_file(uri, name, folder / file_name, corpus=corpus, model_id=model_id)
     optimize_tables(uri)
-    with lock(home / ".lock", waits=True):
+    with lock(layout.lancedb / model_id / ".lock", waits=True):
         return finish(record, identity, kinds.PUBLICATION, summary={"uri": uri, **counts})
+
+
+def publication_folder(layout: DataLayout, model_id: str, corpus: str = "") -> Path:
+    """Say where the record of a publication lies; without a corpus, those of all corpora."""
+    return layout.lancedb / model_id / "published" / corpus
 
 
 def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: str) -> None:
@@ -94,7 +98,7 @@ def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: 
 
 
 def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -> None:
-    """``merge_corpus`` with the rows of a Parquet file, a few thousand in memory at a time.
+    """Merge as ``merge_corpus`` the rows of a Parquet file, a few thousand in memory at a time.
 
     Raises:
         ArtifactError: as ``merge_corpus``; or the file is missing or damaged.
@@ -102,13 +106,13 @@ def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    met: list[Exception] = []
+    unreadable: list[Exception] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             yield from pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS)
         except (pa.ArrowException, OSError) as error:
-            met.append(error)  # of what comes out of the merge one cannot tell what it was
+            unreadable.append(error)  # of what comes out of the merge one cannot tell what it was
             raise
 
     try:
@@ -118,9 +122,9 @@ def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -
     try:
         merge_batches(uri, name, schema, batches, corpus=corpus, model_id=model_id)
     except (pa.ArrowException, OSError, RuntimeError):
-        if not met:
+        if not unreadable:
             raise
-        raise _damaged(path, met[0]) from None
+        raise _damaged(path, unreadable[0]) from None
 
 
 def merge_batches(
@@ -132,7 +136,7 @@ def merge_batches(
     corpus: str,
     model_id: str,
 ) -> None:
-    """``merge_corpus`` with rows that pass by, a batch in memory at a time.
+    """Merge as ``merge_corpus`` rows that pass by, a batch in memory at a time.
 
     Args:
         uri: the database.
@@ -165,20 +169,16 @@ def merge_batches(
 
 
 def count_rows(uri: str, name: str, corpus: str) -> int:
-    """How many rows a table holds of a corpus; 0 where there is no such table."""
+    """Count the rows of a corpus in a table; 0 where there is no such table."""
     if name not in table_names(uri):
         return 0
     return open_table(uri, name).count_rows(f"corpus = {sql_text(corpus)}")
 
 
 def _place(layout: DataLayout, uri: str) -> str:
-    """A database's address that stays when the home is moved."""
+    """Give a database an address that stays when the home is moved."""
     is_inside = not is_url(uri) and Path(uri).is_relative_to(layout.home)
     return Path(uri).relative_to(layout.home).as_posix() if is_inside else uri
-
-
-def _holds(uri: str, corpus: str, counts: Mapping[str, int]) -> bool:
-    return all(count_rows(uri, table, corpus) == rows for table, rows in counts.items())
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:
@@ -189,19 +189,19 @@ def _damaged(path: Path, error: Exception) -> ArtifactError:
 
 
 def _check_schema(table: Table, schema: pa.Schema, uri: str) -> None:
-    found, wanted = table.schema, schema.metadata[b"model_id"].decode()
-    model_id = (found.metadata or {}).get(b"model_id", b"").decode()
-    if found.equals(schema) and model_id == wanted:
+    present, wanted = table.schema, schema.metadata[b"model_id"].decode()
+    model_id = (present.metadata or {}).get(b"model_id", b"").decode()
+    if present.equals(schema) and model_id == wanted:
         return
     raise ArtifactError(
         f"table {table.name} in {uri} has other columns or vectors than those of model {wanted} "
-        f"(its model: {model_id or 'none named'}; its vectors: {found.field('vector').type}; its "
-        f"columns: {', '.join(found.names)}); remove it and publish again: stems embed CORPUS"
+        f"(its model: {model_id or 'none named'}; its vectors: {present.field('vector').type}; its "
+        f"columns: {', '.join(present.names)}); remove it and publish again: stems embed CORPUS"
     )
 
 
 def _keyed_schema(schema: pa.Schema, model_id: str) -> pa.Schema:
-    """The columns of a table: ``key`` in front, and the model in the metadata."""
+    """Build the columns of a table: ``key`` in front, and the model in the metadata."""
     import pyarrow as pa
 
     columns = stem_schema(

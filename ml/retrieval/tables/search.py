@@ -1,16 +1,12 @@
-"""The stems of one table as a stream, best first: exactly from memory, or through the index.
+"""Search in the tables of one model: the stems nearest to a vector, and rows beside them.
 
 Up to ``EXACT_ROWS`` stems are held in memory, and a query is one matrix product: faster than
 LanceDB's own scan, and the same on every machine. Larger tables stay on disk; what their index
 finds is scored again from the vectors, so scores are exact cosines either way.
 
-[search] Search in the tables of one model, at the version they have when opened.
-
-Exact in memory for small tables, through the index for large ones (``ml.retrieval.tables.search``).
-Everything here may be called from several threads at once.
-
-[table_rows] What queries look up beside the search: chunks of stems, the stems of a label, close
-keys.
+``StemTables`` searches the stems at the version the table has when opened; ``TableRows`` looks up
+what queries need beside it: chunks of stems, the stems of a label, close keys. All may be called
+from several threads at once.
 """
 
 from __future__ import annotations
@@ -44,24 +40,243 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import Table
 
+Row = dict[str, Any]
+"""The columns of ``stem_embeddings`` without the vector."""
 
 _log = logging.getLogger(__name__)
-
-
-Row = dict[str, Any]
-
-
 _SPARE = 16
 """Rows fetched beyond those asked for: equal scores at the end are then put in order by key."""
+_CENTROID_STEMS = 2000
+_LISTED_KEYS = 20_000
 
 
-class Gallery(Protocol):
-    """What ``StemTables`` searches in."""
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A stem found for a query vector."""
+
+    score: float
+    """Cosine, -1…1."""
+    row: Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemChunks:
+    """The chunks in which a stem sounds."""
+
+    start_s: np.ndarray
+    """(chunk,) ascending."""
+    vectors: np.ndarray
+    """(chunk, dim) float32, unit norm."""
+
+
+class StemTables:
+    """The tables of one model, as they are when opened.
+
+    Args:
+        uri: the database (``stems table path``): a folder or a URL.
+        exact_rows: up to so many stems are searched exactly, in memory.
+
+    Raises:
+        ArtifactError: it holds no stems, or a newer format.
+    """
+
+    def __init__(self, uri: str | Path, *, exact_rows: int = EXACT_ROWS):
+        self.uri = str(uri)
+        self._exact_rows = exact_rows
+        self._lock = threading.RLock()
+        self._counted: dict[str, dict[str, int]] = {}
+        self._stems = open_table(self.uri, STEM_TABLE)
+        schema = self._stems.schema
+        metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+        _check_format(self.uri, metadata)
+        self.model_id = metadata["model_id"]
+        """Whose vectors these are."""
+        self.dim: int = schema.field("vector").type.list_size
+        """Width of a vector."""
+        self.version: int = self._stems.version
+        """Version of the stem table that is searched."""
+        self._count = self._stems.count_rows()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def is_current(self) -> bool:
+        """Tell whether the stem table has this version still; False too where it is gone."""
+        try:
+            with self._lock:
+                self._newest.checkout_latest()
+                return self._newest.version == self.version
+        except (ValueError, RuntimeError, OSError):
+            return False
+
+    def search(
+        self,
+        vector: np.ndarray,
+        k: int,
+        *,
+        where: str | None = None,
+        exclude_tracks: Sequence[str] = (),
+        per_track: int | None = None,
+    ) -> list[Hit]:
+        """Find the k stems of highest cosine, best first; ties in the order of their keys.
+
+        Args:
+            vector: (dim,) unit norm.
+            k: how many; fewer come back when the filters leave fewer.
+            where: an SQL condition on the columns of ``stem_embeddings``.
+            exclude_tracks: track ids that must not be found.
+            per_track: at most so many stems of one track.
+
+        Raises:
+            ValueError: LanceDB does not understand ``where``.
+        """
+        excluded = set(exclude_tracks)
+        hits: list[Hit] = []
+        taken: Counter[tuple[str, str]] = Counter()
+        likely = k if per_track is None else 4 * k
+        for score, row in self._search.ranked(vector, likely, where, exclude_tracks):
+            track = (row["corpus"], row["track_id"])
+            is_full = per_track is not None and taken[track] >= per_track
+            if is_full or row["track_id"] in excluded:
+                continue
+            taken[track] += 1
+            hits.append(Hit(score=score, row=row))
+            if len(hits) == k:
+                break
+        return sorted(hits, key=lambda hit: (-hit.score, hit.row["key"]))
+
+    def row(self, key: str) -> Row | None:
+        """Look up the columns of a stem; None: no stem of this key."""
+        found = self._search.find([key]).get(key)
+        return None if found is None else found[0]
+
+    def vectors(self, keys: Sequence[str]) -> np.ndarray:
+        """Look up vectors: (key, dim) float32, unit norm.
+
+        Raises:
+            KeyError: a key is not in the table.
+        """
+        found = self._search.find(keys)
+        vectors = [found[key][1] for key in keys]
+        return np.stack(vectors) if vectors else np.zeros((0, self.dim), dtype=np.float32)
+
+    def label_counts(self) -> dict[str, int]:
+        """Count the stems of each finest label, sorted by label."""
+        return dict(self._counts("label"))
+
+    def corpora(self) -> dict[str, int]:
+        """Count the stems of each corpus, sorted by name."""
+        return dict(self._counts("corpus"))
+
+    def _counts(self, column: str) -> dict[str, int]:
+        with self._lock:
+            if column not in self._counted:
+                self._counted[column] = count_values(self._stems, column)
+            return self._counted[column]
+
+    @property
+    def _search(self) -> _Search:
+        with self._lock:
+            return self._opened
+
+    @cached_property
+    def _opened(self) -> _Search:
+        if self._count <= self._exact_rows:
+            return _ExactSearch(self._stems)
+        return _IndexSearch(self._stems, exact_rows=self._exact_rows)
+
+    @cached_property
+    def _newest(self) -> Table:
+        return open_table(self.uri, STEM_TABLE)
+
+
+class TableRows:
+    """Rows of the tables of one model, as they are when first asked for.
+
+    Args:
+        uri: the database.
+    """
+
+    def __init__(self, uri: str):
+        self._uri = uri
+        self._centroids: dict[str, np.ndarray] = {}
+
+    def close_keys(self, key: str) -> list[str]:
+        """List up to three keys that are spelt nearly so, of the first in the table."""
+        keys = self._stems.search().select(["key"]).limit(_LISTED_KEYS).to_arrow()["key"]
+        return get_close_matches(key, keys.to_pylist(), cutoff=0.4)
+
+    def chunks(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], StemChunks]:
+        """Look up the chunks of some stems.
+
+        Args:
+            keys: (corpus, stem_id) of each.
+
+        Returns:
+            Those that are there.
+        """
+        if not keys:
+            return {}
+        corpora, stem_ids = (
+            ", ".join(sorted({sql_text(text) for text in texts}))
+            for texts in zip(*keys, strict=True)
+        )
+        where = f"corpus IN ({corpora}) AND stem_id IN ({stem_ids})"
+        columns = ["corpus", "stem_id", "start_s", "vector"]
+        query = self._chunks.search().where(where).select(columns).limit(None)
+        table = query.to_arrow().sort_by("start_s")
+        vectors, start_s = vectors_of(table), table["start_s"].to_numpy()
+        owners = zip(table["corpus"].to_pylist(), table["stem_id"].to_pylist(), strict=True)
+        rows: dict[tuple[str, str], list[int]] = {}
+        for row, owner in enumerate(owners):
+            rows.setdefault(owner, []).append(row)
+        return {
+            key: StemChunks(start_s=start_s[rows[key]], vectors=vectors[rows[key]])
+            for key in keys
+            if key in rows
+        }
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of all levels that stems have, sorted; ``"music"`` when some have none."""
+        table = self._stems.search().select(["labels"]).limit(None).to_arrow()
+        column = table["labels"].combine_chunks()
+        texts = set(column.flatten().unique().to_pylist())
+        if (column.value_lengths().to_numpy(zero_copy_only=False) == 0).any():
+            texts.add(MUSIC)
+        return tuple(sorted(texts))
+
+    def centroid(self, label: str) -> np.ndarray:
+        """Average the stems of a label, the first 2,000 in the table: (dim,) unit norm."""
+        if label not in self._centroids:
+            query = self._stems.search().where(label_filter(label)).select(["vector"])
+            vectors = vectors_of(query.limit(_CENTROID_STEMS).to_arrow())
+            mean = vectors.mean(axis=0, dtype=np.float64)
+            self._centroids[label] = unit_rows(mean[None], f"stems of {label}")[0]
+        return self._centroids[label]
+
+    @cached_property
+    def _stems(self) -> Table:
+        return open_table(self._uri, STEM_TABLE)
+
+    @cached_property
+    def _chunks(self) -> Table:
+        return open_table(self._uri, CHUNK_TABLE)
+
+
+def label_filter(label: str) -> str:
+    """Write an SQL condition: the stem has this label, at any level."""
+    has = f"array_has(labels, {sql_text(label)})"
+    return f"({has} OR label = {sql_text(MUSIC)})" if label == MUSIC else has
+
+
+class _Search(Protocol):
+    """The stems of one table, and how they are searched."""
 
     def ranked(
         self, vector: np.ndarray, k: int, where: str | None, exclude_tracks: Sequence[str]
     ) -> Iterator[tuple[float, Row]]:
-        """Cosine and row of stems that pass the filters, best first, on and on.
+        """Yield cosine and row of stems that pass the filters, best first, on and on.
 
         Args:
             vector: (dim,) unit norm.
@@ -75,18 +290,11 @@ class Gallery(Protocol):
         ...
 
     def find(self, keys: Sequence[str]) -> dict[str, tuple[Row, np.ndarray]]:
-        """Row and vector of each key that is there."""
+        """Look up row and vector of each key that is there."""
         ...
 
 
-def open_gallery(table: Table, *, exact_rows: int = EXACT_ROWS) -> Gallery:
-    """The gallery that suits the size of a table."""
-    if table.count_rows() <= exact_rows:
-        return MemoryGallery(table)
-    return IndexedGallery(table, exact_rows=exact_rows)
-
-
-class MemoryGallery:
+class _ExactSearch:
     """All stems in memory."""
 
     def __init__(self, table: Table):
@@ -99,7 +307,7 @@ class MemoryGallery:
     def ranked(
         self, vector: np.ndarray, k: int, where: str | None, exclude_tracks: Sequence[str]
     ) -> Iterator[tuple[float, Row]]:
-        """See ``Gallery``; equal scores in the order of their keys."""
+        """Yield equal scores in the order of their keys."""
         del k  # all are at hand
         excluded = set(exclude_tracks)
         allowed = None if where is None else self._matches(where)
@@ -110,7 +318,7 @@ class MemoryGallery:
                 yield float(scores[i]), row
 
     def find(self, keys: Sequence[str]) -> dict[str, tuple[Row, np.ndarray]]:
-        """See ``Gallery``."""
+        """Look up row and vector of each key that is there."""
         places = {key: self._place[key] for key in keys if key in self._place}
         return {key: (self._rows[i], self._vectors[i]) for key, i in places.items()}
 
@@ -120,10 +328,10 @@ class MemoryGallery:
         return set(found["key"].to_pylist())
 
 
-class IndexedGallery:
+class _IndexSearch:
     """Stems on disk, found through the vector index."""
 
-    def __init__(self, table: Table, *, exact_rows: int = EXACT_ROWS):
+    def __init__(self, table: Table, *, exact_rows: int):
         self._table = table
         self._exact_rows = exact_rows
         self._count = table.count_rows()
@@ -140,7 +348,7 @@ class IndexedGallery:
     def ranked(
         self, vector: np.ndarray, k: int, where: str | None, exclude_tracks: Sequence[str]
     ) -> Iterator[tuple[float, Row]]:
-        """See ``Gallery``; later ones may be better than earlier ones beyond the first k."""
+        """Yield stems; beyond the first k later ones may be better than earlier ones."""
         condition = None if where is None else checked_filter(self._table, where)
         probes = self._probes(condition)
         if exclude_tracks:
@@ -170,7 +378,7 @@ class IndexedGallery:
             limit = limit if is_short else 4 * limit
 
     def find(self, keys: Sequence[str]) -> dict[str, tuple[Row, np.ndarray]]:
-        """See ``Gallery``."""
+        """Look up row and vector of each key that is there."""
         if not keys:
             return {}
         listed = ", ".join(sql_text(key) for key in sorted(set(keys)))
@@ -180,7 +388,7 @@ class IndexedGallery:
         return {key: by_key[key] for key in keys if key in by_key}
 
     def _probes(self, condition: str | None) -> int | None:
-        """Partitions to visit; None: score every row that passes.
+        """Choose how many partitions to visit; None: score every row that passes.
 
         The rows that pass a filter are spread thin, so the nearest of them lie in more partitions:
         few are scored one by one, for many the number of partitions grows as their share shrinks.
@@ -197,143 +405,11 @@ class IndexedGallery:
 
 
 def _scored(found: pa.Table, vector: np.ndarray) -> list[tuple[float, Row]]:
-    """Exact cosine and row of what an index found, best first; equal scores by key."""
+    """Score what an index found by exact cosines, best first; equal scores by key."""
     scores = vectors_of(found) @ vector.astype(np.float32)
     rows = found.drop_columns(["vector", "_distance"]).to_pylist()
     pairs = [(float(score), row) for score, row in zip(scores, rows, strict=True)]
     return sorted(pairs, key=lambda pair: (-pair[0], pair[1]["key"]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hit:
-    """A stem found for a query vector."""
-
-    score: float
-    """Cosine, -1…1."""
-    row: dict[str, Any]
-    """The columns of ``stem_embeddings`` without the vector."""
-
-
-class StemTables:
-    """The tables of one model, as they are when opened.
-
-    Args:
-        uri: the database (``stems table path``): a folder or a URL.
-        exact_rows: up to so many stems are searched exactly, in memory.
-
-    Raises:
-        ArtifactError: it holds no stems, or a newer format.
-    """
-
-    def __init__(self, uri: str | Path, *, exact_rows: int = EXACT_ROWS):
-        self.uri = str(uri)
-        self._exact_rows = exact_rows
-        self._lock = threading.RLock()
-        self._stems = open_table(self.uri, STEM_TABLE)
-        schema = self._stems.schema
-        metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
-        _check_format(self.uri, metadata)
-        self.model_id = metadata["model_id"]
-        """Whose vectors these are."""
-        self.dim: int = schema.field("vector").type.list_size
-        """Width of a vector."""
-        self.version: int = self._stems.version
-        """Version of the stem table that is searched."""
-        self._count = self._stems.count_rows()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def is_current(self) -> bool:
-        """Whether the stem table has this version still; False too where it is gone."""
-        try:
-            with self._lock:
-                self._newest.checkout_latest()
-                return self._newest.version == self.version
-        except (ValueError, RuntimeError, OSError):
-            return False
-
-    def search(
-        self,
-        vector: np.ndarray,
-        k: int,
-        *,
-        where: str | None = None,
-        exclude_tracks: Sequence[str] = (),
-        per_track: int | None = None,
-    ) -> list[Hit]:
-        """The k stems of highest cosine, best first; ties in the order of their keys.
-
-        Args:
-            vector: (dim,) unit norm.
-            k: how many; fewer come back when the filters leave fewer.
-            where: an SQL condition on the columns of ``stem_embeddings``.
-            exclude_tracks: track ids that must not be found.
-            per_track: at most so many stems of one track.
-
-        Raises:
-            ValueError: LanceDB does not understand ``where``.
-        """
-        excluded = set(exclude_tracks)
-        hits: list[Hit] = []
-        found: Counter[tuple[str, str]] = Counter()
-        likely = k if per_track is None else 4 * k
-        for score, row in self._gallery.ranked(vector, likely, where, exclude_tracks):
-            track = (row["corpus"], row["track_id"])
-            is_full = per_track is not None and found[track] >= per_track
-            if is_full or row["track_id"] in excluded:
-                continue
-            found[track] += 1
-            hits.append(Hit(score=score, row=row))
-            if len(hits) == k:
-                break
-        return sorted(hits, key=lambda hit: (-hit.score, hit.row["key"]))
-
-    def row(self, key: str) -> dict[str, Any] | None:
-        """The columns of a stem without its vector; None: no stem of this key."""
-        found = self._gallery.find([key]).get(key)
-        return None if found is None else found[0]
-
-    def vectors(self, keys: Sequence[str]) -> np.ndarray:
-        """(key, dim) float32, unit norm.
-
-        Raises:
-            KeyError: a key is not in the table.
-        """
-        found = self._gallery.find(keys)
-        vectors = [found[key][1] for key in keys]
-        return np.stack(vectors) if vectors else np.zeros((0, self.dim), dtype=np.float32)
-
-    def label_counts(self) -> dict[str, int]:
-        """Label → stems whose finest label it is, sorted by label."""
-        return dict(self._counts("label"))
-
-    def corpora(self) -> dict[str, int]:
-        """Corpus → its stems, sorted by name."""
-        return dict(self._counts("corpus"))
-
-    def _counts(self, column: str) -> dict[str, int]:
-        with self._lock:
-            if column not in self._counted:
-                self._counted[column] = count_values(self._stems, column)
-            return self._counted[column]
-
-    @cached_property
-    def _counted(self) -> dict[str, dict[str, int]]:
-        return {}
-
-    @property
-    def _gallery(self) -> Gallery:
-        with self._lock:
-            return self._opened
-
-    @cached_property
-    def _opened(self) -> Gallery:
-        return open_gallery(self._stems, exact_rows=self._exact_rows)
-
-    @cached_property
-    def _newest(self) -> Table:
-        return open_table(self.uri, STEM_TABLE)
 
 
 def _check_format(uri: str, metadata: dict[str, str]) -> None:
@@ -348,99 +424,3 @@ def _check_format(uri: str, metadata: dict[str, str]) -> None:
             f"table {STEM_TABLE} in {uri} has format version {version}, this program reads up to "
             f"{kinds.PUBLICATION.format_version}; update the program"
         )
-
-
-_CENTROID_STEMS = 2000
-
-
-_LISTED_KEYS = 20_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class StemChunks:
-    """The chunks in which a stem sounds."""
-
-    start_s: np.ndarray
-    """(chunk,) ascending."""
-    vectors: np.ndarray
-    """(chunk, dim) float32, unit norm."""
-
-
-class TableRows:
-    """Rows of the tables of one model, as they are when first asked for.
-
-    Args:
-        uri: the database.
-    """
-
-    def __init__(self, uri: str):
-        self._uri = uri
-        self._centroids: dict[str, np.ndarray] = {}
-
-    def close_keys(self, key: str) -> list[str]:
-        """Up to three keys that are spelt nearly so, of the first in the table."""
-        keys = self._stems.search().select(["key"]).limit(_LISTED_KEYS).to_arrow()["key"]
-        return get_close_matches(key, keys.to_pylist(), cutoff=0.4)
-
-    def chunks(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], StemChunks]:
-        """The chunks of some stems.
-
-        Args:
-            keys: (corpus, stem_id) of each.
-
-        Returns:
-            What was found of them.
-        """
-        if not keys:
-            return {}
-        corpora, stem_ids = (
-            ", ".join(sorted({sql_text(text) for text in texts}))
-            for texts in zip(*keys, strict=True)
-        )
-        where = f"corpus IN ({corpora}) AND stem_id IN ({stem_ids})"
-        columns = ["corpus", "stem_id", "start_s", "vector"]
-        found = self._chunks.search().where(where).select(columns).limit(None).to_arrow()
-        found = found.sort_by("start_s")
-        vectors, start_s = vectors_of(found), found["start_s"].to_numpy()
-        owners = list(zip(found["corpus"].to_pylist(), found["stem_id"].to_pylist(), strict=True))
-        rows: dict[tuple[str, str], list[int]] = {}
-        for row, owner in enumerate(owners):
-            rows.setdefault(owner, []).append(row)
-        return {
-            key: StemChunks(start_s=start_s[rows[key]], vectors=vectors[rows[key]])
-            for key in keys
-            if key in rows
-        }
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """All labels of all levels that stems have, sorted; ``"music"`` when some have none."""
-        found = self._stems.search().select(["labels"]).limit(None).to_arrow()["labels"]
-        column = found.combine_chunks()
-        texts = set(column.flatten().unique().to_pylist())
-        if (column.value_lengths().to_numpy(zero_copy_only=False) == 0).any():
-            texts.add(MUSIC)
-        return tuple(sorted(texts))
-
-    def centroid(self, label: str) -> np.ndarray:
-        """(dim,) unit norm: the mean of the stems of a label, of the first 2,000 in the table."""
-        if label not in self._centroids:
-            query = self._stems.search().where(label_filter(label)).select(["vector"])
-            vectors = vectors_of(query.limit(_CENTROID_STEMS).to_arrow())
-            mean = vectors.mean(axis=0, dtype=np.float64)
-            self._centroids[label] = unit_rows(mean[None], f"stems of {label}")[0]
-        return self._centroids[label]
-
-    @cached_property
-    def _stems(self) -> Table:
-        return open_table(self._uri, STEM_TABLE)
-
-    @cached_property
-    def _chunks(self) -> Table:
-        return open_table(self._uri, CHUNK_TABLE)
-
-
-def label_filter(label: str) -> str:
-    """An SQL condition: the stem has this label, at any level."""
-    has = f"array_has(labels, {sql_text(label)})"
-    return f"({has} OR label = {sql_text(MUSIC)})" if label == MUSIC else has

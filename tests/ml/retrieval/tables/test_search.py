@@ -38,7 +38,7 @@ def shared_uri(stems: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str
     merge_corpus(uri, STEM_TABLE, stems, corpus="many", model_id="m")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_index, "ROWS_A_PARTITION", 100)
-        patch.setattr(table_index, "RECALL", 1.01)  # never reached: all partitions are visited
+        patch.setattr(table_index, "WANTED_RECALL", 1.01)  # out of reach: all are visited
         optimize_tables(uri, exact_rows=EXACT)
     return uri
 
