@@ -1,9 +1,8 @@
 """``champion.json``: the one truth of which model queries use; replaced atomically.
 
 Two processes never promote over each other's heads: who replaces the champion says which one it
-has seen, and is refused when that is no longer the one (``replace_champion``).
-
-[drop_model] Remove the database of a model that queries need no more.
+has seen, and is refused when that is no longer the one (``replace_champion``). The databases of
+models that are neither champion nor the one before can be dropped (``drop_model``).
 """
 
 from __future__ import annotations
@@ -17,14 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml import kinds
-from ml.artifacts import (
-    ArtifactError,
-    DataLayout,
-    read_manifest,
-    write_json,
-)
+from ml.artifacts import ArtifactError, DataLayout, read_manifest, write_json
 from ml.locks import lock
 from ml.retrieval.tables.database import database_uri, drop_tables, stored_bytes, table_names
+from ml.retrieval.tables.publish import publication_folder
 from ml.training.models import (
     Champion,
     champion_path,
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
     from ml.models.stem_jepa import StemJepa
     from ml.retrieval.embeddings.model import EmbeddingModel
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -45,10 +39,21 @@ class ChampionChangedError(RuntimeError):
     """Another process has replaced the champion meanwhile."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """What was, or would be, removed."""
+
+    model_id: str
+    uri: str
+    """The database."""
+    tables: dict[str, int]
+    """Name → bytes of its files."""
+
+
 def successor(
     layout: DataLayout, before: Champion | None, model_id: str, checkpoint: Path
 ) -> Champion:
-    """The champion that a model would be after another one; writes nothing."""
+    """Describe the champion that a model would be after another one; writes nothing."""
     inside = checkpoint.is_relative_to(layout.home)
     withdrawn = before.withdrawn if before else ()
     return Champion(
@@ -67,10 +72,10 @@ def replace_champion(layout: DataLayout, before: Champion | None, after: Champio
         ChampionChangedError: another process has replaced the champion since ``before`` was read.
     """
     with lock(layout.lancedb / ".lock", waits=True):
-        found = current_champion(layout)
-        if found != before:
+        now = current_champion(layout)
+        if now != before:
             raise ChampionChangedError(
-                f"{champion_path(layout)} names {found.model_id if found else 'nobody'}, where "
+                f"{champion_path(layout)} names {now.model_id if now else 'nobody'}, where "
                 f"{before.model_id if before else 'nobody'} was expected: another process has "
                 f"replaced the champion meanwhile; start again"
             )
@@ -101,7 +106,7 @@ def write_champion(
 def earlier_champion(
     layout: DataLayout, models: Sequence[EmbeddingModel], corpus: str
 ) -> list[StemJepa]:
-    """The champion, where none of the current models is it any more; else an empty list.
+    """Load the champion where none of the current models is it any more; else an empty list.
 
     After a training the champion is not among the current models, but queries still use it: what
     embeds a corpus embeds it with the champion too, so that new stems can be found, and that a
@@ -129,17 +134,6 @@ def earlier_champion(
     return [model]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dropped:
-    """What was, or would be, removed."""
-
-    model_id: str
-    uri: str
-    """The database."""
-    tables: dict[str, int]
-    """Name → bytes of its files."""
-
-
 def drop_model(layout: DataLayout, model: str, *, delete: bool = False) -> Dropped:
     """Find the database of a model and, with ``delete``, remove it and the record of what it held.
 
@@ -154,17 +148,16 @@ def drop_model(layout: DataLayout, model: str, *, delete: bool = False) -> Dropp
         ArtifactError: it is the champion or the one before, or there is no such database.
     """
     model_id = find_model(layout, model).model_id
+    uri, records = database_uri(layout, model_id), layout.lancedb / model_id
     with lock(layout.lancedb / ".lock", waits=True):  # nobody is promoted meanwhile
         _refuse_champions(layout, model, model_id)
-        uri = database_uri(layout, model_id)
         tables = {name: stored_bytes(uri, name) for name in table_names(uri)}
-        records = layout.lancedb / model_id
         if not tables and not records.is_dir():
             raise ArtifactError(f"{uri} holds no tables of model {model!r}; nothing to remove")
         if delete:
             # The records first: a database without one is published anew, not taken for whole.
-            if (records / "published").is_dir():
-                shutil.rmtree(records / "published")
+            if publication_folder(layout, model_id).is_dir():
+                shutil.rmtree(publication_folder(layout, model_id))
             drop_tables(uri)
             if records.is_dir():
                 shutil.rmtree(records)

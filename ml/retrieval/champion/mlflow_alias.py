@@ -65,7 +65,7 @@ def mirror_champion(layout: DataLayout, uri: str, name: str) -> str | None:
 
 
 def _version(client: Any, name: str, model_id: str, checkpoint: Path) -> str:
-    """The registered version of a model; made from its run's artifact where there is none."""
+    """Find the registered version of a model; made from its run's artifact where there is none."""
     _ensure_registered(client, name)
     known = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'")
     if known:
@@ -93,9 +93,9 @@ def _ensure_registered(client: Any, name: str) -> None:
 
 
 def _uploaded(client: Any, run_id: str, checkpoint: Path) -> str:
-    """Where a run keeps its checkpoint; uploaded when it is not there, the manifest last."""
+    """Say where a run keeps its checkpoint; uploaded if it is not there, the manifest last."""
     last = f"{CHECKPOINT}/{MANIFEST_NAME}"
-    if last not in {found.path for found in client.list_artifacts(run_id, CHECKPOINT)}:
+    if last not in {file.path for file in client.list_artifacts(run_id, CHECKPOINT)}:
         files = [path for path in sorted(checkpoint.iterdir()) if path.is_file()]
         for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):
             client.log_artifact(run_id, str(path), CHECKPOINT)

@@ -10,10 +10,8 @@ let pass. The first champion is compared with nobody.
 
 Then ``champion.json`` is replaced if it still names the champion that was compared with, else all
 is judged again; and MLflow's alias follows (``ml.retrieval.champion.mlflow_alias``). A promotion
-that was killed
-between the two is finished by the next one.
-
-[rollback] Back to the champion before: the pointer in ``champion.json``, then MLflow's alias.
+that was killed between the two is finished by the next one. A rollback goes back to the champion
+before, in the same order: the pointer, then the alias.
 """
 
 from __future__ import annotations
@@ -52,13 +50,8 @@ from ml.training.models import (
 
 Outcome = Literal["promoted", "champion already", "refused"]
 
-
 LOWER_IS_BETTER = ("normalized_rank_mean", "normalized_rank_median")
-
-
 _TRIES = 5
-
-
 _SAID: Mapping[Outcome, str] = {
     "promoted": "is promoted",
     "champion already": "is the champion already",
@@ -100,8 +93,20 @@ class Promotion:
     """Candidate (A) and champion (B), where they were compared."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What a rollback did."""
+
+    withdrawn: Champion
+    """Who was champion."""
+    champion: Champion
+    """Who is champion now."""
+    gaps: Sequence[str]
+    """What queries do not find now that they should."""
+
+
 def promotion_rule(settings: Settings) -> PromotionRule:
-    """The rule of the settings."""
+    """Take the rule from the settings."""
     chosen, evaluation = settings.promotion, settings.evaluation
     return PromotionRule(
         gallery=searched_corpora(settings),
@@ -142,11 +147,12 @@ def promote(
         judged = judge(settings, candidate, before, rule, is_forced=is_forced)
         if is_dry_run:
             return judged
-        try:
-            champion = _replaced(layout, before, judged)
-        except ChampionChangedError:
-            continue  # another promoter was faster: judge against its champion
-        if champion is not None:
+        if judged.outcome == "promoted":
+            try:
+                _replace(layout, before, candidate)
+            except ChampionChangedError:
+                continue  # another promoter was faster: judge against its champion
+        if before is not None or judged.outcome == "promoted":
             mirror_champion(layout, settings.tracking_uri, settings.promotion.registered_model)
         return replace(judged, champion=current_champion(layout))
     raise ChampionChangedError(
@@ -163,12 +169,12 @@ def judge(
     *,
     is_forced: bool = False,
 ) -> Promotion:
-    """What would become of a candidate; writes nothing."""
+    """Say what would become of a candidate; writes nothing."""
     gaps = gallery_gaps(settings.layout, candidate.model_id, rule.gallery)
     if not rule.gallery:
         gaps = ["no corpus was scanned yet"]
     lacking = f"gallery incomplete: {'; '.join(gaps)}" if gaps else ""
-    found: Sequence[CorpusComparison] = ()
+    comparisons: Sequence[CorpusComparison] = ()
     if champion is not None and champion.model_id == candidate.model_id:
         outcome, why = "champion already", lacking
     elif lacking:
@@ -180,128 +186,15 @@ def judge(
     elif candidate.model_id in champion.withdrawn:
         outcome, why = "refused", "it was rolled back; promote it with --force"
     else:
-        outcome, why, found = _verdict(settings, candidate, champion, rule)
+        outcome, why, comparisons = _compare(settings, candidate, champion, rule)
     said = f"{candidate.name} ({candidate.model_id}) {_SAID[outcome]}"
     return Promotion(
         candidate=candidate,
         outcome=outcome,
         reason=f"{said}: {why}" if why else said,
         champion=champion,
-        comparisons=found,
+        comparisons=comparisons,
     )
-
-
-def _replaced(layout: DataLayout, before: Champion | None, judged: Promotion) -> Champion | None:
-    """The champion after a judgement; it is written here."""
-    if judged.outcome != "promoted":
-        return before
-    candidate = judged.candidate
-    if candidate.checkpoint is None:
-        raise ArtifactError(
-            f"{candidate.name} has no checkpoint here, queries could not use it; name a trained "
-            f"model"
-        )
-    after = successor(layout, before, candidate.model_id, candidate.checkpoint)
-    replace_champion(layout, before, after)
-    return after
-
-
-def _verdict(
-    settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
-) -> tuple[Outcome, str, Sequence[CorpusComparison]]:
-    """What the comparison says, why, and itself."""
-    try:
-        found = _compared(settings, candidate, champion, rule)
-    except ArtifactError as error:
-        return "refused", f"it cannot be compared with the champion: {error}", ()
-    problems = [problem for one in found if (problem := _worse(one, rule))]
-    why = "; ".join(problems or [_difference_text(one, rule) for one in found])
-    return "refused" if problems else "promoted", why, found
-
-
-def _compared(
-    settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
-) -> list[CorpusComparison]:
-    """Candidate and champion on each corpus of the evaluation set.
-
-    Raises:
-        ArtifactError: nothing is left to compare on, or the champion's checkpoint is gone.
-    """
-    layout = settings.layout
-    checkpoint = checkpoint_path(layout, champion)
-    if not checkpoint.is_dir():
-        raise ArtifactError(
-            f"the champion's checkpoint {checkpoint} is gone, and with it what it was trained on; "
-            f"promote without comparing: stems promote --force"
-        )
-    current = find_model(layout, str(checkpoint), settings.tracking_uri)
-    both = embedded_corpora(layout, current, rule.conditioning)
-    config = ComparisonConfig(
-        conditioning=rule.conditioning, resamples=rule.resamples, permutations=1, seed=rule.seed
-    )
-    found: list[CorpusComparison] = []
-    for corpus in rule.corpora or [name for name in rule.gallery if name in both]:
-        _require_same_state(layout, corpus, candidate, current)
-        try:
-            made = compare_models(layout, candidate, current, corpora=[corpus], config=config)
-        except NothingUnseenError:
-            if rule.corpora:
-                raise
-            continue
-        found += made.corpora
-    if not found:
-        raise ArtifactError(
-            f"no corpus has queries that neither has seen in training (embedded by both: "
-            f"{', '.join(both) or 'none'}); embed one, or promote with --force"
-        )
-    return found
-
-
-def _require_same_state(
-    layout: DataLayout, corpus: str, candidate: FoundModel, champion: FoundModel
-) -> None:
-    """Both must have embedded the same recordings, not only stems of the same names."""
-    states = [
-        read_embedding_manifest(layout, model.model_id, corpus)["identity"]["corpus_tracks"]
-        for model in (candidate, champion)
-    ]
-    if states[0] != states[1]:
-        raise ArtifactError(
-            f"{corpus} has changed between the embeddings of {candidate.model_id} and those of "
-            f"the champion; make both again with: stems embed {corpus}"
-        )
-
-
-def _worse(found: CorpusComparison, rule: PromotionRule) -> str | None:
-    """Why a comparison speaks against the candidate, if it does."""
-    row = next(row for row in found.metrics if row.metric == rule.metric)
-    if math.isnan(row.difference.low):
-        return f"{found.corpus} has queries of one track only, which decide nothing"
-    is_lower_better = rule.metric in LOWER_IS_BETTER
-    best = -row.difference.low if is_lower_better else row.difference.high
-    return f"worse: {_difference_text(found, rule)}" if best < -rule.tolerance else None
-
-
-def _difference_text(found: CorpusComparison, rule: PromotionRule) -> str:
-    row = next(row for row in found.metrics if row.metric == rule.metric)
-    interval = f"{row.difference.low:+.1f}…{row.difference.high:+.1f}"
-    return (
-        f"{row.metric} on {found.corpus} is {row.a:.1f}, the champion's {row.b:.1f} (difference "
-        f"{row.difference.value:+.1f}, 95 % interval {interval}, {row.n_queries} queries, "
-        f"tolerance {rule.tolerance:g})"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollback:
-    """What a rollback did."""
-
-    withdrawn: Champion
-    """Who was champion."""
-    champion: Champion
-    """Who is champion now."""
-    gaps: Sequence[str]
-    """What queries do not find now that they should."""
 
 
 def roll_back(settings: Settings) -> Rollback:
@@ -331,6 +224,103 @@ def roll_back(settings: Settings) -> Rollback:
     mirror_champion(layout, settings.tracking_uri, settings.promotion.registered_model)
     gaps = gallery_gaps(layout, after.model_id, searched_corpora(settings))
     return Rollback(withdrawn=before, champion=read_champion(layout), gaps=gaps)
+
+
+def _replace(layout: DataLayout, before: Champion | None, candidate: FoundModel) -> None:
+    """Make the candidate the champion after ``before``."""
+    if candidate.checkpoint is None:
+        raise ArtifactError(
+            f"{candidate.name} has no checkpoint here, queries could not use it; name a trained "
+            f"model"
+        )
+    after = successor(layout, before, candidate.model_id, candidate.checkpoint)
+    replace_champion(layout, before, after)
+
+
+def _compare(
+    settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
+) -> tuple[Outcome, str, Sequence[CorpusComparison]]:
+    """Compare with the champion: the outcome, why, and the comparisons."""
+    try:
+        comparisons = _comparisons(settings, candidate, champion, rule)
+    except ArtifactError as error:
+        return "refused", f"it cannot be compared with the champion: {error}", ()
+    problems = [problem for one in comparisons if (problem := _worse(one, rule))]
+    why = "; ".join(problems or [_difference_text(one, rule) for one in comparisons])
+    return "refused" if problems else "promoted", why, comparisons
+
+
+def _comparisons(
+    settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
+) -> list[CorpusComparison]:
+    """Compare candidate and champion on each corpus of the evaluation set.
+
+    Raises:
+        ArtifactError: nothing is left to compare on, or the champion's checkpoint is gone.
+    """
+    layout = settings.layout
+    checkpoint = checkpoint_path(layout, champion)
+    if not checkpoint.is_dir():
+        raise ArtifactError(
+            f"the champion's checkpoint {checkpoint} is gone, and with it what it was trained on; "
+            f"promote without comparing: stems promote --force"
+        )
+    current = find_model(layout, str(checkpoint), settings.tracking_uri)
+    both = embedded_corpora(layout, current, rule.conditioning)
+    config = ComparisonConfig(
+        conditioning=rule.conditioning, resamples=rule.resamples, permutations=1, seed=rule.seed
+    )
+    comparisons: list[CorpusComparison] = []
+    for corpus in rule.corpora or [name for name in rule.gallery if name in both]:
+        _require_same_state(layout, corpus, candidate, current)
+        try:
+            made = compare_models(layout, candidate, current, corpora=[corpus], config=config)
+        except NothingUnseenError:
+            if rule.corpora:
+                raise
+            continue
+        comparisons += made.corpora
+    if not comparisons:
+        raise ArtifactError(
+            f"no corpus has queries that neither has seen in training (embedded by both: "
+            f"{', '.join(both) or 'none'}); embed one, or promote with --force"
+        )
+    return comparisons
+
+
+def _require_same_state(
+    layout: DataLayout, corpus: str, candidate: FoundModel, champion: FoundModel
+) -> None:
+    """Require that both have embedded the same recordings, not only stems of the same names."""
+    states = [
+        read_embedding_manifest(layout, model.model_id, corpus)["identity"]["corpus_tracks"]
+        for model in (candidate, champion)
+    ]
+    if states[0] != states[1]:
+        raise ArtifactError(
+            f"{corpus} has changed between the embeddings of {candidate.model_id} and those of "
+            f"the champion; make both again with: stems embed {corpus}"
+        )
+
+
+def _worse(comparison: CorpusComparison, rule: PromotionRule) -> str | None:
+    """Say why a comparison speaks against the candidate, if it does."""
+    row = next(row for row in comparison.metrics if row.metric == rule.metric)
+    if math.isnan(row.difference.low):
+        return f"{comparison.corpus} has queries of one track only, which decide nothing"
+    is_lower_better = rule.metric in LOWER_IS_BETTER
+    best = -row.difference.low if is_lower_better else row.difference.high
+    return f"worse: {_difference_text(comparison, rule)}" if best < -rule.tolerance else None
+
+
+def _difference_text(comparison: CorpusComparison, rule: PromotionRule) -> str:
+    row = next(row for row in comparison.metrics if row.metric == rule.metric)
+    interval = f"{row.difference.low:+.1f}…{row.difference.high:+.1f}"
+    return (
+        f"{row.metric} on {comparison.corpus} is {row.a:.1f}, the champion's {row.b:.1f} "
+        f"(difference {row.difference.value:+.1f}, 95 % interval {interval}, "
+        f"{row.n_queries} queries, tolerance {rule.tolerance:g})"
+    )
 
 
 def _require_whole(layout: DataLayout, model_id: str) -> None:
