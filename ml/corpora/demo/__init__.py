@@ -1,6 +1,7 @@
 """The demo corpus: composed and rendered from a seed, nothing downloaded.
 
-Read in this order: ``score`` (what a song consists of), ``parts`` and ``compose`` (write it),
-``tones``, ``synths``, ``drums`` and ``instruments`` (play it), ``production`` (make it a record),
-``songs`` (which songs there are), ``build`` and ``reader`` (disk).
+A *song* is written on paper (``score``: what it consists of; ``compose``: how), played
+(``instruments`` by the ``synths``) and made a record (``production``). ``songs`` says which songs
+there are, ``build`` writes them as a corpus, ``reader`` reads that. Reading other people's audio
+belongs to ``ml.corpora.readers``.
 """

@@ -7,13 +7,10 @@ of a held-out song has the character of another song). Composition and dry sound
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import shutil
 import wave
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +39,14 @@ from ml.corpora.demo.songs import (
     render_dry,
     track_id,
 )
-from ml.corpora.demo.spectra import RATE_HZ
+from ml.corpora.demo.synths import RATE_HZ
 from ml.locks import lock
+from ml.processes import completed, process_pool
 from ml.progress import progress
 
 SONG_NAME = "song.json"
 SONGS_FOLDER = "songs"
+_LABEL = "demo songs"
 PRODUCTIONS = {"demo": "own", "demo-plain": "none", "demo-swapped": "swapped"}
 """Corpus → what ``apply_production`` is asked for."""
 
@@ -71,22 +70,20 @@ def build_demo_corpora(
     Raises:
         LockedError: another process is building there.
     """
-    found = {name: _find(folder, config, name) for name in PRODUCTIONS}
-    current = {name: artifact for name, artifact in found.items() if artifact is not None}
+    on_disk = {name: _find(folder, config, name) for name in PRODUCTIONS}
+    current = {name: artifact for name, artifact in on_disk.items() if artifact is not None}
     if len(current) == len(PRODUCTIONS):
         return current
     with lock(folder / ".demo.lock"):
         _clear_outdated(folder, config)
         tasks = [t for t in _tasks(config) if not _is_done(folder, config, *t)]
-        build = partial(_build_song, folder, config)
-        with _mapper(min(workers, len(tasks))) as mapper:
-            for _ in progress(mapper(build, tasks), total=len(tasks), label="demo songs"):
-                pass
+        for _ in progress(_build(folder, config, tasks, workers), total=len(tasks), label=_LABEL):
+            pass
         return {name: _finish(folder, config, name) for name in PRODUCTIONS}
 
 
 def corpus_songs(config: DemoConfig, corpus: str) -> list[tuple[str, int]]:
-    """The songs of a corpus as (kind, index), in order."""
+    """List the songs of a corpus as (kind, index), in order."""
     kinds = KINDS if corpus == "demo" else ("heldout",)
     return [(kind, index) for kind in kinds for index in range(config.count(kind))]
 
@@ -142,15 +139,16 @@ def _clear_outdated(folder: Path, config: DemoConfig) -> None:
                 shutil.rmtree(song_folder)
 
 
-@contextlib.contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
-    """A ``map``: here for one worker, else over fresh processes."""
-    if workers <= 1:
-        yield map
+def _build(
+    folder: Path, config: DemoConfig, tasks: list[tuple[str, int]], workers: int
+) -> Iterator[None]:
+    """Build songs here, or in several processes."""
+    build = partial(_build_song, folder, config)
+    if min(workers, len(tasks)) <= 1:
+        yield from map(build, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        yield partial(executor.map, chunksize=2)
+    with process_pool(min(workers, len(tasks))) as pool:
+        yield from completed(pool, build, tasks)
 
 
 def _build_song(folder: Path, config: DemoConfig, task: tuple[str, int]) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ml.corpora.demo.spectra import RATE_HZ, resonances_db, shaped_noise
+from ml.corpora.demo.synths import RATE_HZ, resonances_db, shaped_noise
 
 _EQ_FFT = 1 << 14
 _NOISE_LOOP = 1 << 16
@@ -99,7 +99,7 @@ def produce(dry: np.ndarray, character: Character, rng: np.random.Generator) -> 
 
 
 def fast_length(samples: int) -> int:
-    """The smallest length of the form 2^a · 3^b · 5^c that is at least ``samples``."""
+    """Find the smallest length of the form 2^a · 3^b · 5^c that is at least ``samples``."""
     best = 1 << (samples - 1).bit_length()
     five = 1
     while five < best:
@@ -122,7 +122,7 @@ def _tail_samples(character: Character) -> int:
 
 @lru_cache(maxsize=2)
 def _response(character: Character, n_fft: int) -> np.ndarray:
-    """Tone and room in one: (bin,) complex."""
+    """Compute tone and room in one: (bin,) complex."""
     room = _room(character)
     n_small = fast_length(len(room) + _EQ_FFT // 2)
     tone = _minimum_phase(_tone_db(character))
@@ -140,7 +140,7 @@ def _tone_db(character: Character) -> np.ndarray:
 
 
 def _minimum_phase(level_db: np.ndarray) -> np.ndarray:
-    """Impulse response with this spectrum and no sound before the beat: (_EQ_FFT // 2,)."""
+    """Find the impulse response of this spectrum that starts at once: (_EQ_FFT // 2,)."""
     cepstrum = np.fft.irfft(level_db * (np.log(10) / 20))
     half = len(cepstrum) // 2
     cepstrum[1:half] *= 2
@@ -166,7 +166,7 @@ def _room(character: Character) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _noise(character: Character) -> np.ndarray:
-    """The noise floor: (_NOISE_LOOP,) float32 in full scale, repeats without a seam."""
+    """Make the noise floor: (_NOISE_LOOP,) float32 in full scale, repeats without a seam."""
     hz = np.maximum(np.fft.rfftfreq(_NOISE_LOOP, 1 / RATE_HZ), 40.0)
     level_db = character.noise_slope_db * np.log2(hz / 1000)
     level_db += resonances_db(hz, [(character.noise_peak_hz, 0.3, 12.0)])

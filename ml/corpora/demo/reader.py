@@ -36,7 +36,7 @@ class DemoCorpus:
         self._track_ids: list[str] = [song["track_id"] for song in manifest["songs"]]
 
     def tracks(self) -> Iterator[Track]:
-        """All songs, training songs first.
+        """Yield all songs, training songs first.
 
         Raises:
             CorpusError: a song of the manifest is missing or damaged.
@@ -45,7 +45,7 @@ class DemoCorpus:
             yield self._track(self.song(track_id))
 
     def song(self, track_id: str) -> dict[str, Any]:
-        """``song.json`` of a song: tempo, key, ``beats_s``, sections, stems.
+        """Read ``song.json`` of a song: tempo, key, ``beats_s``, sections, stems.
 
         Raises:
             CorpusError: it is missing or damaged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +22,20 @@ MODES: dict[str, tuple[int, ...]] = {
 KEY_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
+class Drum(IntEnum):
+    """General MIDI numbers of the drums."""
+
+    KICK, SNARE, HAT, OPEN_HAT, CRASH, TOM_LOW, TOM_HIGH = 36, 38, 42, 46, 49, 45, 50
+    SHAKER, CONGA_LOW, CONGA_HIGH = 70, 64, 63
+
+
 class Note(NamedTuple):
     """One played note."""
 
     start_s: float
     duration_s: float
     pitch: int
-    """MIDI number; for drums the General MIDI number of the drum."""
+    """MIDI number; for drums a ``Drum``."""
     velocity: float
     """Greater than 0, at most 1."""
 
@@ -95,16 +103,16 @@ class Style:
 
     @property
     def steps_per_bar(self) -> int:
-        """Sixteenth notes in a bar."""
+        """Number of sixteenth notes in a bar."""
         return self.beats_per_bar * STEPS_PER_BEAT
 
     def degree_pitch(self, degree: int) -> int:
-        """Pitch of a degree of the scale counted from the tonic above MIDI 0."""
+        """Find the pitch of a degree of the scale, counted from the tonic above MIDI 0."""
         octave, step = divmod(degree, 7)
         return self.tonic + 12 * octave + MODES[self.mode][step]
 
     def velocity(self, step: int) -> float:
-        """How loud a step is: downbeat 1, then beats, eighths, sixteenths."""
+        """Say how loud a step is: downbeat 1, then beats, eighths, sixteenths."""
         if step == 0:
             return 1.0
         weak = 0.35 if step % STEPS_PER_BEAT == 0 else 0.7 if step % 2 == 0 else 1.0
@@ -132,7 +140,7 @@ class Clock:
     swing: float
 
     def seconds(self, beat: float) -> float:
-        """When a beat position (fractional, from 0) is played."""
+        """Find when a beat position (fractional, from 0) is played."""
         whole = min(int(beat), len(self.beat_times_s) - 2)
         inside = beat - whole
         if inside < 0.5:

@@ -22,33 +22,23 @@ from ml.corpora.demo.instruments import (
 )
 from ml.corpora.demo.production import Character, draw_character, produce
 from ml.corpora.demo.score import KEY_NAMES, Composition
-from ml.corpora.demo.spectra import RATE_HZ
-from ml.corpora.demo.synths import draw_family
+from ml.corpora.demo.synths import RATE_HZ, draw_family
 
 KINDS = ("train", "heldout")
 
 _DRUMLESS = 0.15
 _UNLABELLED = 0.03
 _STEM_COUNTS = {3: 0.12, 4: 0.26, 5: 0.3, 6: 0.2, 7: 0.12}
+# fmt: off
 _HARMONY = {
-    "piano": 1.0,
-    "electric piano": 0.9,
-    "organ": 0.9,
-    "acoustic guitar": 1.1,
-    "clean electric guitar": 1.0,
-    "distorted electric guitar": 1.0,
-    "synth pad": 0.8,
-    "string section": 0.8,
-    "vibraphone": 0.6,
-    "choir": 0.6,
+    "piano": 1.0, "electric piano": 0.9, "organ": 0.9, "acoustic guitar": 1.1,
+    "clean electric guitar": 1.0, "distorted electric guitar": 1.0, "synth pad": 0.8,
+    "string section": 0.8, "vibraphone": 0.6, "choir": 0.6,
 }
 _LEADS = {
-    "lead vocals": 1.5,
-    "synth lead": 1.0,
-    "saxophone": 1.0,
-    "flute": 1.0,
-    "brass section": 0.8,
+    "lead vocals": 1.5, "synth lead": 1.0, "saxophone": 1.0, "flute": 1.0, "brass section": 0.8,
 }
+# fmt: on
 _STANDS_FOR = {"ukulele": "acoustic guitar", "violin": "string section", "clarinet": "flute"}
 
 
@@ -84,15 +74,15 @@ class DemoConfig:
                 raise ValueError(f"{name} is {value}; it must be between 8 and 600 seconds")
 
     def count(self, kind: str) -> int:
-        """Number of songs of a kind."""
+        """Return the number of songs of a kind."""
         return self.train_songs if kind == "train" else self.heldout_songs
 
     def duration_s(self, kind: str) -> float:
-        """Length of the songs of a kind."""
+        """Return the length of the songs of a kind."""
         return self.train_s if kind == "train" else self.heldout_s
 
     def split(self, kind: str, index: int) -> str:
-        """``train``, ``valid`` (spread evenly over the training songs) or ``test``."""
+        """Say which split a song is of; ``valid`` is spread evenly over the training songs."""
         if kind == "heldout":
             return "test"
         valid = int(np.ceil(self.valid_share * self.train_songs))
@@ -124,7 +114,7 @@ class Song:
 
 
 def track_id(kind: str, index: int) -> str:
-    """``train-0007``, ``heldout-007``."""
+    """Name a song: ``train-0007``, ``heldout-007``."""
     return f"train-{index:04d}" if kind == "train" else f"heldout-{index:03d}"
 
 
@@ -146,7 +136,7 @@ def make_song(config: DemoConfig, kind: str, index: int) -> Song:
 
 
 def render_dry(config: DemoConfig, song: Song) -> list[np.ndarray]:
-    """The stems without production: (samples,) float32 each, peaks below 1."""
+    """Render the stems without production: (samples,) float32 each, peaks below 1."""
     rng = _generator(config, song.kind, song.index, "timbre")
     family = draw_family(rng, song.composition.style.tuning_cents)
     samples = round(song.duration_s * RATE_HZ)
@@ -159,7 +149,7 @@ def render_dry(config: DemoConfig, song: Song) -> list[np.ndarray]:
 def apply_production(
     config: DemoConfig, song: Song, dry: list[np.ndarray], production: str
 ) -> tuple[list[np.ndarray], list[str | None]]:
-    """The stems as a corpus has them.
+    """Produce the stems as a corpus has them.
 
     Args:
         config: of the corpus.
@@ -187,12 +177,12 @@ def apply_production(
 
 
 def character_of(config: DemoConfig, kind: str, index: int) -> Character:
-    """The production character of a song."""
+    """Draw the production character of a song."""
     return draw_character(_generator(config, kind, index, "production"))
 
 
 def describe(song: Song) -> dict[str, Any]:
-    """The song in words and numbers, as ``song.json`` holds it (but for the stems)."""
+    """Describe the song as ``song.json`` holds it, but for its stems."""
     style = song.composition.style
     return {
         "track_id": song.track_id,
@@ -220,7 +210,7 @@ def describe(song: Song) -> dict[str, Any]:
 
 
 def draw_cast(rng: np.random.Generator, kind: str, index: int) -> tuple[Player, ...]:
-    """Who plays in a song: 3 to 7 different instruments."""
+    """Draw who plays in a song: 3 to 7 different instruments."""
     count = int(rng.choice(list(_STEM_COUNTS), p=list(_STEM_COUNTS.values())))
     zero_shot = _zero_shot(kind, index)
     names = _draw_names(rng, count)
@@ -246,7 +236,7 @@ def _player(name: str, is_zero_shot: bool, is_unlabelled: bool) -> Player:
 
 
 def _zero_shot(kind: str, index: int) -> str | None:
-    """Every second held-out song has one zero-shot instrument, each of the five in turn."""
+    """Name the zero-shot instrument of a song: every second held-out song has one, in turn."""
     if kind != "heldout" or index % 2 == 0:
         return None
     names = (*UNSEEN, *OTHER_NAMES)
@@ -284,7 +274,7 @@ def _draw_one(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 
 def _with_instrument(names: list[str], wanted: str) -> list[str]:
-    """``names`` with ``wanted`` in the place of what it stands for, or of the last one."""
+    """Put ``wanted`` in the place of what it stands for, or of the last one."""
     if wanted in names:
         return names
     replaced = _STANDS_FOR.get(wanted, "")

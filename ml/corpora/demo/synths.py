@@ -1,25 +1,30 @@
-"""The tonal synthesizer: a tone described by numbers, notes rendered to a waveform.
+"""How the instruments sound: tones for what has a pitch, kits for drums.
 
-A tone's harmonics come from two single-cycle tables (how it starts, what it fades to), or from
-inharmonic partials with a decay each. Every pitch of a stem is rendered once at its longest and
-then cut to its notes.
+A *tone* is an instrument in numbers. Its harmonics come from two single-cycle tables (how it
+starts, what it fades to), or from inharmonic partials with a decay each; every pitch of a stem is
+rendered once at its longest and then cut to its notes. A *kit* is a song's set of drums, each
+rendered once and then placed. A *family* is what the tones of one song share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from ml.corpora.demo.score import Note
-from ml.corpora.demo.spectra import RATE_HZ, resonances_db, shaped_noise
+from ml.corpora.demo.score import Drum, Note
 
+RATE_HZ = 16_000
+"""Sampling rate of the demo corpus."""
 _TABLE = 8192
 _TOP_HZ = 7600.0
 _NOISE_LOOP = 1 << 15
 _LONGEST_S = 8.0
+
+Kit = dict[int, np.ndarray]
+"""General MIDI number → the drum struck once: (samples,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ def draw_family(rng: np.random.Generator, tuning_cents: float) -> Family:
 
 
 def vary(tone: Tone, family: Family, rng: np.random.Generator) -> Tone:
-    """This song's specimen of an instrument: the family's timbre and some of its own."""
+    """Draw this song's specimen of an instrument: the family's timbre and some of its own."""
 
     def about(value: float, spread: float) -> float:
         return value * float(np.exp(spread * np.clip(rng.normal(), -2, 2)))
@@ -206,7 +211,7 @@ def _long_tone(
 
 
 def _cycles(tone: Tone, hz: float, samples: int) -> np.ndarray:
-    """Phase in cycles: (sample,)."""
+    """Compute the phase in cycles: (sample,)."""
     seconds = np.arange(samples) / RATE_HZ
     if not tone.vibrato_cents and not tone.scoop_cents:
         return hz * seconds
@@ -217,7 +222,7 @@ def _cycles(tone: Tone, hz: float, samples: int) -> np.ndarray:
 
 
 def _tables(tone: Tone, pitch: int, hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """One cycle of how the tone starts and one of what it fades to: (_TABLE,) each."""
+    """Make one cycle of how the tone starts and one of what it fades to: (_TABLE,) each."""
     number = np.arange(1, max(2, int(_TOP_HZ / hz) + 1))
     if tone.harmonics:
         gain = np.zeros(len(number))
@@ -288,3 +293,160 @@ def _finish(stem: np.ndarray, tone: Tone) -> np.ndarray:
         spectrum *= 1 / (1 + (hz / tone.cabinet_hz) ** 6)
         stem = np.fft.irfft(spectrum, len(stem)).astype(np.float32)
     return stem
+
+
+def acoustic_kit(rng: np.random.Generator) -> Kit:
+    """Strike a drum kit in a room: skins, wires, bronze."""
+    return {
+        Drum.KICK: _skin(
+            rng, rng.uniform(48, 70), bend=1.8, decay_s=rng.uniform(0.07, 0.14), click=0.5
+        ),
+        Drum.SNARE: _snare(rng, rng.uniform(160, 240), wires_s=rng.uniform(0.07, 0.16)),
+        Drum.HAT: _bronze(rng, 5200, decay_s=rng.uniform(0.02, 0.05)),
+        Drum.OPEN_HAT: _bronze(rng, 4800, decay_s=rng.uniform(0.15, 0.3)),
+        Drum.CRASH: _bronze(rng, 3200, decay_s=rng.uniform(0.4, 0.8)) * np.float32(0.9),
+        Drum.TOM_LOW: _skin(rng, rng.uniform(85, 110), bend=1.35, decay_s=0.18, click=0.3),
+        Drum.TOM_HIGH: _skin(rng, rng.uniform(140, 180), bend=1.35, decay_s=0.15, click=0.3),
+    }
+
+
+def machine_kit(rng: np.random.Generator) -> Kit:
+    """Strike a drum machine: a long low kick, a clap, ticking hats."""
+    kick = _skin(rng, rng.uniform(42, 55), bend=4.0, decay_s=rng.uniform(0.25, 0.5), click=0.05)
+    return {
+        Drum.KICK: kick,
+        Drum.SNARE: _clap(rng),
+        Drum.HAT: _tick(rng, decay_s=rng.uniform(0.012, 0.03)),
+        Drum.OPEN_HAT: _tick(rng, decay_s=rng.uniform(0.12, 0.25)),
+        Drum.CRASH: _tick(rng, decay_s=0.4),
+        Drum.TOM_LOW: _skin(rng, 100, bend=2.2, decay_s=0.22, click=0.0),
+        Drum.TOM_HIGH: _skin(rng, 170, bend=2.2, decay_s=0.2, click=0.0),
+    }
+
+
+def shaker_kit(rng: np.random.Generator) -> Kit:
+    """Shake a shaker: noise that swells and falls."""
+    hz = rng.uniform(4500, 6000)
+    seconds = _seconds(0.14)
+    swell = seconds / 0.025 * np.exp(1 - seconds / 0.025)
+    return {Drum.SHAKER: (_band(rng, len(seconds), hz, 0.35) * swell).astype(np.float32)}
+
+
+def conga_kit(rng: np.random.Generator) -> Kit:
+    """Strike two congas: short pitched skins without wires."""
+    hz = rng.uniform(190, 240)
+    return {
+        Drum.CONGA_LOW: _skin(rng, hz, bend=1.08, decay_s=rng.uniform(0.08, 0.13), click=0.35),
+        Drum.CONGA_HIGH: _skin(
+            rng, hz * 1.5, bend=1.08, decay_s=rng.uniform(0.05, 0.09), click=0.45
+        ),
+    }
+
+
+def render_drums(notes: Sequence[Note], kit: Kit, samples: int) -> np.ndarray:
+    """Place the drums of a kit: (samples,) float32 of no particular level."""
+    stem = np.zeros(samples, np.float32)
+    for note in notes:
+        start = round(note.start_s * RATE_HZ)
+        struck = kit[note.pitch][: max(0, samples - start)]
+        stem[start : start + len(struck)] += struck * np.float32(note.velocity)
+    return stem
+
+
+def _seconds(duration_s: float) -> np.ndarray:
+    return np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
+
+
+def _band(rng: np.random.Generator, samples: int, centre_hz: float, octaves: float) -> np.ndarray:
+    """Make noise around a frequency, root mean square 1."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    hz = np.maximum(np.fft.rfftfreq(samples, 1 / RATE_HZ), 1.0)
+    spectrum *= np.exp(-0.5 * (np.log2(hz / centre_hz) / octaves) ** 2)
+    noise = np.fft.irfft(spectrum, samples)
+    return noise / np.sqrt(np.mean(noise**2))
+
+
+def _skin(
+    rng: np.random.Generator, hz: float, *, bend: float, decay_s: float, click: float
+) -> np.ndarray:
+    """Strike a skin whose pitch falls from ``bend`` times to ``hz``."""
+    seconds = _seconds(6 * decay_s)
+    falling = hz * (1 + (bend - 1) * np.exp(-seconds / 0.025))
+    body = np.sin(2 * np.pi * np.cumsum(falling) / RATE_HZ) * np.exp(-seconds / decay_s)
+    body += 0.25 * np.sin(2 * np.pi * 1.59 * hz * seconds) * np.exp(-seconds / (0.4 * decay_s))
+    body += click * _band(rng, len(seconds), 2500, 0.7) * np.exp(-seconds / 0.004)
+    return _struck(body, seconds)
+
+
+def _snare(rng: np.random.Generator, hz: float, *, wires_s: float) -> np.ndarray:
+    seconds = _seconds(6 * wires_s)
+    body = np.sin(2 * np.pi * hz * seconds) + 0.6 * np.sin(2 * np.pi * 1.78 * hz * seconds)
+    wires = _band(rng, len(seconds), rng.uniform(2200, 4000), 0.9)
+    return _struck(
+        0.55 * body * np.exp(-seconds / 0.06) + 0.5 * wires * np.exp(-seconds / wires_s), seconds
+    )
+
+
+def _bronze(rng: np.random.Generator, low_hz: float, *, decay_s: float) -> np.ndarray:
+    """Strike a cymbal: noise above ``low_hz`` with a few ringing partials."""
+    seconds = _seconds(6 * decay_s)
+    noise = _band(rng, len(seconds), low_hz * 1.25, 0.35)
+    for hz in rng.uniform(low_hz, 7500, size=6):
+        noise += 0.25 * np.sin(2 * np.pi * hz * seconds + rng.uniform(0, 6))
+    return _struck(0.3 * noise * np.exp(-seconds / decay_s), seconds)
+
+
+def _clap(rng: np.random.Generator) -> np.ndarray:
+    seconds = _seconds(0.4)
+    noise = _band(rng, len(seconds), rng.uniform(1000, 1600), 0.45)
+    level = 0.5 * np.exp(-seconds / rng.uniform(0.04, 0.09))
+    for late_s in (0.0, 0.011, 0.022):
+        since = seconds - late_s
+        level += np.where(since >= 0, np.exp(-np.maximum(since, 0) / 0.004), 0)
+    return _struck(0.4 * noise * level, seconds)
+
+
+def _tick(rng: np.random.Generator, *, decay_s: float) -> np.ndarray:
+    """Strike a synthetic hat: six square waves, only their top."""
+    seconds = _seconds(6 * decay_s)
+    squares = sum(np.sign(np.sin(2 * np.pi * hz * seconds)) for hz in rng.uniform(400, 1400, 6))
+    top = np.diff(np.diff(squares, prepend=0), prepend=0)
+    return _struck(0.06 * top * np.exp(-seconds / decay_s), seconds)
+
+
+def _struck(sound: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Fade the end out so that it stops without a click."""
+    left_s = seconds[-1] - seconds
+    return (sound * np.minimum(1, left_s / 0.01)).astype(np.float32)
+
+
+KITS: dict[str, Callable[[np.random.Generator], Kit]] = {
+    "acoustic": acoustic_kit,
+    "machine": machine_kit,
+    "shaker": shaker_kit,
+    "congas": conga_kit,
+}
+
+
+def resonances_db(hz: np.ndarray, resonances: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    """Sum bells on a logarithmic frequency axis, in dB, at each ``hz``."""
+    octaves = np.log2(np.maximum(hz, 1.0))
+    total = np.zeros(len(hz))
+    for centre_hz, width, gain_db in resonances:
+        total += gain_db * np.exp(-0.5 * ((octaves - np.log2(centre_hz)) / width) ** 2)
+    return total
+
+
+def shaped_noise(gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make noise with the given spectrum that repeats without a seam.
+
+    Args:
+        gain: (bin,) gain at ``np.fft.rfftfreq(2 * (bin - 1))``.
+        rng: the phases.
+
+    Returns:
+        (2 * (bin - 1),) float32 with root mean square 1.
+    """
+    phases = np.exp(2j * np.pi * rng.random(len(gain)))
+    noise = np.fft.irfft(gain * phases)
+    return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ml.corpora.demo.parts import CRASH, KICK
-from ml.corpora.demo.score import Clock
+from ml.corpora.demo.score import Clock, Drum
 from ml.corpora.demo.songs import DemoConfig, make_song, render_dry
-from ml.corpora.demo.spectra import RATE_HZ
+from ml.corpora.demo.synths import RATE_HZ
 
 CONFIG = DemoConfig()
 
@@ -48,8 +47,8 @@ def test_bars_start_with_a_kick_and_sections_with_a_crash(songs):
         for i, (player, notes) in enumerate(zip(song.cast, composition.parts, strict=True)):
             if player.instrument.name not in ("drum kit", "drum machine"):
                 continue
-            kicks = np.array([note.start_s for note in notes if note.pitch == KICK])
-            crashes = np.array([note.start_s for note in notes if note.pitch == CRASH])
+            kicks = np.array([note.start_s for note in notes if note.pitch == Drum.KICK])
+            crashes = np.array([note.start_s for note in notes if note.pitch == Drum.CRASH])
             for section in (s for s in composition.sections if s.playing[i]):
                 last = section.first_bar + section.bars
                 starts = [t for t in bars[section.first_bar : last] if t < song.duration_s - 0.1]

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from ml.corpora.demo.compose import compose, draw_style
-from ml.corpora.demo.instruments import INSTRUMENTS, OTHER_NAMES, UNSEEN, part_writer, render
-from ml.corpora.demo.spectra import RATE_HZ
-from ml.corpora.demo.synths import draw_family
-from ml.corpora.demo.tones import TONES
+from ml.corpora.demo.instruments import INSTRUMENTS, OTHER_NAMES, TONES, UNSEEN, part_writer, render
+from ml.corpora.demo.synths import RATE_HZ, draw_family
 
 DURATION_S = 8.0
 SPECIMENS = 5

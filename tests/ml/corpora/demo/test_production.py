@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.corpora.demo.production import draw_character, fast_length, produce
-from ml.corpora.demo.spectra import RATE_HZ
+from ml.corpora.demo.synths import RATE_HZ
 
 CHARACTERS = [draw_character(np.random.default_rng(seed)) for seed in range(12)]
 

@@ -5,7 +5,7 @@ import pytest
 
 from ml.corpora.demo.instruments import INSTRUMENTS, OTHER_NAMES, UNSEEN
 from ml.corpora.demo.songs import DemoConfig, apply_production, character_of, make_song, render_dry
-from ml.corpora.demo.spectra import RATE_HZ
+from ml.corpora.demo.synths import RATE_HZ
 
 CONFIG = DemoConfig()
 SHORT = DemoConfig(train_songs=4, heldout_songs=4, train_s=8, heldout_s=8)

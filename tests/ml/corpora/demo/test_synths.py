@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ml.corpora.demo.score import Note
-from ml.corpora.demo.spectra import RATE_HZ, resonances_db, shaped_noise
-from ml.corpora.demo.synths import Tone, render_tones
+from ml.corpora.demo.synths import RATE_HZ, Tone, render_tones, resonances_db, shaped_noise
 
 PLAIN = Tone(slope_db=-6)
 
