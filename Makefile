@@ -36,7 +36,7 @@ test: $(READY)  ## style, types, and all tests that are fast and need nothing
 	$(BIN)/pyright
 	$(PYTEST) -m "not soak and not ($(NOT_HERE))"
 
-test-all: $(READY)  ## the tests that `make test` leaves out; those that cannot run here are skipped
+test-all: $(READY)  ## the tests that `make test` leaves out, the installed wheel among them; those that cannot run here are skipped
 	$(PYTEST) -rs --dist loadgroup -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
 
 live: $(READY)  ## dagster dev and an MLflow server driven as their users do (about 5 minutes; `make test-all` has them too)

@@ -25,12 +25,11 @@ from concurrent.futures import (
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-_log = logging.getLogger(__name__)
-Unit = TypeVar("Unit")
-Result = TypeVar("Result")
-
 CONNECT_S = 30.0
 """How long a Dask scheduler may take to answer."""
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 
 class WorkersError(RuntimeError):
@@ -39,7 +38,7 @@ class WorkersError(RuntimeError):
 
 @contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes; what has not begun when the block ends is cancelled.
+    """Open a pool of fresh processes; what has not begun when the block ends is cancelled.
 
     They are spawned, not forked: a fork of a process with the threads of polars or torch may hang.
     A pool of the standard library outlives a parent that is killed (its workers hold both ends of
@@ -55,7 +54,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextlib.contextmanager
 def cluster(dask_scheduler: str | None) -> Iterator[DaskExecutor | None]:
-    """The executor that the settings ask for, closed when the block ends.
+    """Open the executor that the settings ask for, closed when the block ends.
 
     Args:
         dask_scheduler: address of an existing cluster (``compute.dask_scheduler``); None: none, the
@@ -176,7 +175,7 @@ def _connect(address: str) -> Any:
     except ImportError as error:
         raise WorkersError(
             f"compute.dask_scheduler is {address}, but {error}; install the extra dask: "
-            "pip install 'stems[dask]'"
+            "pip install 'stem-retrieval[dask]'"
         ) from None
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False, name="stems")
@@ -191,7 +190,7 @@ def _connect(address: str) -> Any:
 
 
 def _deaths() -> Any:
-    """What Dask raises for a unit over which workers keep dying."""
+    """Return what Dask raises for a unit over which workers keep dying."""
     if "distributed" not in sys.modules:
         return ()
     from distributed.scheduler import KilledWorker
