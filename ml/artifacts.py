@@ -94,19 +94,19 @@ class DataLayout:
         return self.home / "models" / "clap"
 
     def tracks(self, corpus: str) -> Path:
-        """Folder of the ``corpus_tracks`` table of a corpus."""
+        """Return the folder of the ``corpus_tracks`` table of a corpus."""
         return self.home / "tracks" / corpus
 
     def labels(self, corpus: str) -> Path:
-        """Folder of the ``label_embeddings`` of a corpus."""
+        """Return the folder of the ``label_embeddings`` of a corpus."""
         return self.home / "labels" / corpus
 
     def shards(self, corpus: str) -> Path:
-        """Folder of the ``stem_shards`` of a corpus."""
+        """Return the folder of the ``stem_shards`` of a corpus."""
         return self.home / "shards" / corpus
 
     def training_shards(self, corpus: str) -> Path | str:
-        """Path or URL that training reads the ``stem_shards`` of a corpus from."""
+        """Return the path or URL that training reads the ``stem_shards`` of a corpus from."""
         if self.shards_uri is None:
             return self.shards(corpus)
         if "://" in self.shards_uri:
@@ -119,7 +119,7 @@ class DataLayout:
         return self.home / "cache" / "shards"
 
     def embeddings(self, model_id: str, corpus: str) -> Path:
-        """Folder of the embeddings of a corpus by one model."""
+        """Return the folder of the embeddings of a corpus by one model."""
         return self.home / "embeddings" / model_id / corpus
 
     @property
@@ -128,15 +128,15 @@ class DataLayout:
         return self.home / "beats"
 
     def beat_features(self, model_id: str, corpus: str) -> Path:
-        """Folder of the ``beat_features`` of a corpus by one model."""
+        """Return the folder of the ``beat_features`` of a corpus by one model."""
         return self.beats / "features" / model_id / corpus
 
     def beat_probes(self, model: str) -> Path:
-        """Folder of the beat probes on one model."""
+        """Return the folder of the beat probes on one model."""
         return self.beats / "probes" / model
 
     def scores(self, evaluation: str, corpus: str) -> Path:
-        """Folder of the scores of one evaluation (``retrieval``) on a corpus."""
+        """Return the folder of the scores of one evaluation (``retrieval``) on a corpus."""
         return self.home / "scores" / evaluation / corpus
 
 
@@ -155,20 +155,20 @@ class Artifact:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 (64 hex digits) of ``value`` as canonical JSON."""
+    """Compute the SHA-256 (64 hex digits) of ``value`` as canonical JSON."""
     text = json.dumps(jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes."""
+    """Compute the SHA-256 (64 hex digits) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that becomes ``path`` when the block ends without error."""
+    """Give a file beside ``path`` that becomes ``path`` when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -185,7 +185,7 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_folder_aside(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
+    """Give a folder beside ``path`` that becomes ``path`` when the block ends without error.
 
     A folder already at ``path`` is replaced.
     """
@@ -226,7 +226,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
-    """The manifest of an artifact.
+    """Read the manifest of an artifact.
 
     Args:
         folder: the artifact.
@@ -241,22 +241,22 @@ def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
             f"{folder} holds no {MANIFEST_NAME}; make it with: {kind.remedy(folder)}"
         )
     manifest = read_json(path)
-    found = manifest.get("format_version")
-    if found != kind.format_version:
+    version = manifest.get("format_version")
+    if version != kind.format_version:
         raise ArtifactError(
-            f"{path} has format version {found!r}, this program reads {kind.format_version}; "
+            f"{path} has format version {version!r}, this program reads {kind.format_version}; "
             f"use the program that made it, or make it again with: {kind.remedy(folder)}"
         )
     return manifest
 
 
 def identity_fingerprint(identity: Mapping[str, Any], kind: ArtifactKind) -> str:
-    """Version of an artifact with this identity in the present format of its kind."""
+    """Compute the version of an artifact with this identity in the present format of its kind."""
     return fingerprint({"identity": identity, "format_version": kind.format_version})
 
 
 def find_current(folder: Path, identity: Mapping[str, Any], kind: ArtifactKind) -> Artifact | None:
-    """The artifact on disk if it has exactly this identity and format, else None."""
+    """Find the artifact on disk if it has exactly this identity and format, else None."""
     try:
         manifest = read_manifest(folder, kind)
     except ArtifactError:

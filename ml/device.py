@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device to compute on: ``auto`` is the first GPU if there is one, else the CPU."""
+    """Choose the device to compute on: ``auto`` is the first GPU if there is one, else the CPU."""
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

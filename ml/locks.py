@@ -43,6 +43,6 @@ def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
 
 
 def lock_above(path: Path, home: Path) -> Path | None:
-    """The nearest ``.lock`` that whoever writes ``path`` holds; None: there is none below home."""
+    """Find the nearest ``.lock`` that who writes ``path`` holds; None: none is below home."""
     folders = [folder for folder in path.parents if folder.is_relative_to(home)]
     return next((folder / ".lock" for folder in folders if (folder / ".lock").is_file()), None)

@@ -13,7 +13,7 @@ _IS_ADDED = "is_added"
 
 
 def added_field(default: D) -> D:
-    """A field of a configuration that is younger than artifacts with this configuration.
+    """Declare a field of a configuration that is younger than artifacts with this configuration.
 
     ``jsonable`` leaves it out while it has its default, which must mean: as before the field
     was there. So whatever was made before keeps its fingerprint (the identity of training runs,
@@ -23,7 +23,7 @@ def added_field(default: D) -> D:
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses, paths, tuples and sets as plain JSON types, mappings with sorted keys.
+    """Turn dataclasses, paths, tuples and sets into plain JSON types, mappings with sorted keys.
 
     An ``added_field`` at its default is left out.
     """
@@ -46,7 +46,7 @@ def jsonable(value: Any) -> Any:
 
 
 def dataclass_from(kind: type[D], values: Mapping[str, Any]) -> D:
-    """A (nested) dataclass from what ``jsonable`` made of it.
+    """Make a (nested) dataclass of what ``jsonable`` made of it.
 
     Raises:
         ValueError: an unknown field; names it and the known ones.
@@ -74,7 +74,7 @@ def _typed(hint: Any, value: Any) -> Any:
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration by dotted names; an empty mapping is a value."""
+    """Flatten a nested configuration to dotted names; an empty mapping is a value."""
     result: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:

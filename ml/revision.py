@@ -9,7 +9,7 @@ from pathlib import Path
 
 @functools.cache
 def git_revision() -> str:
-    """Revision of the program, with ``+`` when files were changed; ``unknown`` outside git."""
+    """Return the program's git revision, ``+`` when files were changed; ``unknown`` outside git."""
     folder = Path(__file__).parent
     try:
         head = _git(folder, "rev-parse", "--short=12", "HEAD")

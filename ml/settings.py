@@ -1,11 +1,9 @@
 """What the user can set, and where each value came from.
 
 Precedence: defaults here < ``STEMS_HOME/config.yaml`` < environment (``STEMS_TRAINING__SEED=1``)
-< command line or launchpad. Paths are relative to ``STEMS_HOME``.
-
-[setting_sections] The sections of ``config.yaml``, each with its defaults.
-
-What the values mean to users is told in ``pipelines/config.yaml``, the template of that file.
+< command line or launchpad. Paths are relative to ``STEMS_HOME``. A *section* is one block of
+``config.yaml`` with its defaults; what its values mean to users is told in the template of that
+file, ``pipelines/config.yaml``.
 """
 
 from __future__ import annotations
@@ -29,6 +27,12 @@ from pydantic_settings import (
 from ml.artifacts import DataLayout
 from ml.plain import flat
 from ml.tracks import Kind
+
+HOME_VARIABLE = "STEMS_HOME"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a wrong value."""
 
 
 class _Section(BaseModel):
@@ -163,18 +167,11 @@ class DemoSettings(_Section):
 
 
 def demo_corpora() -> dict[str, CorpusSettings]:
-    """The corpora of a home that nobody has configured."""
+    """Return the corpora of a home that nobody has configured."""
     return {
         name: CorpusSettings(kind="demo", root=Path("corpora") / name)
         for name in ("demo", "demo-plain", "demo-swapped")
     }
-
-
-HOME_VARIABLE = "STEMS_HOME"
-
-
-class SettingsError(ValueError):
-    """A setting is unknown or has a wrong value."""
 
 
 class Settings(BaseSettings):
@@ -220,7 +217,7 @@ class Settings(BaseSettings):
         return self.tracking.uri or f"sqlite:///{self.layout.mlflow / 'mlflow.db'}"
 
     def beat_corpora(self) -> tuple[str, ...]:
-        """The corpora that beat probes are trained on.
+        """Return the corpora that beat probes are trained on.
 
         Raises:
             SettingsError: there are none.
@@ -233,7 +230,7 @@ class Settings(BaseSettings):
         return self.beats.corpora
 
     def corpus(self, name: str) -> CorpusSettings:
-        """The settings of a corpus, its root made absolute.
+        """Return the settings of a corpus, its root made absolute.
 
         Raises:
             SettingsError: no corpus has this name.
@@ -244,17 +241,17 @@ class Settings(BaseSettings):
                 f"corpus {name!r} is not in {self.layout.config_path}; known corpora: {known}; "
                 f"add it there under 'corpora:' or with: stems corpus add {name} KIND ROOT"
             )
-        found = self.corpora[name]
-        return found.model_copy(update={"root": self.home / found.root.expanduser()})
+        corpus = self.corpora[name]
+        return corpus.model_copy(update={"root": self.home / corpus.root.expanduser()})
 
 
 def default_home() -> Path:
-    """``STEMS_HOME`` from the environment, or ``./data``."""
+    """Return ``STEMS_HOME`` from the environment, or ``./data``."""
     return Path(os.environ.get(HOME_VARIABLE) or "data").expanduser().resolve()
 
 
 def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Settings of a home.
+    """Load the settings of a home.
 
     Args:
         home: ``STEMS_HOME``; default: the environment variable, else ``./data``.
@@ -296,7 +293,7 @@ def _settings_class(config_path: Path) -> type[Settings]:
 
 
 def explain_settings(settings: Settings) -> list[tuple[str, Any, str]]:
-    """Each value as (dotted key, value, where it came from: file, environment or default)."""
+    """List each value as (dotted key, value, where it came from: file, environment, default)."""
     config_path = settings.layout.config_path
     kind = type(settings)
     from_file = flat(YamlConfigSettingsSource(kind, config_path)())
