@@ -1,4 +1,4 @@
-"""What an update or a move asks of a home: artifacts of other formats named, MLflow's paths mended.
+"""What an update or a move asks of a home: other formats are named, MLflow's paths mended.
 
 Artifacts are not rewritten: a reader refuses another format and names the command that makes it
 anew, and here all of them are listed. MLflow keeps absolute addresses of artifacts and has no call
@@ -15,6 +15,18 @@ from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.kinds import KINDS, ArtifactKind
+
+WAITS_S = 5.0
+"""For who writes to the database."""
+_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+_FOLDER = "/mlflow/artifacts"
+"""How the address ends that ``tracking.find_or_make_experiment`` gives a local store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +55,6 @@ def _format_version(path: Path) -> Any:
         return read_json(path).get("format_version")
     except (ArtifactError, AttributeError):
         return None
-
-
-_COLUMNS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-    ("logged_models", "artifact_location"),
-)
-WAITS_S = 5.0
-"""For who writes to the database."""
-_FOLDER = "/mlflow/artifacts"
-"""How the address ends that ``tracking.find_or_make_experiment`` gives a local store."""
 
 
 def adopt_artifacts(layout: DataLayout, *, dry_run: bool = False) -> dict[str, int]:

@@ -74,7 +74,7 @@ def _refuse_needed(settings: Settings, name: str) -> None:
 
 
 def _remove_rows(layout: DataLayout, name: str, *, delete: bool) -> Iterator[tuple[str, int]]:
-    """Of every database that holds some: its URI and how many rows."""
+    """Remove the rows of each database; yields its URI and how many there are."""
     from ml.retrieval.tables.database import commit, database_uri, open_table, sql_text
     from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows
 
@@ -89,7 +89,7 @@ def _remove_rows(layout: DataLayout, name: str, *, delete: bool) -> Iterator[tup
 
 
 def _folders(layout: DataLayout, name: str, removal: Removal) -> Iterator[Path]:
-    """Folders of what was made of the corpus; records of publications first."""
+    """Find the folders of what was made of the corpus; records of publications first."""
     only = glob.escape(name)
     yield from sorted(layout.lancedb.glob(f"*/published/{only}"))
     yield from sorted(layout.scores("*", name).parent.parent.glob(f"*/{only}"))
@@ -109,7 +109,7 @@ def _folders(layout: DataLayout, name: str, removal: Removal) -> Iterator[Path]:
 
 
 def _trained_on(layout: DataLayout, name: str) -> list[str]:
-    """Runs that were trained on the shards of a corpus, or may have been."""
+    """List runs that were trained on the shards of a corpus, or may have been."""
     holdings = read_holdings(layout)
     known = set().union(*recorded_sets(layout.shards(name)).values())
     users = {run for fingerprint, run in holdings.shards.items() if fingerprint in known}
