@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ml.artifacts import write_aside
-from ml.settings import Settings, SettingsError
+from ml.settings import Settings, SettingsError, demo_corpora
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -52,16 +52,10 @@ def add_corpus(
         entry["options"] = dict(options)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     before = yaml.safe_load(text) or {}
-    corpora = {name: entry}
-    if "corpora" not in before:
-        corpora = _default_corpora() | corpora
-    edited = _with_entries(text, corpora)
-    wanted = before | {"corpora": before.get("corpora", {}) | corpora}
-    if edited is None or yaml.safe_load(edited) != wanted:
-        by_hand = yaml.safe_dump({name: entry}, default_flow_style=True, width=1000).strip()
-        raise SettingsError(f"{path} cannot be edited safely; add under 'corpora:' {by_hand}")
-    with write_aside(path) as aside:
-        aside.write_text(edited, encoding="utf-8")
+    corpora = {name: entry} if "corpora" in before else _default_corpora() | {name: entry}
+    by_hand = yaml.safe_dump({name: entry}, default_flow_style=True, width=1000).strip()
+    wanted = before | {"corpora": (before.get("corpora") or {}) | corpora}
+    _write(path, _with_entries(text, corpora), wanted, f"add under 'corpora:' {by_hand}")
     return path
 
 
@@ -81,69 +75,78 @@ def drop_corpus(settings: Settings, name: str) -> Path | None:
     if name not in corpora:
         return None
     left = {key: value for key, value in corpora.items() if key != name}
-    if "corpora" in before:
-        edited = _without_entry(text, name, is_last=not left)
-    else:
-        edited = _with_entries(text, left)
-    if edited is None or yaml.safe_load(edited) != before | {"corpora": left}:
-        raise SettingsError(f"{path} cannot be edited safely; take {name!r} out of 'corpora:'")
-    with write_aside(path) as aside:
-        aside.write_text(edited, encoding="utf-8")
+    edited = _without_entry(text, name) if "corpora" in before else _with_entries(text, left)
+    _write(path, edited, before | {"corpora": left}, f"take {name!r} out of 'corpora:'")
     return path
 
 
 def _default_corpora() -> dict[str, Any]:
-    default = Settings.model_fields["corpora"].get_default(call_default_factory=True)
     return {
-        key: {"kind": value.kind, "root": value.root.as_posix()} for key, value in default.items()
+        key: {"kind": value.kind, "root": value.root.as_posix()}
+        for key, value in demo_corpora().items()
     }
 
 
-def _with_entries(text: str, corpora: Mapping[str, Any]) -> str | None:
-    """The text with entries at the end of its ``corpora:`` block; None if that is not a block."""
+def _with_entries(text: str, corpora: Mapping[str, Any]) -> str:
+    """Put entries at the end of the ``corpora:`` block."""
     lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith("corpora:")), None)
-    if start is None:
-        return "\n".join([*lines, "corpora:", *_dump(corpora, "  ")]) + "\n"
-    if not re.fullmatch(r"corpora:\s*(\{\s*\})?\s*(#.*)?", lines[start]):
-        return None
-    lines[start] = re.sub(r"^corpora:\s*\{\s*\}", "corpora:", lines[start])
-    end, indent = start + 1, "  "
-    for place in range(start + 1, len(lines)):
-        line = lines[place]
-        if line.strip() and not line[0].isspace() and not line.startswith("#"):
-            break
-        if line[:1].isspace() and line.strip() and not line.strip().startswith("#"):
-            if end == start + 1:
-                indent = line[: len(line) - len(line.lstrip())]
-            end = place + 1
-    return "\n".join([*lines[:end], *_dump(corpora, indent), *lines[end:]]) + "\n"
-
-
-def _without_entry(text: str, name: str, *, is_last: bool) -> str | None:
-    """The text without an entry of its ``corpora:`` block; None if it is not a block of lines."""
-    lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith("corpora:")), len(lines))
-    entry = re.compile(rf"""(\s+)(["']?){re.escape(name)}\2:""")
-    found = ((i, entry.match(line)) for i, line in enumerate(lines[start + 1 :], start + 1))
-    first, match = next(((i, match) for i, match in found if match), (0, None))
-    if match is None:
-        return None
-    indent = len(match[1])
-    end = first + 1
-    while end < len(lines) and (not lines[end].strip() or _indent(lines[end]) > indent):
-        end += 1
-    while not lines[end - 1].strip():  # empty lines stay with what follows
-        end -= 1
-    if is_last:
-        lines[start] = "corpora: {}"
-    return "\n".join([*lines[:first], *lines[end:]]) + "\n"
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
-
-
-def _dump(corpora: Mapping[str, Any], indent: str) -> list[str]:
+    place, entries = _find_entries(text)
+    indent, end = "  ", place + 1
+    if place == len(lines):
+        lines.append("corpora:")
+    elif entries:
+        column, _, end = list(entries.values())[-1]
+        indent = " " * column
+    else:
+        lines[place] = re.sub(r"^corpora:\s*\{\s*\}", "corpora:", lines[place])
     dumped = yaml.safe_dump(dict(corpora), sort_keys=False, allow_unicode=True, width=1000)
-    return [indent + line for line in dumped.splitlines()]
+    return _joined([*lines[:end], *(indent + line for line in dumped.splitlines()), *lines[end:]])
+
+
+def _without_entry(text: str, name: str) -> str:
+    """Leave an entry of the ``corpora:`` block out; comments and empty lines around it stay."""
+    lines = text.splitlines()
+    place, entries = _find_entries(text)
+    _, first, end = entries.get(name, (0, 0, 0))
+    if len(entries) == 1:
+        lines[place] = "corpora: {}"
+    return _joined([*lines[:first], *lines[end:]])
+
+
+def _find_entries(text: str) -> tuple[int, dict[str, tuple[int, int, int]]]:
+    """Find the line of ``corpora:`` (the end: there is none), and its entries if it is a block.
+
+    An entry is given by its column, its first line, and the line after its last.
+    """
+    lines = text.splitlines()
+    document = yaml.compose(text)
+    pairs = document.value if isinstance(document, yaml.MappingNode) else []
+    place, block = next(
+        ((key.start_mark.line, value) for key, value in pairs if key.value == "corpora"),
+        (len(lines), None),
+    )
+    if not isinstance(block, yaml.MappingNode) or block.flow_style:
+        return place, {}
+    entries = {}
+    starts = [key.start_mark.line for key, _ in block.value] + [block.end_mark.line]
+    for (key, _), end in zip(block.value, starts[1:], strict=True):
+        while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+            end -= 1  # they stay with what follows
+        entries[key.value] = (key.start_mark.column, key.start_mark.line, end)
+    return place, entries
+
+
+def _joined(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, edited: str, wanted: dict[str, Any], by_hand: str) -> None:
+    """Write the edited text, if it says what it should."""
+    try:
+        is_right = yaml.safe_load(edited) == wanted
+    except yaml.YAMLError:
+        is_right = False
+    if not is_right:
+        raise SettingsError(f"{path} cannot be edited safely; {by_hand}")
+    with write_aside(path) as aside:
+        aside.write_text(edited, encoding="utf-8")
