@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import platform
 import sys
 from pathlib import Path
 
 from ml.artifacts import write_aside
-from ml.benchmarks.measure import Measure
+from ml.benchmarks.measure import Measure, cores
 from ml.plain import jsonable
 
 AREAS = (
@@ -32,7 +31,7 @@ ON_REQUEST = ("gpu",)
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m ml.benchmarks",
         description="Measure what things cost on this machine, beside named peers.",
@@ -56,17 +55,17 @@ def main(argv: list[str] | None = None) -> int:
     known = AREAS + ON_REQUEST
     if unknown := [area for area in args.areas if area not in known]:
         parser.error(f"area {unknown[0]!r} is unknown; expected of {', '.join(known)}")
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores")
-    found: list[Measure] = []
+    print(f"{platform.processor() or platform.machine()}, {cores()} cores")
+    figures: list[Measure] = []
     for area in args.areas or AREAS:
         for figure in importlib.import_module(f"ml.benchmarks.{area}").measure():
-            found.append(figure)
+            figures.append(figure)
             print(_line(figure), flush=True)
     if args.out:
         with write_aside(args.out) as aside:
-            aside.write_text(json.dumps([jsonable(figure) for figure in found], indent=1) + "\n")
-    missed = [figure.name for figure in found if figure.is_reached is False]
-    print(f"{len(found)} figures, {len(missed)} short of what was asked", *missed, sep="\n  ")
+            aside.write_text(json.dumps([jsonable(figure) for figure in figures], indent=1) + "\n")
+    missed = [figure.name for figure in figures if figure.is_reached is False]
+    print(f"{len(figures)} figures, {len(missed)} short of what was asked", *missed, sep="\n  ")
     return 0
 
 

@@ -6,9 +6,6 @@ precision on the same cores, from log-mels that lie in memory.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +15,7 @@ import soundfile
 import torch
 
 from ml.artifacts import DataLayout
-from ml.benchmarks.measure import Measure, cost_of, peak_memory_gb
+from ml.benchmarks.measure import Measure, cost_of, in_own_process, peak_memory_gb
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
 from ml.device import autocast, keep_freed_memory
@@ -37,32 +34,29 @@ _CONDITION_DIM = 512
 def measure() -> Iterator[Measure]:
     """Whole passes over generated tracks, by random weights of two sizes."""
     for size in _TRACKS:
-        # In a process of its own: the peak memory is of this work alone.
-        command = [sys.executable, "-m", __name__, size]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout)
+        taken, memory_gb = in_own_process(compare_with_forward, size)
         yield Measure(
             name=f"embedding beside the encoders, {size}",
-            value=100 * (found["pass_s"] / found["bare_s"] - 1),
+            value=100 * (taken["pass_s"] / taken["bare_s"] - 1),
             unit="% of the bare forward",
             asked=25.0,
             lower_is_better=True,
-            note=f"{found['pass_s']:.2f} s beside {found['bare_s']:.2f} s (best of "
-            f"{_ROUNDS[size]}), {found['pass_cpu_s']:.2f} beside {found['bare_cpu_s']:.2f} CPU s; "
+            note=f"{taken['pass_s']:.2f} s beside {taken['bare_s']:.2f} s (best of "
+            f"{_ROUNDS[size]}), {taken['pass_cpu_s']:.2f} beside {taken['bare_cpu_s']:.2f} CPU s; "
             f"{_TRACKS[size] * len(STEMS)} stems of {SECONDS} s, {RATE_HZ} Hz stereo WAV: "
-            f"{found['chunks']} chunks of stems and as many of mixes",
+            f"{taken['chunks']} chunks of stems and as many of mixes",
         )
         yield Measure(
             name=f"memory of embedding, {size}",
-            value=found["memory_gb"],
+            value=memory_gb,
             unit="GB",
             lower_is_better=True,
-            note=f"peak of the process; {found['bare_gb']:.2f} GB of the bare forward",
+            note=f"peak of the process; {taken['bare_gb']:.2f} GB of the bare forward",
         )
 
 
 def compare_with_forward(size: Size) -> dict[str, float]:
-    """What passes take and what their forwards alone take, in s; memory in GB."""
+    """Measure what passes take and what their forwards alone take, in s; memory in GB."""
     keep_freed_memory()
     model = _model(size)
     labels = dict(zip((*STEMS, "music"), _random(len(STEMS) + 1, _CONDITION_DIM), strict=True))
@@ -85,7 +79,6 @@ def compare_with_forward(size: Size) -> dict[str, float]:
         "bare_s": min(cost.wall_s for cost in bare),
         "bare_cpu_s": min(cost.cpu_s for cost in bare),
         "bare_gb": bare_gb,
-        "memory_gb": peak_memory_gb(),
         "chunks": chunks,
     }
 
@@ -128,8 +121,3 @@ def _forward(model: StemJepa, chunks: int) -> None:
 
 def _random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-if __name__ == "__main__":
-    asked: Size = "paper" if sys.argv[1] == "paper" else "small"
-    sys.stdout.write(json.dumps(compare_with_forward(asked)))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from ml.benchmarks.measure import Measure, peak_memory_gb
+from ml.benchmarks.measure import Measure, cores, peak_memory_gb
 from ml.benchmarks.tones import Tones, write_tone_shards
-from ml.benchmarks.training import Pieces, cores, held_batches, open_pairs, start
+from ml.benchmarks.training import Pieces, held_batches, open_pairs, start
 from ml.device import choose_device, measure_matmul_rate
 from ml.shards.pairs import PairBatch
 from ml.shards.plan import ShardConfig
@@ -46,7 +46,7 @@ class Plan:
 
     @classmethod
     def on(cls, device: torch.device) -> Plan:
-        """Paper size on a GPU; on a CPU a rehearsal that takes a minute."""
+        """Plan paper size on a GPU; on a CPU a rehearsal that takes a minute."""
         if device.type == "cuda":
             return cls(size="paper", tones=Tones(tracks=1024), timed_s=25.0, workers=cores())
         tones = Tones(tracks=64, track_s=16.0, condition_dim=64)
@@ -54,7 +54,7 @@ class Plan:
 
 
 def measure() -> Iterator[Measure]:
-    """Both phases, on batches in memory and from FLAC shards."""
+    """Measure both phases, on batches in memory and from FLAC shards."""
     logging.getLogger("ml.shards").setLevel(logging.ERROR)
     device = choose_device("auto")
     plan = Plan.on(device)
@@ -83,7 +83,7 @@ def measure() -> Iterator[Measure]:
 def measure_phase(
     config: TrainingConfig, folder: Path, plan: Plan, device: torch.device, matmul_rate: float
 ) -> Iterator[Measure]:
-    """Rate with batches in memory, then with batches from shards; peak memory."""
+    """Measure the rate with batches in memory, then with batches from shards; peak memory."""
     pieces = start(config, device)
     held = [
         batch.pin_memory() if device.type == "cuda" else batch for batch in held_batches(config)
@@ -116,7 +116,7 @@ def measure_phase(
 
 
 def _timed(pieces: Pieces, batches: Iterator[PairBatch], seconds: float) -> float:
-    """Steps per second over about so many seconds."""
+    """Measure steps per second over about so many seconds."""
     probe = pieces.run(batches, 2)
     return pieces.run(batches, max(3, round(seconds * probe)))
 

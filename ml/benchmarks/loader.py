@@ -11,10 +11,9 @@ import io
 import itertools
 import logging
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,11 +21,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ml.artifacts import DataLayout
-from ml.benchmarks.measure import Measure, cost_of
-from ml.benchmarks.tones import RATE_HZ, Tones, write_tones
+from ml.benchmarks.measure import Measure, cores, cost_of
+from ml.benchmarks.tones import RATE_HZ, Tones, write_tone_shards
 from ml.shards.index import Payload
 from ml.shards.pairs import PairBatch, PairConfig
+from ml.shards.plan import ShardConfig
 from ml.shards.reader import ShardPairs
 
 CONFIG = PairConfig(chunk_s=8.0)
@@ -41,17 +40,18 @@ MEMORY_RUN_S, MEMORY_BATCH = 16.0, 4
 """Small batches: how many wait between processes is a matter of luck."""
 ASKED: dict[Payload, float] = {"flac": 160.0, "pcm16": 500.0}
 """Pairs per second and core."""
-CORES, ASKED_BOX = 16, 2100.0
-"""A training box and what it must feed, pairs per second."""
 
 
 def measure() -> Iterator[Measure]:
     """Measure both payloads, then memory."""
     logging.getLogger("ml.shards").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="loader-") as home:
-        folders = make_shards(Path(home))
-        for payload, folder in folders.items():
-            yield from measure_payload(payload, folder)
+        folders: dict[Payload, Path] = {}
+        for payload in BATCHES:
+            stored = ShardConfig(payload=payload, shard_segments=24, valid_share=0.0)
+            folders[payload] = Path(home) / payload
+            write_tone_shards(folders[payload], TONES, stored, workers=cores())
+            yield from measure_payload(payload, folders[payload])
         for payload, folder in folders.items():
             yield measure_memory(payload, folder)
 
@@ -59,15 +59,13 @@ def measure() -> Iterator[Measure]:
 def measure_payload(payload: Payload, folder: Path) -> Iterator[Measure]:
     """Rates and bytes of one payload."""
     peer = webdataset_rate(folder, BATCHES[payload] * BATCH_SIZE // 2)
-    per_core = 0.0
     for workers in (0, 2):
         pairs = open_pairs(folder, workers)
         cost = cost_of(lambda p=pairs: draw(p, BATCHES[payload]), repeats=REPEATS)
         drawn = BATCHES[payload] * BATCH_SIZE
-        per_core = drawn / cost.cpu_s
         yield Measure(
             name=f"pairs of 8 s from {payload}, {_workers(workers)}",
-            value=per_core,
+            value=drawn / cost.cpu_s,
             unit="pairs per CPU s",
             asked=ASKED[payload],
             peer="wds.WebDataset decoding whole samples",
@@ -84,16 +82,10 @@ def measure_payload(payload: Payload, folder: Path) -> Iterator[Measure]:
                 lower_is_better=True,
                 note=f"shards are {_stored_ratio(folder):.2f} of PCM16",
             )
-    yield Measure(
-        name=f"{CORES} cores from {payload}, each at the rate with 2 processes",
-        value=CORES * per_core,
-        unit="pairs/s",
-        asked=ASKED_BOX,
-    )
 
 
 def measure_memory(payload: Payload, folder: Path) -> Measure:
-    """Whether memory stays as it is while batches come: last quarter of a run to the second."""
+    """Compare memory in the last quarter of a run with that in the second."""
     pairs = open_pairs(folder, workers=2, batch_size=MEMORY_BATCH)
     batches = pairs.batches()
     begun = time.monotonic()
@@ -117,7 +109,7 @@ def measure_memory(payload: Payload, folder: Path) -> Measure:
 
 
 def open_pairs(folder: Path, workers: int, batch_size: int = BATCH_SIZE) -> ShardPairs:
-    """The loader as training uses it."""
+    """Open the loader as training uses it."""
     return ShardPairs([folder], config=CONFIG, batch_size=batch_size, seed=0, workers=workers)
 
 
@@ -128,7 +120,7 @@ def draw(pairs: ShardPairs, n_batches: int) -> None:
 
 
 def webdataset_rate(folder: Path, n_pairs: int) -> float:
-    """Pairs per CPU second of a plain WebDataset pipeline over the same tars."""
+    """Measure pairs per CPU second of a plain WebDataset pipeline over the same tars."""
     from webdataset.compat import WebDataset
 
     urls = [str(path) for path in sorted(folder.glob("[!.]*.tar"))]
@@ -153,55 +145,24 @@ def webdataset_rate(folder: Path, n_pairs: int) -> float:
     return n_pairs / cost_of(work, repeats=REPEATS).cpu_s
 
 
-def make_shards(home: Path) -> dict[Payload, Path]:
-    """Shards of one synthetic corpus in both payloads."""
-    from ml.corpora.corpus import open_corpus
-    from ml.corpora.label_embeddings import build_label_embeddings
-    from ml.corpora.table import build_corpus_tracks
-    from ml.shards.build import ShardConfig, build_shards
-
-    write_tones(home / "audio", TONES)
-    workers = len(os.sched_getaffinity(0))
-    layout = DataLayout(home=home / "tables")
-    corpus = open_corpus("folder", home / "audio")
-    build_corpus_tracks("tones", corpus, layout, workers=workers)
-    build_label_embeddings("tones", layout, _ZeroEncoder())
-    folders: dict[Payload, Path] = {}
-    for payload in BATCHES:
-        shutil.copytree(layout.home, home / payload)
-        config = ShardConfig(payload=payload, shard_segments=24, valid_share=0.0)
-        made = build_shards("tones", DataLayout(home=home / payload), config, workers=workers)
-        folders[payload] = made.path
-    return folders
-
-
 def memory_gb() -> float:
-    """Memory of this process and its children, what they share counted once.
+    """Count the memory of this process and its children, what they share once.
 
     Without mapped files: those are shared with whatever else runs on the machine.
     """
     import psutil
 
-    found = 0
+    n_bytes = 0
     process = psutil.Process()
     for each in (process, *process.children(recursive=True)):
         for line in Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                found += 1024 * int(line.split()[1])
-    return found / 1e9
-
-
-class _ZeroEncoder:
-    """Conditions do not matter here."""
-
-    name, dim, fingerprint = "zeros", 512, "0" * 64
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        return np.zeros((len(texts), self.dim), dtype=np.float32)
+                n_bytes += 1024 * int(line.split()[1])
+    return n_bytes / 1e9
 
 
 def _touch(batch: PairBatch) -> None:
-    """What comes out of the loader is there to be used: look at every page of it."""
+    """Look at every page of what comes out of the loader: it is there to be used."""
     for tensor in (batch.target, batch.context):
         tensor.view(-1)[::2048].sum()
 
@@ -216,4 +177,4 @@ def _workers(n: int) -> str:
 
 
 def _load() -> str:
-    return f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
+    return f"{cores()} cores, load {os.getloadavg()[0]:.1f}"

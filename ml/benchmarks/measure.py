@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+
+from ml.processes import process_pool
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +57,34 @@ class Cost:
 
 def cost_of(work: Callable[[], Any], *, repeats: int = 1) -> Cost:
     """Run ``work`` ``repeats`` times; the median of each figure."""
-    found = [_once(work) for _ in range(repeats)]
+    costs = [_once(work) for _ in range(repeats)]
     return Cost(
-        wall_s=median(cost.wall_s for cost in found), cpu_s=median(cost.cpu_s for cost in found)
+        wall_s=median(cost.wall_s for cost in costs), cpu_s=median(cost.cpu_s for cost in costs)
     )
 
 
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Run ``work`` once; wall time."""
+    return _once(work).wall_s
+
+
+def in_own_process(work: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:
+    """Run ``work``, a function of a module, so that its memory is its own.
+
+    Returns:
+        What it returns, and its peak memory in GB.
+    """
+    with process_pool(1) as pool:
+        return pool.submit(work, *arguments).result(), pool.submit(peak_memory_gb).result()
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, in GB."""
+    """Return the largest resident memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

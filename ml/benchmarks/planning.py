@@ -8,80 +8,64 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ml import kinds
 from ml.artifacts import DataLayout, finish
-from ml.benchmarks.measure import Measure, peak_memory_gb
-from ml.processes import process_pool
+from ml.benchmarks.measure import Measure, in_own_process
 from ml.shards.plan import ShardConfig
-from ml.tracks import Corpus, Track
+from ml.tracks import Track
 
 NAME = "bench"
 TRACKS, STEMS = 20_000, ("bass", "drums", "guitar", "keys", "strings", "vocals")
 TRACK_S = 243.0
-ASKED_S, ASKED_GB = 60.0, 1.0
-CONFIG = ShardConfig()
 ENCODER = {"name": "random", "dim": 512, "fingerprint": "0" * 64}
 
 
 def measure() -> Iterator[Measure]:
-    """Seconds and peak memory of listing, and of planning the shards, anew and again."""
+    """Measure seconds and peak memory of listing, and of planning the shards."""
     with tempfile.TemporaryDirectory(prefix="stems-bench-") as folder:
         home = Path(folder)
-        csv = write_tree(home / "audio")
-        list_s, list_gb = _apart(list_folder, home / "audio")
-        csv_s, csv_gb = _apart(list_manifest, csv)
-        _apart(write_tables, home)
-        plan_s, plan_gb = _apart(plan, home)
-        _apart(write_shards, home)
-        again_s, again_gb = _apart(plan, home)
+        for track in range(TRACKS):
+            track_folder = home / "audio" / f"track-{track:05d}"
+            track_folder.mkdir(parents=True)
+            for stem in STEMS:
+                (track_folder / f"{stem}.wav").touch()
+        list_s, list_gb = in_own_process(list_folder, home / "audio")
+        in_own_process(write_tables, home)
+        plan_s, plan_gb = in_own_process(plan, home)
     note = f"{TRACKS:,} tracks of {len(STEMS)} stems; a folder corpus, no shards yet"
-    yield _asked("listing and planning", list_s + plan_s, "s", ASKED_S, note)
-    yield _asked("its peak memory", max(list_gb, plan_gb), "GB", ASKED_GB, note)
-    parts = {
-        "listing the folder": (list_s, list_gb),
-        "listing a CSV manifest": (csv_s, csv_gb),
-        "planning": (plan_s, plan_gb),
-        "planning when all shards are there": (again_s, again_gb),
-    }
-    for name, (seconds, gigabytes) in parts.items():
-        note = f"peak memory {gigabytes:.2f} GB"
-        yield Measure(name=name, value=seconds, unit="s", lower_is_better=True, note=note)
-
-
-def write_tree(folder: Path) -> Path:
-    """Empty files as a folder corpus, and a CSV manifest that lists them."""
-    lines = ["track_id,audio,labels"]
-    for track in range(TRACKS):
-        name = f"track-{track:05d}"
-        (folder / name).mkdir(parents=True)
-        for stem in STEMS:
-            (folder / name / f"{stem}.wav").touch()
-            lines.append(f"{name},{name}/{stem}.wav,{stem}")
-    path = folder / "corpus.csv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    yield Measure(
+        name="listing and planning",
+        value=list_s + plan_s,
+        unit="s",
+        asked=60.0,
+        lower_is_better=True,
+        note=f"{note}; {list_s:.1f} s of it for listing",
+    )
+    yield Measure(
+        name="its peak memory",
+        value=max(list_gb, plan_gb),
+        unit="GB",
+        asked=1.0,
+        lower_is_better=True,
+        note=note,
+    )
 
 
 def list_folder(folder: Path) -> float:
-    """Seconds to list the tree as a folder corpus."""
+    """List the tree as a folder corpus; seconds."""
     from ml.corpora.readers.folder import FolderCorpus
+    from ml.corpora.scan import listed_tracks
 
-    return _listing_s(lambda: FolderCorpus(folder))
-
-
-def list_manifest(csv: Path) -> float:
-    """Seconds to list the tree by its CSV."""
-    from ml.corpora.readers.manifest import ManifestCorpus
-
-    return _listing_s(lambda: ManifestCorpus(csv))
+    started = time.perf_counter()
+    assert len(listed_tracks(FolderCorpus(folder))) == TRACKS
+    return time.perf_counter() - started
 
 
-def write_tables(home: Path) -> float:
-    """The ``corpus_tracks`` and ``label_embeddings`` that a scan of the tree would give."""
+def write_tables(home: Path) -> None:
+    """Write the ``corpus_tracks`` and ``label_embeddings`` that a scan of the tree would give."""
     from ml.corpora import table
     from ml.corpora.readers.folder import FolderCorpus
     from ml.corpora.scan import StemScan
@@ -103,66 +87,16 @@ def write_tables(home: Path) -> float:
     rows = table.table_rows(NAME, tracks, scans)
     layout.tracks(NAME).mkdir(parents=True)
     table.write_table(layout.tracks(NAME) / table.TABLE_NAME, rows, root)
-    summary: dict[str, Any] = {"tracks": len(tracks)}
+    summary = {"tracks": len(tracks)}
     finish(layout.tracks(NAME), {}, kinds.CORPUS_TRACKS, summary=summary, root=str(root))
     finish(layout.labels(NAME), {}, kinds.LABEL_EMBEDDINGS, summary=summary, encoder=ENCODER)
-    return 0.0
 
 
 def plan(home: Path) -> float:
-    """Seconds to plan the shards: what ``stems shards build --dry-run`` does."""
+    """Plan the shards as ``stems shards build --dry-run`` does; seconds."""
     from ml.shards.estimate import estimate_build
 
     started = time.perf_counter()
-    estimate = estimate_build(NAME, DataLayout(home=home), CONFIG, workers=2)
+    estimate = estimate_build(NAME, DataLayout(home=home), ShardConfig(), workers=2)
     assert estimate.tracks == TRACKS
     return time.perf_counter() - started
-
-
-def write_shards(home: Path) -> float:
-    """Every planned shard, as a full build would leave them but without its contents."""
-    from ml.shards.index import ShardCounts, ShardIndex, write_index
-    from ml.shards.plan import plan_build
-
-    layout = DataLayout(home=home)
-    entries = []
-    for key, task in plan_build(NAME, layout, CONFIG, ENCODER).tasks.items():
-        index = ShardIndex(
-            name=f"{task.split}-{task.number:06d}-{key[:8]}.tar",
-            split=task.split,
-            number=task.number,
-            task=key,
-            audio=task.audio_fingerprint(CONFIG),
-            sha256=key,
-            bytes=0,
-            rate_hz=CONFIG.rate_hz,
-            payload=CONFIG.payload,
-            assigned=tuple(planned.track.track_id for planned in task.tracks),
-            counts=ShardCounts(),
-            segments=(),
-        )
-        write_index(layout.shards(NAME), index)
-        (layout.shards(NAME) / index.name).touch()
-        entry = {"name": index.name, "split": task.split, "number": task.number}
-        entries.append(entry | {"bytes": 0, "tracks": index.assigned})
-    finish(layout.shards(NAME), {}, kinds.STEM_SHARDS, summary={}, config=CONFIG, shards=entries)
-    return 0.0
-
-
-def _listing_s(open_: Callable[[], Corpus]) -> float:
-    from ml.corpora.scan import listed_tracks
-
-    started = time.perf_counter()
-    found = listed_tracks(open_())
-    assert len(found) == TRACKS
-    return time.perf_counter() - started
-
-
-def _apart(work: Callable[[Path], float], path: Path) -> tuple[float, float]:
-    """What ``work`` returns and its peak memory in GB, in a process of its own."""
-    with process_pool(1) as pool:
-        return pool.submit(work, path).result(), pool.submit(peak_memory_gb).result()
-
-
-def _asked(name: str, value: float, unit: str, asked: float, note: str) -> Measure:
-    return Measure(name=name, value=value, unit=unit, asked=asked, lower_is_better=True, note=note)

@@ -1,4 +1,4 @@
-"""What a query costs: in a program that has everything loaded, from the shell, and twenty at once.
+"""What a query costs: in a program that has everything loaded, and from the shell.
 
 A home is made for it: a model of random weights, a table of random vectors, one mix of noise. What
 is found means nothing; what it takes does.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +18,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ml.benchmarks.measure import Measure, cost_of
+from ml.benchmarks.measure import Measure, cost_of, seconds_of
 from ml.corpora.corpus import open_corpus
 from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
@@ -28,13 +26,11 @@ from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import StemJepa
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.files import StemRow, stem_table, unit_rows
-from ml.retrieval.queries.candidates import place_with_mix
 from ml.retrieval.queries.home import Retrievers
-from ml.retrieval.queries.mix import query_vectors, read_chunks
+from ml.retrieval.queries.mix import read_chunks
 from ml.retrieval.queries.retriever import StemRetriever
 from ml.retrieval.tables.database import database_uri
 from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, merge_corpus
-from ml.retrieval.tables.search import TableRows
 from ml.settings import Settings, load_settings
 from ml.tracks import MUSIC
 from ml.training.checkpoints import save_checkpoint
@@ -43,89 +39,37 @@ from ml.training.config import training_config
 STEMS, CHUNKS, K = 1000, 8, 10
 MIX_S, MIX_HZ = 30, 44_100
 INSTRUMENT, NEW_INSTRUMENT = "acoustic guitar", "a strummed twelve-string"
-ROUNDS, COLD_ROUNDS, AT_ONCE = 30, 3, 20
+ROUNDS, COLD_ROUNDS = 30, 3
 _CORPUS = "noise"
 
 
 def measure() -> Iterator[Measure]:
-    """Warm, cold and concurrent queries by a model of the tiny size."""
+    """Measure warm and cold queries by a model of the tiny size."""
     with tempfile.TemporaryDirectory() as folder:
         settings, mix = make_home(Path(folder))
         retriever = Retrievers(settings).current()
         retriever.query(mix, INSTRUMENT, K)
         yield _warm(retriever, mix)
-        yield _concurrent(Retrievers(settings), mix)
         for words, instrument in (("of the home", INSTRUMENT), ("it never met", NEW_INSTRUMENT)):
             yield _cold(settings, mix, words, instrument)
 
 
 def _warm(retriever: StemRetriever, mix: Path) -> Measure:
-    def ask() -> None:
-        retriever.query(mix, INSTRUMENT, K)
-
-    whole, cpu_s = _median_ms(ask), cost_of(ask, repeats=ROUNDS).cpu_s
-    parts = _parts(retriever, mix)
-    split = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
+    model = retriever.model
+    assert isinstance(model, StemJepa)
+    chunks = torch.from_numpy(read_chunks(mix, model.rate_hz, model.chunk_s).waveforms)
+    with torch.inference_mode():
+        mel = model.log_mel(chunks)
+        encoder_ms = _median_ms(lambda: model.encoder(mel))
+    whole_ms = _median_ms(lambda: retriever.query(mix, INSTRUMENT, K))
     return Measure(
         name="query, warm, beside the encoder",
-        value=whole - parts["encoder"],
+        value=whole_ms - encoder_ms,
         unit="ms",
         asked=150.0,
         lower_is_better=True,
-        note=f"median of {ROUNDS}: {whole:.1f} ms whole ({1000 * cpu_s:.1f} of CPU); {split}; "
+        note=f"median of {ROUNDS}: {whole_ms:.1f} ms whole, the encoder {encoder_ms:.1f}; "
         f"mix of {MIX_S} s, {MIX_HZ} Hz stereo WAV, {STEMS} stems of {CHUNKS} chunks, k = {K}",
-    )
-
-
-def _parts(retriever: StemRetriever, mix: Path) -> dict[str, float]:
-    """What each step takes alone, in ms."""
-    model, rows = retriever.model, TableRows(retriever.tables.uri)
-    assert isinstance(model, StemJepa)
-    predictor = model.predictor
-    assert predictor is not None
-    chunks = read_chunks(mix, model.rate_hz, model.chunk_s)
-    condition = retriever.encode_texts([INSTRUMENT])[0]
-    batch = torch.from_numpy(chunks.waveforms)
-    with torch.inference_mode():
-        mel = model.log_mel(batch)
-        patches = model.encoder(mel)
-    given = torch.from_numpy(condition)[None].expand(len(batch), -1)
-    asked = query_vectors(model, chunks, condition, 0)
-    hits = retriever.tables.search(asked.mean, K)
-    keys = [(hit.row["corpus"], hit.row["stem_id"]) for hit in hits]
-
-    def place() -> None:
-        for found in rows.chunks(keys).values():
-            place_with_mix(found, asked)
-
-    steps: dict[str, Callable[[], Any]] = {
-        "reading": lambda: read_chunks(mix, model.rate_hz, model.chunk_s),
-        "log-mel": lambda: model.log_mel(batch),
-        "encoder": lambda: model.encoder(mel),
-        "predictor": lambda: model.predict_patches(patches, given, None),
-        "search": lambda: retriever.tables.search(asked.mean, K),
-        "best place": place,
-    }
-    with torch.inference_mode():
-        return {name: _median_ms(step) for name, step in steps.items()}
-
-
-def _concurrent(retrievers: Retrievers, mix: Path) -> Measure:
-    def ask(_: int) -> float:
-        start = time.perf_counter()
-        retrievers.current().query(mix, INSTRUMENT, K)
-        return 1000 * (time.perf_counter() - start)
-
-    ask(0)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        taken = list(pool.map(ask, range(5 * AT_ONCE)))
-    return Measure(
-        name=f"query, {AT_ONCE} at once, p95",
-        value=float(np.percentile(taken, 95)),
-        unit="ms",
-        lower_is_better=True,
-        note=f"{len(taken)} queries of {AT_ONCE} threads, the champion resolved for each; median "
-        f"{median(taken):.0f} ms",
     )
 
 
@@ -149,16 +93,11 @@ def _cold(settings: Settings, mix: Path, words: str, instrument: str) -> Measure
 
 
 def _median_ms(step: Callable[[], Any]) -> float:
-    taken = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        step()
-        taken.append(1000 * (time.perf_counter() - start))
-    return median(taken)
+    return 1000 * median(seconds_of(step) for _ in range(ROUNDS))
 
 
 def make_home(home: Path) -> tuple[Settings, Path]:
-    """A home with a champion, its table and the vectors of its labels; and a mix."""
+    """Make a home with a champion, its table and the vectors of its labels; and a mix."""
     settings = load_settings(home)
     layout, encoder = settings.layout, build_label_encoder("minilm")
     mix = home / "mix.wav"

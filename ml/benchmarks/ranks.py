@@ -6,8 +6,6 @@ independent, and the gallery is the same.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ import numpy as np
 
 from ml import kinds
 from ml.artifacts import DataLayout, finish
-from ml.benchmarks.measure import Measure, peak_memory_gb
+from ml.benchmarks.measure import Measure, in_own_process, seconds_of
 from ml.parquet import write_table
 from ml.retrieval.embeddings import files
 from ml.retrieval.evaluation.evaluate import evaluate_retrieval
@@ -30,17 +28,14 @@ _MODELS = ("film", "pretrained", "clap", "class", "contrastive", "untrained", "s
 
 
 def measure() -> Iterator[Measure]:
-    """Ranks in a large gallery, then evaluations the size of MUSDB18 and MoisesDB."""
+    """Measure ranks in a large gallery, then evaluations the size of MUSDB18 and MoisesDB."""
     yield from _ranks()
     for name, tracks, stems, asked_s in (("MUSDB18", 150, 600, 2.0), ("MoisesDB", 240, 2585, 10.0)):
         yield _evaluation(name, tracks, stems, asked_s)
 
 
 def _ranks() -> Iterator[Measure]:
-    # In a process of its own: the peak memory is of this work alone.
-    command = [sys.executable, "-m", __name__, str(QUERIES), str(GALLERY_ROWS)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    bare_s, ranks_s, memory_gb = (float(part) for part in done.stdout.split())
+    (bare_s, ranks_s), memory_gb = in_own_process(compare_with_product, QUERIES, GALLERY_ROWS)
     size = f"{QUERIES:,} x {GALLERY_ROWS:,} x {DIM}"
     yield Measure(
         name=f"exact ranks, {size}",
@@ -61,8 +56,8 @@ def _ranks() -> Iterator[Measure]:
     )
 
 
-def compare_with_product(queries: int, gallery_rows: int) -> tuple[float, float, float]:
-    """Seconds of the bare product and of the ranks, and the peak memory in GB."""
+def compare_with_product(queries: int, gallery_rows: int) -> tuple[float, float]:
+    """Measure seconds of the bare product and of the ranks."""
     random = np.random.default_rng(0)
     gallery = random.standard_normal((gallery_rows, DIM), dtype=np.float32)
     noise = random.standard_normal((queries, DIM), dtype=np.float32)
@@ -70,15 +65,13 @@ def compare_with_product(queries: int, gallery_rows: int) -> tuple[float, float,
     del noise
     # Half of the product before, half after: other work on the machine then counts for both.
     bare_s = _seconds_of_product(asked[: queries // 2], gallery)
-    started = time.perf_counter()
-    target_ranks(asked, gallery, np.arange(queries))
-    ranks_s = time.perf_counter() - started
+    ranks_s = seconds_of(lambda: target_ranks(asked, gallery, np.arange(queries)))
     bare_s += _seconds_of_product(asked[queries // 2 :], gallery)
-    return bare_s, ranks_s, peak_memory_gb()
+    return bare_s, ranks_s
 
 
 def _seconds_of_product(queries: np.ndarray, gallery: np.ndarray) -> float:
-    """Every similarity, block by block, thrown away."""
+    """Compute every similarity, block by block, and throw it away."""
     block = np.empty((_QUERY_BLOCK, _GALLERY_BLOCK), dtype=np.float32)
     started = time.perf_counter()
     for first in range(0, len(queries), _QUERY_BLOCK):
@@ -94,9 +87,8 @@ def _evaluation(name: str, tracks: int, stems: int, asked_s: float) -> Measure:
         layout = DataLayout(home=Path(folder))
         for model in _MODELS:
             _write_embeddings(layout, name, model, tracks, stems)
-        started = time.perf_counter()
-        evaluate_retrieval(name, layout, {model: model for model in _MODELS})
-        seconds = time.perf_counter() - started
+        models = {model: model for model in _MODELS}
+        seconds = seconds_of(lambda: evaluate_retrieval(name, layout, models))
     return Measure(
         name=f"evaluation the size of {name}, from embeddings",
         value=seconds,
@@ -109,7 +101,7 @@ def _evaluation(name: str, tracks: int, stems: int, asked_s: float) -> Measure:
 
 
 def _write_embeddings(layout: DataLayout, corpus: str, model: str, tracks: int, stems: int) -> None:
-    """Random vectors as a model's embeddings of a corpus; queries lie near their targets."""
+    """Write random vectors as a model's embeddings; queries lie near their targets."""
     random = np.random.default_rng(len(model))
     folder = layout.embeddings(model, corpus)
     rows = [
@@ -133,8 +125,3 @@ def _write_embeddings(layout: DataLayout, corpus: str, model: str, tracks: int, 
     write_table(table, folder / files.queries_name("fine"))
     identity = {"conditionings": ["fine"], "model_id": model}
     finish(folder, identity, kinds.EMBEDDINGS, summary={}, dim=DIM, seen_tracks=[])
-
-
-if __name__ == "__main__":
-    found = compare_with_product(int(sys.argv[1]), int(sys.argv[2]))
-    sys.stdout.write(" ".join(map(str, found)))

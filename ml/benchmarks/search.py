@@ -8,11 +8,8 @@ product with all vectors in memory, which no search through the index needs to h
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml.benchmarks.measure import Measure, peak_memory_gb
+from ml.benchmarks.measure import Measure, in_own_process, peak_memory_gb, seconds_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +45,8 @@ def measure() -> Iterator[Measure]:
             f"{rows * _BYTES_A_ROW / 1e9:.0f} GB for {rows:,} rows; set TMPDIR or {ROWS_VARIABLE}"
         )
     with tempfile.TemporaryDirectory() as folder:
-        made, searched = (_run(step, folder, rows) for step in ("make", "search"))
+        made, _ = in_own_process(make_table, f"{folder}/table", rows)
+        searched, _ = in_own_process(search_table, f"{folder}/table", rows)
     size = f"{rows:,} x {DIM}"
     yield Measure(
         name=f"publishing stems, {size}",
@@ -62,15 +60,6 @@ def measure() -> Iterator[Measure]:
     )
     tuning = searched["tuning"]
     yield Measure(
-        name=f"indexing stems, {size}",
-        value=made["index_s"],
-        unit="s",
-        lower_is_better=True,
-        note=f"{tuning['partitions']} partitions, {tuning['probes']} visited (recall "
-        f"{tuning['recall']:.3f} between stems), measuring that included; memory "
-        f"{made['index_gb']:.2f} GB",
-    )
-    yield Measure(
         name=f"search through the index, {size}",
         value=searched["p50_ms"],
         unit="ms",
@@ -80,7 +69,8 @@ def measure() -> Iterator[Measure]:
         peer_value=searched["scan_ms"],
         note=f"median of {QUERIES} queries for {K} whole rows, p95 {searched['p95_ms']:.1f} ms; "
         f"numpy over vectors in memory {searched['numpy_ms']:.1f} ms; process peak "
-        f"{searched['memory_gb']:.2f} GB before the scans",
+        f"{searched['memory_gb']:.2f} GB before the scans; {tuning['partitions']} partitions, "
+        f"{tuning['probes']} visited, indexed in {made['index_s']:.0f} s",
     )
     yield Measure(
         name=f"recall@{K} of that search",
@@ -97,7 +87,7 @@ def make_table(uri: str, rows: int) -> dict[str, float]:
     from ml.retrieval.tables.index import optimize_tables
     from ml.retrieval.tables.publish import STEM_TABLE, merge_batches
 
-    generating_s = _seconds(lambda: [None for _ in _batches(rows)])
+    generating_s = seconds_of(lambda: [None for _ in _batches(rows)])
     schema = next(_batches(1)).schema
 
     def merge() -> None:
@@ -105,17 +95,17 @@ def make_table(uri: str, rows: int) -> dict[str, float]:
             uri, STEM_TABLE, schema, lambda: _batches(rows), corpus="bench", model_id="bench"
         )
 
-    merge_s = _seconds(merge) - generating_s
+    merge_s = seconds_of(merge) - generating_s
     merge_gb = peak_memory_gb()
     peer_rows = min(rows, 100_000)
     with tempfile.TemporaryDirectory(dir=Path(uri).parent) as peer:
         table = lancedb.connect(peer).create_table("peer", schema=schema)
-        add_s = _seconds(lambda: table.add(_reader(schema, peer_rows)))
+        add_s = seconds_of(lambda: table.add(_reader(schema, peer_rows)))
     return {
         "merge_s": merge_s,
         "merge_gb": merge_gb,
         "add_s": add_s - generating_s * peer_rows / rows,
-        "index_s": _seconds(lambda: optimize_tables(uri)),
+        "index_s": seconds_of(lambda: optimize_tables(uri)),
         "index_gb": peak_memory_gb(),
     }
 
@@ -141,7 +131,7 @@ def search_table(uri: str, rows: int) -> dict[str, Any]:
     memory_gb = peak_memory_gb()
     table = open_table(uri, STEM_TABLE)
     scan_s = [
-        _seconds(lambda query=query: nearest(table, query, K, probes=None))
+        seconds_of(lambda query=query: nearest(table, query, K, probes=None))
         for query in queries[:_EXACT_QUERIES]
     ]
     exact, numpy_ms = _exact(rows, queries[:QUERIES])
@@ -168,21 +158,9 @@ def _exact(rows: int, queries: np.ndarray) -> tuple[list[set[str]], float]:
     def best(query: np.ndarray) -> np.ndarray:
         return np.argpartition(-(vectors @ query), K)[:K]
 
-    times = [_seconds(lambda query=query: best(query)) for query in queries[:_EXACT_QUERIES]]
+    times = [seconds_of(lambda query=query: best(query)) for query in queries[:_EXACT_QUERIES]]
     keys = [{f"bench/{i // 8}/{i}" for i in best(query)} for query in queries]
     return keys, 1e3 * median(times)
-
-
-def _run(step: str, folder: str, rows: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", __name__, step, f"{folder}/table", str(rows)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
-def _seconds(work: Any) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _reader(schema: pa.Schema, rows: int) -> pa.RecordBatchReader:
@@ -229,8 +207,3 @@ def _points(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.nda
 def _centres() -> np.ndarray:
     centres = np.random.default_rng(0).standard_normal((CLUSTERS, DIM), dtype=np.float32)
     return centres / np.linalg.norm(centres, axis=1, keepdims=True)
-
-
-if __name__ == "__main__":
-    work = {"make": make_table, "search": search_table}[sys.argv[1]]
-    sys.stdout.write(json.dumps(work(sys.argv[2], int(sys.argv[3]))))

@@ -12,9 +12,8 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ml.benchmarks.measure import Measure
+from ml.benchmarks.measure import Measure, seconds_of
 from ml.benchmarks.query import INSTRUMENT, MIX_HZ, MIX_S, STEMS, K, make_home
 
 SENT, AT_ONCE, ROUNDS = 7, 20, 5
@@ -31,18 +30,10 @@ _STOP_S = 30
 
 
 def measure() -> Iterator[Measure]:
-    """Starting, dropping a mix, twenty queries at once."""
+    """Measure what dropping a mix takes, and twenty queries at once."""
     with tempfile.TemporaryDirectory() as folder:
         settings, _ = make_home(Path(folder))
-        started = time.perf_counter()
         with _server(settings.home) as url:
-            yield Measure(
-                name="stems serve, from the shell until it answers",
-                value=time.perf_counter() - started,
-                unit="s",
-                lower_is_better=True,
-                note="model, table and label encoder loaded, so that the first query is warm",
-            )
             yield _first_result(url)
             yield _concurrent(url)
 
@@ -52,7 +43,7 @@ def _first_result(url: str) -> Measure:
     taken = []
     for seed in range(SENT):
         mix = _wav(np.random.default_rng(seed).normal(0, 0.1, (MIX_S * MIX_HZ, 2)))
-        taken.append(_seconds(lambda mix=mix: _search(url, _ask(f"{url}api/mixes", mix)["id"])))
+        taken.append(seconds_of(lambda mix=mix: _search(url, _ask(f"{url}api/mixes", mix)["id"])))
     return Measure(
         name=f"page: first result after dropping a {MIX_S} s mix",
         value=max(taken),
@@ -68,7 +59,7 @@ def _concurrent(url: str) -> Measure:
     mix = _ask(f"{url}api/mixes", _wav(np.random.default_rng(0).normal(0, 0.1, MIX_S * MIX_HZ)))
     with ThreadPoolExecutor(AT_ONCE) as pool:  # an answer that is no success raises
         taken = list(
-            pool.map(lambda _: _seconds(lambda: _search(url, mix["id"])), range(ROUNDS * AT_ONCE))
+            pool.map(lambda _: seconds_of(lambda: _search(url, mix["id"])), range(ROUNDS * AT_ONCE))
         )
     return Measure(
         name=f"page: {AT_ONCE} queries at once, p95",
@@ -104,22 +95,12 @@ def _search(url: str, mix_id: str) -> dict[str, Any]:
 
 
 def _ask(url: str, body: bytes | None = None) -> dict[str, Any]:
-    return json.loads(_read(url, body))
-
-
-def _read(url: str, body: bytes | None = None) -> bytes:
     request = urllib.request.Request(url, data=body)
     with urllib.request.urlopen(request, timeout=120) as answer:
-        return answer.read()
+        return json.loads(answer.read())
 
 
 def _wav(audio: np.ndarray) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, audio, MIX_HZ, format="WAV", subtype="PCM_16")
     return file.getvalue()
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started

@@ -6,7 +6,6 @@ segments, writes tars with checksums and indexes, and syncs them to the disk.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +16,7 @@ import numpy as np
 import soundfile
 
 from ml.artifacts import DataLayout
-from ml.benchmarks.measure import Cost, Measure, cost_of
+from ml.benchmarks.measure import Cost, Measure, cores, cost_of
 from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.readers.folder import FolderCorpus
 from ml.corpora.table import build_corpus_tracks
@@ -30,7 +29,7 @@ SONGS = 4
 """Different ones among the tracks; the others are hard links, to spare the disk (0.5 GB)."""
 SOURCE_HZ, RATE_HZ = 44100, 16000
 REPEATS = 3
-CPU_UNIT, WALL_UNIT = "s of stem per CPU s", "s of stem per s"
+CPU_UNIT = "s of stem per CPU s"
 CONFIG = ShardConfig(shard_segments=12)
 """A track a shard: enough shards for a few cores from a corpus that is made in seconds."""
 
@@ -41,25 +40,25 @@ class RandomLabels:
     name, dim, fingerprint = "random", 512, "0" * 64
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors: (text, dim) float32."""
+        """Draw unit vectors: (text, dim) float32."""
         rows = np.random.default_rng(0).standard_normal((len(texts), self.dim), dtype=np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def measure() -> Iterator[Measure]:
-    """Seconds of stem audio per CPU second and per second, with the peers in the same run."""
+    """Build shards on one core and on all, with the peers in the same run."""
     with tempfile.TemporaryDirectory(prefix="stems-bench-") as folder:
         home = Path(folder)
         wavs = write_songs(home / "audio")
         layout = DataLayout(home=home / "home")
         corpus = FolderCorpus(home / "audio")
-        scan = cost_of(lambda: build_corpus_tracks(NAME, corpus, layout))
+        build_corpus_tracks(NAME, corpus, layout)
         build_label_embeddings(NAME, layout, RandomLabels())
-        yield from _figures(layout, wavs, scan)
+        yield from _figures(layout, wavs)
 
 
 def write_songs(folder: Path) -> list[Path]:
-    """A folder corpus of decaying chords with some noise, 16-bit stereo; no stem is silent."""
+    """Write a folder corpus of decaying chords with some noise, 16-bit stereo."""
     time_s = np.arange(round(STEM_S * SOURCE_HZ)) / SOURCE_HZ
     rng = np.random.default_rng(0)
     written = []
@@ -81,9 +80,8 @@ def write_songs(folder: Path) -> list[Path]:
     return sorted(written)
 
 
-def _figures(layout: DataLayout, wavs: Sequence[Path], scan: Cost) -> Iterator[Measure]:
+def _figures(layout: DataLayout, wavs: Sequence[Path]) -> Iterator[Measure]:
     stem_s = len(wavs) * STEM_S
-    cores = len(os.sched_getaffinity(0))
     note = f"{stem_s:.0f} s of stems in {len(wavs)} files, cached; median of {REPEATS}"
     out = layout.home / "loop"
     out.mkdir(parents=True)
@@ -98,24 +96,12 @@ def _figures(layout: DataLayout, wavs: Sequence[Path], scan: Cost) -> Iterator[M
         peer_value=stem_s / bare.cpu_s,
         note=note,
     )
-    every = cost_of(lambda: _build(layout, workers=cores), repeats=REPEATS)
-    yield Measure(
-        name=f"the same with {cores} processes, their start included",
-        value=stem_s / every.cpu_s,
-        unit=CPU_UNIT,
-        note=f"{stem_s / every.wall_s:,.0f} {WALL_UNIT}",
-    )
-    yield Measure(
-        name="scanning the same files into corpus_tracks",
-        value=stem_s / scan.cpu_s,
-        unit=CPU_UNIT,
-        note="for information: decoded and measured once, before shards are made",
-    )
-    yield _beside_ffmpeg(wavs, out, every, cores)
+    every = cost_of(lambda: _build(layout, workers=cores()), repeats=REPEATS)
+    yield _beside_ffmpeg(wavs, out, every)
 
 
-def _beside_ffmpeg(wavs: Sequence[Path], out: Path, ours: Cost, cores: int) -> Measure:
-    name = f"wall time of the shards with {cores} processes"
+def _beside_ffmpeg(wavs: Sequence[Path], out: Path, ours: Cost) -> Measure:
+    name = f"wall time of the shards with {cores()} processes"
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
         note = "no ffmpeg here: nothing to compare with"
@@ -140,7 +126,7 @@ def _build(layout: DataLayout, *, workers: int) -> None:
 
 
 def bare_loop(wavs: Sequence[Path], out: Path) -> None:
-    """What nobody can do without: read, mix down, resample, write."""
+    """Do what nobody can do without: read, mix down, resample, write."""
     import soxr
 
     for path in wavs:
@@ -151,7 +137,7 @@ def bare_loop(wavs: Sequence[Path], out: Path) -> None:
 
 
 def ffmpeg_loop(ffmpeg: str, wavs: Sequence[Path], out: Path) -> None:
-    """The same by ffmpeg, one process a file."""
+    """Do the same by ffmpeg, one process a file."""
     for path in wavs:
         options = ["-y", "-loglevel", "error", "-nostdin", "-i", str(path)]
         target = ["-ac", "1", "-ar", str(RATE_HZ), "-sample_fmt", "s16", str(out / "ffmpeg.flac")]

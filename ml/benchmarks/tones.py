@@ -36,13 +36,10 @@ class Tones:
         return self.tracks * self.stems * self.track_s
 
 
-def write_tones(root: Path, tones: Tones) -> list[Track]:
-    """Tracks of decaying tones over some noise, which FLAC stores in about 0.6 of PCM16."""
-    return [_write_track(root, tones, number) for number in range(tones.tracks)]
-
-
 def write_tone_shards(folder: Path, tones: Tones, config: ShardConfig, *, workers: int = 1) -> Path:
-    """Tones as shards of one split, with random label vectors.
+    """Write decaying tones over some noise as shards of one split, with random label vectors.
+
+    FLAC stores them in about 0.6 of PCM16.
 
     Args:
         folder: where the shards go; the audio they are made from goes beside it.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from ml.benchmarks.measure import Measure
+from ml.benchmarks.measure import Measure, cores
 from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.device import keep_freed_memory
 from ml.models.stem_jepa import StemJepa
@@ -70,13 +69,13 @@ class Pieces:
 
 
 def start(config: TrainingConfig, device: torch.device) -> Pieces:
-    """A training at its first step."""
+    """Begin a training."""
     torch.manual_seed(config.seed)
     return Pieces(state=build_state(config, StemJepa(config.model).to(device)), device=device)
 
 
 def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
-    """Batches of noise at training's shapes: a target and on average two context stems."""
+    """Draw batches of noise at training's shapes: a target and on average two context stems."""
     rng = np.random.default_rng(0)
     size, samples = config.batch_size, round(config.pairs.chunk_s * config.model.log_mel.rate_hz)
     predictor = config.model.predictor
@@ -104,7 +103,7 @@ def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
 
 
 def measure() -> Iterator[Measure]:
-    """Loading from shards, then tracking."""
+    """Measure loading from shards, then tracking."""
     logging.getLogger("ml.shards").setLevel(logging.ERROR)
     keep_freed_memory()  # as every training does
     with tempfile.TemporaryDirectory(prefix="training-") as scratch:
@@ -115,7 +114,7 @@ def measure() -> Iterator[Measure]:
 
 
 def measure_loading(scratch: Path, payload: Payload, decoded_gb: float = 0.0) -> Measure:
-    """Chunks per second from shards, read once before, beside those from memory."""
+    """Measure chunks per second from shards, read once before, beside those from memory."""
     config = training_config("film-nce", condition_dim=CONDITION_DIM)
     tones = Tones(tracks=96, track_s=16.0, condition_dim=CONDITION_DIM)
     stored = ShardConfig(payload=payload, shard_segments=24)
@@ -141,7 +140,7 @@ def measure_loading(scratch: Path, payload: Payload, decoded_gb: float = 0.0) ->
 
 
 def measure_tracking(scratch: Path) -> Measure:
-    """What sending metrics to a local MLflow store takes from training, once it is open.
+    """Measure what sending metrics to an open local MLflow store takes from training.
 
     The processor time of the thread that sends, as if training stood still meanwhile, and what the
     loop spends on the record: the wall times of turns with and without differ by more than this
@@ -187,7 +186,7 @@ def measure_tracking(scratch: Path) -> Measure:
 
 
 def take_turns(sources: dict[str, Iterator[PairBatch]], pieces: Pieces) -> dict[str, float]:
-    """Steps per second on each source, the median of rounds in turn."""
+    """Measure steps per second on each source, the median of rounds in turn."""
     for batches in sources.values():
         pieces.run(batches, 3)
     rates: dict[str, list[float]] = {name: [] for name in sources}
@@ -199,7 +198,7 @@ def take_turns(sources: dict[str, Iterator[PairBatch]], pieces: Pieces) -> dict[
 def open_pairs(
     folder: Path, config: TrainingConfig, workers: int, decoded_gb: float = 0.0
 ) -> ShardPairs:
-    """The loader as training uses it."""
+    """Open the loader as training uses it."""
     return ShardPairs(
         [folder],
         config=config.pairs,
@@ -208,11 +207,6 @@ def open_pairs(
         workers=workers,
         decoded_gb=decoded_gb,
     )
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class _TrackingMeter:
