@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ml.artifacts import MANIFEST_NAME, fingerprint
+from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
@@ -49,8 +49,7 @@ ALGORITHM_VERSION = 1
 class Run:
     """What one run is made of."""
 
-    runs: Path
-    """Folder of all runs."""
+    layout: DataLayout
     config: TrainingConfig
     shards: list[ShardFolder]
     pairs: ShardPairs
@@ -73,7 +72,12 @@ class Run:
     def folder(self) -> Path:
         """Its folder; its name is also its id in tracking."""
         config = self.config
-        return self.runs / f"{config.preset}-{config.size}-{fingerprint(self.identity)[:12]}"
+        return self.layout.runs / f"{config.preset}-{config.size}-{fingerprint(self.identity)[:12]}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end."""
+        return (self.folder / "model" / MANIFEST_NAME).is_file()
 
 
 def run_tags(run: Run) -> dict[str, str]:

@@ -5,11 +5,8 @@
 model), ``best`` (of the best validation) and ``model`` (the result). Under ``torchrun`` every rank
 trains and rank 0 writes.
 
-[resume] ``stems train --resume RUN``: go on with a run by its folder, as it was begun.
-
-The same options find the same run without this (``ml.training.runs``). By its folder a run is found
-whatever the settings and the current phase-1 model are by now; options that would make it another
-run are refused.
+The same options find the same run. ``resume_run`` finds one by its folder, whatever the settings
+and the current phase-1 model are by now; options that would make it another run are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ml.artifacts import MANIFEST_NAME, Artifact, ArtifactError, DataLayout
+from ml.artifacts import Artifact, ArtifactError, DataLayout
 from ml.device import keep_freed_memory
 from ml.locks import lock
 from ml.plain import dataclass_from, jsonable
@@ -43,6 +40,8 @@ from ml.training.run_folder import (
 )
 from ml.training.tracking import NoTracker, RunTracker
 
+_CPU = torch.device("cpu")
+
 
 def train_preset(
     preset: str,
@@ -53,8 +52,8 @@ def train_preset(
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     loop: LoopConfig | None = None,
-    device: torch.device | None = None,
-    tracker: Callable[[Path, str], RunTracker] = lambda _folder, _name: NoTracker(),
+    device: torch.device = _CPU,
+    tracker: Callable[[Path, str], RunTracker] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Train one row of Table I, or reuse or resume it.
@@ -68,8 +67,8 @@ def train_preset(
         seed: of initialisation and data order.
         overrides: configuration by dotted field.
         loop: how often to log, validate and save.
-        device: where to compute; default: the CPU.
-        tracker: makes a tracker from the run folder and the run's name.
+        device: where to compute.
+        tracker: makes a tracker from the run folder and the run's name; default: none.
         tags: what else the tracking run should carry.
 
     Returns:
@@ -81,8 +80,8 @@ def train_preset(
         ValueError: a wrong preset, size or field.
     """
     keep_freed_memory()
-    with process_group(device or torch.device("cpu")) as device:
-        config, pairs = open_training(
+    with process_group(device) as device:
+        run = _open_run(
             preset,
             layout=layout,
             corpora=corpora,
@@ -90,53 +89,102 @@ def train_preset(
             seed=seed,
             overrides=overrides,
             loop=loop or LoopConfig(),
-        )
-        run = Run(
-            runs=layout.runs,
-            config=config,
-            shards=[training_folder(layout, name) for name in corpora],
-            pairs=pairs,
-            phase_1=phase_1_model(layout) if config.needs_phase_1 else None,
-            loop=loop or LoopConfig(),
             device=device,
         )
-        return train_run(run, layout=layout, corpora=corpora, tracker=tracker, tags=tags)
+        return _train_run(run, tracker=tracker, tags=tags)
 
 
-def train_run(
-    run: Run,
+def trained_model(
+    preset: str,
     *,
     layout: DataLayout,
     corpora: Sequence[str],
-    tracker: Callable[[Path, str], RunTracker],
-    tags: Mapping[str, str] | None = None,
-) -> Artifact:
-    """Train a run to its end, or reuse its model; called by every rank, inside the process group.
+    size: Size = "tiny",
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Artifact | None:
+    """Find the model that ``train_preset`` would reuse; train nothing.
+
+    Its preset's name stands for it again, as after training.
 
     Args:
-        run: what to train.
-        layout: its ``models.json`` will name the model.
-        corpora: names of what it is trained on, remembered beside it.
-        tracker: makes a tracker from the run folder and the run's name.
-        tags: what else the tracking run should carry.
+        preset: as for ``train_preset``; likewise what follows.
+        layout: where shards and runs lie.
+        corpora: names of the corpora whose shards it was trained on.
+        size: ``tiny``, ``small`` or ``paper``.
+        seed: of initialisation and data order.
+        overrides: configuration by dotted field.
+
+    Returns:
+        The checkpoint folder; None: nothing like it was trained to its end.
 
     Raises:
-        ArtifactError: the folder describes another run.
-        LockedError: another process trains it.
+        ArtifactError: shards or the phase-1 model are missing.
+        ValueError: a wrong preset, size or field.
     """
-    # One process holds the lock for all ranks; the others wait for what it finds.
-    with lock(run.folder / ".lock") if rank() == 0 else contextlib.nullcontext():
-        is_reused = from_rank_0((run.folder / "model" / MANIFEST_NAME).is_file())
-        if not is_reused:
-            all_tags = run_tags(run) | dict(tags or {})
-            if rank() == 0:
-                datasets = describe_datasets(run.shards, run.pairs.fingerprints)
-                describe_run(run.folder, run.identity, corpora, all_tags, datasets)
-            execute_run(run, tracker(run.folder, run.folder.name), all_tags)
-    if rank() == 0:
-        point_models(layout, run.config.preset, run.folder)
-    from_rank_0(None)  # the others wait until it has written the model
-    return _trained(run.folder, is_reused=is_reused)
+    run = _open_run(
+        preset, layout=layout, corpora=corpora, size=size, seed=seed, overrides=overrides
+    )
+    if not run.is_finished:
+        return None
+    point_models(layout, preset, run.folder)
+    return _artifact(run, is_reused=True)
+
+
+def resume_run(
+    name: str,
+    *,
+    layout: DataLayout,
+    corpora: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    loop: LoopConfig | None = None,
+    device: torch.device = _CPU,
+    tracker: Callable[[Path, str], RunTracker] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Train a run from its last checkpoint to its end; a finished one is reused.
+
+    Args:
+        name: of its folder in ``layout.runs``.
+        layout: where shards and runs lie.
+        corpora: what it is trained on, should its folder not say (older ones do not).
+        options: ``preset``, ``size``, ``seed`` or ``corpora`` that somebody expects it to have.
+        overrides: likewise, by dotted field.
+        loop: how often to log, validate and save.
+        device: where to compute.
+        tracker: makes a tracker from the run folder and the run's name; default: none.
+        tags: what else the tracking run should carry.
+
+    Returns:
+        The checkpoint folder; its summary holds the last metrics.
+
+    Raises:
+        ArtifactError: there is no such run, its shards or phase 1 are gone or have changed, or an
+            option differs; names the fields.
+        LockedError: another process trains it.
+        ValueError: a wrong field.
+    """
+    keep_freed_memory()
+    described = read_run(layout.runs / name)
+    config = dataclass_from(TrainingConfig, described["identity"]["config"])
+    corpora = described.get("corpora", corpora)
+    begun = jsonable(config) | {"corpora": list(corpora)}
+    _refuse(name, begun, begun | _wanted(config, options or {}, overrides or {}))
+    folders = [training_folder(layout, corpus) for corpus in corpora]
+    loop = loop or LoopConfig()
+    with process_group(device) as device:
+        run = Run(
+            layout=layout,
+            config=config,
+            shards=folders,
+            pairs=open_pairs(folders, config, "train", loop),
+            phase_1=_find_phase_1(layout, described["identity"]["phase_1"]),
+            loop=loop,
+            device=device,
+        )
+        _refuse(name, described["identity"], jsonable(run.identity))
+        return _train_run(run, tracker=tracker, tags=tags)
 
 
 def open_training(
@@ -149,7 +197,7 @@ def open_training(
     overrides: Mapping[str, Any] | None = None,
     loop: LoopConfig | None = None,
 ) -> tuple[TrainingConfig, ShardPairs]:
-    """The configuration of a training and its data; arguments as for ``train_preset``.
+    """Make the configuration of a training and open its data; arguments as for ``train_preset``.
 
     Raises:
         ArtifactError: shards are missing, or their conditions have another width than asked for.
@@ -166,89 +214,85 @@ def open_training(
     return config, pairs
 
 
-def _trained(run: Path, *, is_reused: bool) -> Artifact:
-    last: dict[str, Any] = {}
-    for line in read_record(run / RECORD_NAME):
-        last |= line["metrics"] | {"step": line["step"]}
-    model_id = read_checkpoint_manifest(run / "model")["model_id"]
-    return Artifact(path=run / "model", fingerprint=model_id, reused=is_reused, summary=last)
-
-
-def resume_run(
-    name: str,
+def _open_run(
+    preset: str,
     *,
     layout: DataLayout,
     corpora: Sequence[str],
-    options: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
     loop: LoopConfig | None = None,
-    device: torch.device | None = None,
-    tracker: Callable[[Path, str], RunTracker] = lambda _folder, _name: NoTracker(),
-    tags: Mapping[str, str] | None = None,
+    device: torch.device = _CPU,
+    **options: Any,
+) -> Run:
+    loop = loop or LoopConfig()
+    config, pairs = open_training(preset, layout=layout, corpora=corpora, loop=loop, **options)
+    return Run(
+        layout=layout,
+        config=config,
+        shards=[training_folder(layout, name) for name in corpora],
+        pairs=pairs,
+        phase_1=phase_1_model(layout) if config.needs_phase_1 else None,
+        loop=loop,
+        device=device,
+    )
+
+
+def _train_run(
+    run: Run,
+    *,
+    tracker: Callable[[Path, str], RunTracker] | None,
+    tags: Mapping[str, str] | None,
 ) -> Artifact:
-    """Train a run from its last checkpoint to its end; a finished one is reused.
-
-    Args:
-        name: of its folder in ``layout.runs``.
-        layout: where shards and runs lie.
-        corpora: what it is trained on, should its folder not say (older ones do not).
-        options: ``preset``, ``size``, ``seed`` or ``corpora`` that somebody expects it to have.
-        overrides: likewise, by dotted field.
-        loop: how often to log, validate and save.
-        device: where to compute; default: the CPU.
-        tracker: makes a tracker from the run folder and the run's name.
-        tags: what else the tracking run should carry.
-
-    Returns:
-        The checkpoint folder; its summary holds the last metrics.
+    """Train a run to its end, or reuse its model; called by every rank, inside the process group.
 
     Raises:
-        ArtifactError: there is no such run, its shards or phase 1 are gone or have changed, or an
-            option differs; names the fields.
+        ArtifactError: the folder describes another run.
         LockedError: another process trains it.
-        ValueError: a wrong field.
     """
-    keep_freed_memory()
-    found = read_run(layout.runs / name)
-    config = dataclass_from(TrainingConfig, found["identity"]["config"])
-    corpora = found.get("corpora", corpora)
-    begun = jsonable(config) | {"corpora": list(corpora)}
-    _refuse(name, differing_fields(begun, begun | _wanted(config, options or {}, overrides or {})))
-    folders = [training_folder(layout, corpus) for corpus in corpora]
-    loop = loop or LoopConfig()
-    with process_group(device or torch.device("cpu")) as device:
-        run = Run(
-            runs=layout.runs,
-            config=config,
-            shards=folders,
-            pairs=open_pairs(folders, config, "train", loop),
-            phase_1=_phase_1(layout, found["identity"]["phase_1"]),
-            loop=loop,
-            device=device,
-        )
-        _refuse(name, differing_fields(found["identity"], jsonable(run.identity)))
-        return train_run(run, layout=layout, corpora=corpora, tracker=tracker, tags=tags)
+    # One process holds the lock for all ranks; the others wait for what it finds.
+    with lock(run.folder / ".lock") if rank() == 0 else contextlib.nullcontext():
+        is_reused = from_rank_0(run.is_finished)
+        if not is_reused:
+            all_tags = run_tags(run) | dict(tags or {})
+            if rank() == 0:
+                datasets = describe_datasets(run.shards, run.pairs.fingerprints)
+                corpora = [folder.name for folder in run.shards]
+                describe_run(run.folder, run.identity, corpora, all_tags, datasets)
+            made = tracker(run.folder, run.folder.name) if tracker else NoTracker()
+            execute_run(run, made, all_tags)
+    if rank() == 0:
+        point_models(run.layout, run.config.preset, run.folder)
+    from_rank_0(None)  # the others wait until it has written the model
+    return _artifact(run, is_reused=is_reused)
+
+
+def _artifact(run: Run, *, is_reused: bool) -> Artifact:
+    last: dict[str, Any] = {}
+    for line in read_record(run.folder / RECORD_NAME):
+        last |= line["metrics"] | {"step": line["step"]}
+    model = run.folder / "model"
+    model_id = read_checkpoint_manifest(model)["model_id"]
+    return Artifact(path=model, fingerprint=model_id, reused=is_reused, summary=last)
 
 
 def _wanted(
     config: TrainingConfig, options: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What somebody expects a run with this configuration to be, as JSON."""
+    """Say as JSON what somebody expects a run with this configuration to be."""
     of_config = {key: value for key, value in options.items() if key != "corpora"}
     wanted = jsonable(changed_config(replace(config, **of_config), overrides))
     return wanted | ({"corpora": list(options["corpora"])} if "corpora" in options else {})
 
 
-def _refuse(name: str, fields: list[str]) -> None:
-    if fields:
+def _refuse(name: str, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if fields := differing_fields(begun, wanted):
         raise ArtifactError(
             f"{name} was begun otherwise, and cannot go on with: {'; '.join(fields)}; leave these "
             "options out, or train another run without --resume"
         )
 
 
-def _phase_1(layout: DataLayout, model_id: str | None) -> Path | None:
-    """The checkpoint that a run started from, be it the current phase 1 or not."""
+def _find_phase_1(layout: DataLayout, model_id: str | None) -> Path | None:
+    """Find the checkpoint that a run started from, be it the current phase 1 or not."""
     if model_id is None:
         return None
     try:

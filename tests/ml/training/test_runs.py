@@ -22,7 +22,7 @@ from ml.shards.reader import ShardPairs
 from ml.training.config import LoopConfig, training_config
 from ml.training.loop import NonFiniteLossError, build_state, train
 from ml.training.models import read_models
-from ml.training.runs import train_preset
+from ml.training.runs import train_preset, trained_model
 from ml.training.statistics import measure_statistics
 
 CPU = torch.device("cpu")
@@ -146,6 +146,15 @@ def test_a_finished_run_is_reused_and_another_seed_is_another_run(home, small):
     assert (first.reused, again.reused, other.reused) == (False, True, False)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert read_models(layout)["contrastive"] == other.path
+
+    def trained(seed):
+        return trained_model(
+            "contrastive", layout=layout, corpora=["demo"], overrides=small, seed=seed
+        )
+
+    assert trained(9) is None
+    assert trained(7) == again
+    assert read_models(layout)["contrastive"] == first.path
 
 
 def test_a_run_that_another_process_trains_is_refused(home, small):
