@@ -1,4 +1,8 @@
-"""Which probe listens to which track of a corpus, and what it makes of it."""
+"""Beat activations of a corpus, one for each row of the table: probes, onsets, the annotation.
+
+Of a corpus that probes were trained on, a track is predicted by the probe that has not seen it; of
+any other, by the mean of the folds' probes, and by the one probe that was trained on all folds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from ml.beats.features import LOG_MEL, BeatInput
 from ml.beats.peaks import ONSETS, onset_curve
 from ml.beats.probe import ProbeTrack
 from ml.beats.probes import ALL, SPLIT, StoredProbe, read_probe_manifest, read_probes
-from ml.beats.scores import ANNOTATION, Heard, annotation_activation, is_scorable
+from ml.beats.scores import ANNOTATION, Activation, annotation_activation, is_scorable
 from ml.corpora.readers.beats import BeatSet
 
 ONE_PROBE = " (one probe)"
@@ -24,45 +28,12 @@ ANNOTATION_THRESHOLD = 0.9
 """Between a beat's label and its neighbours'."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ear:
-    """An input with its probes and its features of a corpus."""
-
-    source: BeatInput
-    probes: Mapping[str, StoredProbe]
-    trained_on: frozenset[str]
-    """Corpora of the probes' training."""
-    tracks: Sequence[ProbeTrack]
-
-    def hear(self, place: int) -> dict[str, Heard]:
-        """By row of the table: the probe that has not seen a track, or all of them."""
-        track, name = self.tracks[place], self.source.name
-        if track.corpus in self.trained_on:
-            group = track.group
-            return {name: self._heard(track, [SPLIT if group == "test" else f"fold-{group}"])}
-        folds = [fold for fold in self.probes if fold != ALL]
-        found = {name: self._heard(track, folds)}
-        if len(folds) > 1:
-            found[name + ONE_PROBE] = self._heard(track, [ALL])
-        return found
-
-    def _heard(self, track: ProbeTrack, names: Sequence[str]) -> Heard:
-        """The mean of some probes."""
-        used = [self.probes[name] for name in names]
-        features = {probe.row: track.read(probe.row) for probe in used}
-        found = [probe.probe.activation(features[probe.row], track.frames) for probe in used]
-        return Heard(
-            activation=np.mean(found, axis=0),
-            peak_threshold=float(np.median([probe.peak_threshold for probe in used])),
-        )
-
-
-class Listeners:
-    """All rows of the table for the tracks of a corpus.
+class CorpusActivations:
+    """Activations of the tracks of a corpus, by row of the table.
 
     Args:
         corpus: its name.
-        found: its beats.
+        beat_set: its beats.
         inputs: whose features and probes were made.
         layout: where they lie.
 
@@ -72,21 +43,21 @@ class Listeners:
     """
 
     def __init__(
-        self, corpus: str, found: BeatSet, inputs: Sequence[BeatInput], layout: DataLayout
+        self, corpus: str, beat_set: BeatSet, inputs: Sequence[BeatInput], layout: DataLayout
     ):
-        self._ears = [
-            _Ear(
+        self._probed = [
+            _ProbedInput(
                 source=source,
                 probes=read_probes(layout, source.name, source.model_id),
                 trained_on=frozenset(read_probe_manifest(layout, source.name)["identity"]["beats"]),
-                tracks=probe_tracks(corpus, found, layout, source.model_id),
+                tracks=probe_tracks(corpus, beat_set, layout, source.model_id),
             )
             for source in inputs
         ]
-        self.tracks = self._ears[0].tracks
+        self.tracks = self._probed[0].tracks
         tested = [place for place, t in enumerate(self.tracks) if t.group not in ("train", "valid")]
         self.places = [place for place in tested if is_scorable(self.tracks[place])]
-        """Of the tracks to score: none was trained on by the probe that hears it."""
+        """Of the tracks to score: no probe that predicts one was trained on it."""
         self.unscorable = len(tested) - len(self.places)
         """How many have no annotated beat at or after 5 s."""
         if not self.places:
@@ -95,27 +66,58 @@ class Listeners:
                 f"{len(tested)} of them are not for training, none has a beat at or after 5 s"
             )
 
-    def hear(self, place: int) -> dict[str, Heard]:
-        """What each row of the table makes of a track."""
-        heard: dict[str, Heard] = {}
-        for ear in self._ears:
-            heard |= ear.hear(place)
+    def predict(self, place: int) -> dict[str, Activation]:
+        """Predict the activation of a track by each row of the table."""
+        track = self.tracks[place]
+        activations: dict[str, Activation] = {}
+        for probed in self._probed:
+            activations |= probed.predict(place)
         mel = self.log_mel(place)
         if mel is not None:
-            track = self.tracks[place]
             curve = onset_curve(mel, track.frames)
-            heard[ONSETS] = Heard(activation=curve, peak_threshold=ONSET_THRESHOLD)
-        heard[ANNOTATION] = Heard(
-            activation=annotation_activation(self.tracks[place]),
-            peak_threshold=ANNOTATION_THRESHOLD,
+            activations[ONSETS] = Activation(values=curve, peak_threshold=ONSET_THRESHOLD)
+        activations[ANNOTATION] = Activation(
+            values=annotation_activation(track), peak_threshold=ANNOTATION_THRESHOLD
         )
-        return heard
+        return activations
 
     def log_mel(self, place: int) -> np.ndarray | None:
-        """(mel_frame, mel_bin) of a track; None where ``log-mel`` is not among the inputs."""
-        for ear in self._ears:
-            if ear.source.name == LOG_MEL:
-                steps = ear.tracks[place].read(0).astype(np.float32)
-                bins = ear.source.log_mel.config.mel_bins
+        """Read the (mel_frame, mel_bin) of a track; None: ``log-mel`` is not among the inputs."""
+        for probed in self._probed:
+            if probed.source.name == LOG_MEL:
+                steps = probed.tracks[place].read(0).astype(np.float32)
+                bins = probed.source.log_mel.config.mel_bins
                 return steps.reshape(len(steps), bins, -1).transpose(0, 2, 1).reshape(-1, bins)
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ProbedInput:
+    """An input with its probes and its features of a corpus."""
+
+    source: BeatInput
+    probes: Mapping[str, StoredProbe]
+    trained_on: frozenset[str]
+    """Corpora of the probes' training."""
+    tracks: Sequence[ProbeTrack]
+
+    def predict(self, place: int) -> dict[str, Activation]:
+        """Predict by the probe that has not seen a track, or by all of them."""
+        track, name = self.tracks[place], self.source.name
+        if track.corpus in self.trained_on:
+            fold = SPLIT if track.group == "test" else f"fold-{track.group}"
+            return {name: self._mean(track, [fold])}
+        folds = [fold for fold in self.probes if fold != ALL]
+        activations = {name: self._mean(track, folds)}
+        if len(folds) > 1:
+            activations[name + ONE_PROBE] = self._mean(track, [ALL])
+        return activations
+
+    def _mean(self, track: ProbeTrack, folds: Sequence[str]) -> Activation:
+        used = [self.probes[fold] for fold in folds]
+        features = {stored.row: track.read(stored.row) for stored in used}
+        values = [stored.probe.activation(features[stored.row], track.frames) for stored in used]
+        return Activation(
+            values=np.mean(values, axis=0),
+            peak_threshold=float(np.median([stored.peak_threshold for stored in used])),
+        )

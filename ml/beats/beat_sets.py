@@ -1,4 +1,4 @@
-"""Beats and features of a corpus, brought together."""
+"""The beats of a corpus, and its tracks that have beats and features."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = ("demo", "beats")
 
 
 def open_beat_set(name: str, kind: str, root: Path, options: Mapping[str, Any]) -> BeatSet:
-    """The beats of a corpus of the settings.
+    """Read the beats of a corpus of the settings.
 
     Raises:
         CorpusError: beats of such a corpus are not known, or they cannot be read.
@@ -43,17 +43,20 @@ def open_beat_set(name: str, kind: str, root: Path, options: Mapping[str, Any]) 
     )
 
 
-def beats_version(found: BeatSet) -> str:
-    """Fingerprint of all beats of a set, and of who is trained on what."""
+def beats_version(beat_set: BeatSet) -> str:
+    """Fingerprint all beats of a set, and the folds and splits of its tracks."""
     return fingerprint(
-        [[track.track_id, track.fold, track.split, track.beats.tolist()] for track in found.tracks]
+        [
+            [track.track_id, track.fold, track.split, track.beats.tolist()]
+            for track in beat_set.tracks
+        ]
     )
 
 
 def probe_tracks(
-    corpus: str, found: BeatSet, layout: DataLayout, model_id: str
+    corpus: str, beat_set: BeatSet, layout: DataLayout, model_id: str
 ) -> list[ProbeTrack]:
-    """The tracks of a corpus that have beats and features, in the order of the features.
+    """List the tracks of a corpus that have beats and features, in the order of the features.
 
     Raises:
         ArtifactError: the features were not made.
@@ -65,29 +68,25 @@ def probe_tracks(
             f"features of {corpus} by {model_id} have steps of {manifest['step_s']} s; the probes "
             f"expect {STEP_S} s: patches of 16 frames of 10 ms"
         )
-    annotated = {track.track_id: track for track in found.tracks}
+    annotated = {track.track_id: track for track in beat_set.tracks}
     folder = layout.beat_features(model_id, corpus)
     return [
         ProbeTrack(
             corpus=corpus,
-            track_id=row["track_id"],
-            group=_group(annotated[row["track_id"]]),
-            beats=annotated[row["track_id"]].beats,
+            track_id=track.track_id,
+            group=track.split if track.fold is None else track.fold,
+            beats=track.beats,
             features=folder / features_file(place),
             steps=row["steps"],
             frames=min(row["steps"] * PROBES, math.ceil(row["duration_s"] * FPS)),
         )
         for place, row in enumerate(manifest["tracks"])
-        if row["track_id"] in annotated
+        if (track := annotated.get(row["track_id"])) is not None
     ]
 
 
-def _group(track: BeatTrack) -> str | int | None:
-    return track.split if track.fold is None else track.fold
-
-
 def read_demo_beats(root: str | Path) -> BeatSet:
-    """The songs of a demo corpus with the beats they were composed on.
+    """Read the songs of a demo corpus with the beats they were composed on.
 
     Args:
         root: the corpus's folder; its name is the set's.

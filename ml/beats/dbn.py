@@ -1,28 +1,20 @@
 """Beat times from an activation by the bar pointer model and exact Viterbi decoding.
 
 The dynamic Bayesian network of Krebs, Böck and Widmer, "An efficient state-space model for joint
-tempo and meter tracking" (ISMIR 2015), for beats alone: ``state_space`` holds the states,
-``viterbi`` the search; here is what the activation says about a state, and how a path becomes
-times.
-
-[state_space] The bar pointer's states and tempo changes, for one beat (Krebs, Böck and Widmer,
-ISMIR 2015).
-
-A state is a place in a beat of a certain length: interval j (frames per beat) and position
-0…interval − 1. The pointer moves one position a frame, so a tempo is an interval; it can change
-only where a beat ends, from the last position of one interval to the first of another. Intervals
-ascend, and states are numbered interval by interval, position by position.
-
-[viterbi] Exact Viterbi search through the bar pointer's states.
+tempo and meter tracking" (ISMIR 2015), for beats alone. A *state* is a place in a beat of a certain
+length: interval j (frames per beat) and position 0…interval − 1. The pointer moves one position a
+frame, so a tempo is an interval; it can change only where a beat ends, from the last position of
+one interval to the first of another. Intervals ascend, and states are numbered interval by
+interval, position by position.
 
 Only position 0 of an interval has a choice of predecessors; from there the pointer runs through
-the interval without one. So a path is a list of beats, each an interval and the frame where it
+the interval without one. So a *path* is a list of beats, each an interval and the frame where it
 begins, and the search needs one number per interval and frame: the score of the best path whose
 beat ends just before that frame. What begins in a frame ends at least the shortest interval later,
 so that many frames are computed at once. The choices are not stored but made again on the way
 back, at the few frames where the best path has a beat.
 
-All paths share the likelihood of a recording without beats. Scores leave it out: a state gains
+All paths share the likelihood of a recording without beats. Scores leave it out: a state *gains*
 something in its first positions, and nothing elsewhere. What is added is rounded to a fixed step
 first, so that sums are exact: paths that are equally good stay so in whatever order their terms
 are added, and which of them wins is a rule and not an accident.
@@ -39,6 +31,10 @@ from ml.beats.peaks import checked_activation
 
 _SQUASH = 1e-5
 """Activations of exactly 0 or 1 would forbid or force a beat; they are moved inside by half."""
+_STEP = 2.0**-24
+"""Of scores. The 53 bits of a float hold their sums up to 5e8: weeks of audio."""
+_BLOCK_VALUES = 400_000
+"""Of the sums that are compared at once: 3 MB, whatever the number of intervals."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class DBNBeatDecoder:
         return (first + self._frames(values, path)) / self.fps
 
     def _frames(self, activation: np.ndarray, path: BeatPath) -> np.ndarray:
-        """The frame of each beat of which some of the first positions are in the recording."""
+        """Place each beat of which some of the first positions are in the recording: its frame."""
         starts = path.starts.clip(min=0)
         ends = (path.starts + self.space.beat_positions[path.intervals]).clip(max=len(activation))
         pairs = [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
@@ -134,7 +130,7 @@ class DBNBeatDecoder:
 
 
 def beat_gains(activation: np.ndarray, observation_lambda: float) -> np.ndarray:
-    """What it gains to be on a beat: (frame,) log p − log((1 − p) / (λ − 1)).
+    """Compute what it gains to be on a beat: (frame,) log p − log((1 − p) / (λ − 1)).
 
     ``activation`` is (frame,) probabilities, 0 and 1 allowed.
     """
@@ -180,7 +176,7 @@ def build_state_space(
     transition_lambda: float,
     observation_lambda: float,
 ) -> BeatStateSpace:
-    """The states of all tempi between two, at a frame rate.
+    """Build the states of all tempi between two, at a frame rate.
 
     Args:
         fps: frames per second.
@@ -203,7 +199,7 @@ def build_state_space(
 def beat_intervals(
     fps: float, *, min_bpm: float, max_bpm: float, num_tempi: int | None
 ) -> np.ndarray:
-    """Beat lengths in whole frames between two tempi: (interval,) int64, ascending.
+    """List beat lengths in whole frames between two tempi: (interval,) int64, ascending.
 
     All of them, or for ``num_tempi`` (section 3.2 of the paper: fewer states, tempo resolution
     like that of hearing) logarithmically spaced ones. Rounding makes short ones coincide, so the
@@ -238,14 +234,6 @@ def _log_transitions(intervals: np.ndarray, steepness: float) -> np.ndarray:
         return np.log(probability)
 
 
-_STEP = 2.0**-24
-"""Of scores. The 53 bits of a float hold their sums up to 5e8: weeks of audio."""
-
-
-_BLOCK_VALUES = 400_000
-"""Of the sums that are compared at once: 3 MB, whatever the number of intervals."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class BeatPath:
     """The best way through the states, as beats that follow each other without a gap."""
@@ -266,7 +254,7 @@ class BeatPath:
 
 
 def best_path(gains: np.ndarray, space: BeatStateSpace) -> BeatPath:
-    """The most probable path. Ties go to the lowest state, at the end and at each choice.
+    """Find the most probable path. Ties go to the lowest state, at the end and at each choice.
 
     All states are equally probable before the first frame, and a transition leads to it.
 
@@ -287,7 +275,7 @@ def best_path(gains: np.ndarray, space: BeatStateSpace) -> BeatPath:
 
 
 def _ended_scores(gains: np.ndarray, changes: np.ndarray, space: BeatStateSpace) -> np.ndarray:
-    """Scores of beats that end: (frame, interval).
+    """Score beats by where they end: (frame, interval).
 
     Row t, column j: the best path that is in the last state of interval j in frame t − 1. Rows
     from ``len(gains)`` on are paths that leave the recording inside a beat, as if frames followed
@@ -316,7 +304,7 @@ def _ended_scores(gains: np.ndarray, changes: np.ndarray, space: BeatStateSpace)
 
 
 def _beat_gains(gains: np.ndarray, n_rows: int, space: BeatStateSpace) -> np.ndarray:
-    """What a beat of each interval gains that begins in each frame: (frame, interval)."""
+    """Sum what a beat of each interval gains that begins in each frame: (frame, interval)."""
     longest = int(space.beat_positions[-1])
     padded = np.concatenate([gains, np.zeros(n_rows - len(gains) + longest)])
     sums = np.zeros((longest + 1, n_rows))
@@ -337,7 +325,7 @@ def _fill_beginnings(ended: np.ndarray, gains: np.ndarray, space: BeatStateSpace
 
 
 def _best_end(ended: np.ndarray, n_frames: int, space: BeatStateSpace) -> tuple[int, int, float]:
-    """Interval, start and score of the beat that the best path ends in."""
+    """Find interval, start and score of the beat that the best path ends in."""
     interval = np.repeat(np.arange(len(space.intervals)), space.intervals)  # (state,)
     position = np.arange(space.num_states) - space.first_states[interval]
     scores = ended[n_frames + space.intervals[interval] - 1 - position, interval]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ml.artifacts import write_aside
-from ml.beats.activations import Listeners
+from ml.beats.activations import CorpusActivations
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.probe import FPS
 
@@ -41,25 +41,25 @@ class BeatExample:
 
 
 def write_examples(
-    listeners: Listeners, places: Sequence[int], models: Sequence[str], folder: Path
+    corpus: CorpusActivations, places: Sequence[int], models: Sequence[str], folder: Path
 ) -> None:
-    """Write excerpts of the tracks at some places as some models hear them."""
+    """Write excerpts of the tracks at some places, with the beats that some models find there."""
     decoder = DBNBeatDecoder(FPS)
     arrays: dict[str, np.ndarray] = {}
     for number, place in enumerate(places):
-        track = listeners.tracks[place]
+        track = corpus.tracks[place]
         length_s = track.frames / FPS
         # Whole seconds: both frame rates begin at the same time.
         start_s = float(math.floor(min(_START_S, max(0.0, length_s - EXCERPT_S))))
         stop_s = start_s + EXCERPT_S
         own = {"track_id": np.array(track.track_id), "start_s": np.array(start_s)}
         own["reference"] = _between(track.beats, start_s, stop_s)
-        mel = listeners.log_mel(place)
+        mel = corpus.log_mel(place)
         if mel is not None:
             own["mel"] = mel[round(100 * start_s) : round(100 * stop_s)].astype(np.float16)
-        heard = listeners.hear(place)
+        activations = corpus.predict(place)
         for model in models:
-            activation = heard[model].activation
+            activation = activations[model].values
             excerpt = activation[round(FPS * start_s) : round(FPS * stop_s)]
             own[f"activation/{model}"] = excerpt.astype(np.float16)
             own[f"beats/{model}"] = _between(decoder(activation), start_s, stop_s)
@@ -69,7 +69,7 @@ def write_examples(
 
 
 def read_examples(folder: Path) -> list[BeatExample]:
-    """The examples beside the scores of a corpus; none where the file is missing."""
+    """Read the examples beside the scores of a corpus; none where the file is missing."""
     if not (folder / EXAMPLES).is_file():
         return []
     with np.load(folder / EXAMPLES) as file:

@@ -1,37 +1,37 @@
 """Table II: probes on frozen encoders beside what needs none, on every corpus with beats.
 
 A track is scored by the probe that has not seen its fold or split; tracks of corpora that nothing
-is trained on by the mean of all folds' probes, and by the one probe trained on all of them. The
-first 5 s of a track do not count for beats (``ml.beats.scores``), but do for the average
-precision of frames. Intervals come from resampling tracks, differences from the same draws.
+is trained on by the mean of all folds' probes, and by the one probe trained on all of them. Beside
+them stand the onset curve; ``annotation``, the decoders on the labels themselves, which no probe
+can beat at 50 frames per second; and, as chance, a metronome. The first 5 s of a track do not count
+for beats (``ml.beats.scores``), but do for the average precision of frames. Intervals come from
+resampling tracks, differences from the same draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ml.artifacts import Artifact, DataLayout, write_aside
-from ml.beats.activations import Listeners
+from ml.artifacts import Artifact, DataLayout
+from ml.beats.activations import CorpusActivations
 from ml.beats.beat_sets import beats_version
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.examples import write_examples
 from ml.beats.feature_files import read_features_manifest
-from ml.beats.features import LOG_MEL, UNTRAINED
+from ml.beats.features import LOG_MEL, UNTRAINED, BeatInput
 from ml.beats.peaks import ONSETS
 from ml.beats.probe import FPS
 from ml.beats.probes import read_probe_manifest
-from ml.beats.scores import ANNOTATION, TRACK_SCORES_METRICS, chance_values, score_track, tempo_bpm
+from ml.beats.scores import ANNOTATION, TRACK_SCORES_METRICS, chance_scores, score_track, tempo_bpm
 from ml.corpora.readers.beats import BeatSet
+from ml.parquet import write_table
 from ml.progress import progress
 from ml.scores.files import Evaluated, evaluate_once
 from ml.scores.intervals import Interval, TrackBootstrap
-
-if TYPE_CHECKING:
-    from ml.beats.features import BeatInput
 
 EVALUATION = "beats"
 PAIRED = "beats-paired"
@@ -41,6 +41,7 @@ REFERENCES = (UNTRAINED, LOG_MEL)
 """What the others are compared with, track by track."""
 BARE = (*REFERENCES, ONSETS, ANNOTATION)
 """Rows without a trained encoder."""
+SUMMARISED = ("f_measure", "peak_f_measure", "average_precision")
 TRACKS = "tracks.parquet"
 """One row a track and model: annotated tempo and all figures in percent."""
 
@@ -50,7 +51,7 @@ Table = dict[str, dict[str, np.ndarray]]
 
 def build_beat_scores(
     corpus: str,
-    found: BeatSet,
+    beat_set: BeatSet,
     inputs: Sequence[BeatInput],
     layout: DataLayout,
     *,
@@ -61,7 +62,7 @@ def build_beat_scores(
 
     Args:
         corpus: its name; its features must have been made by all inputs.
-        found: its beats.
+        beat_set: its beats.
         inputs: what to compare; their probes must have been trained.
         layout: where everything lies.
         resamples: of the bootstrap.
@@ -77,29 +78,34 @@ def build_beat_scores(
     """
     identity = {
         "corpus": corpus,
-        "beats": beats_version(found),
+        "beats": beats_version(beat_set),
         "inputs": [_versions(source, corpus, layout) for source in inputs],
         "resamples": resamples,
         "seed": seed,
     }
 
     def compute() -> Evaluated:
-        listeners = Listeners(corpus, found, inputs, layout)
-        table, chance = _score(listeners, corpus)
-        rows = [*_score_rows(corpus, listeners, table, chance, resamples, seed)]
-        rows += _paired_rows(corpus, listeners, table, resamples, seed)
+        activations = CorpusActivations(corpus, beat_set, inputs, layout)
+        table, chance = _score(activations, corpus)
+        tracks = [activations.tracks[place].track_id for place in activations.places]
+        bootstrap = TrackBootstrap(tracks, resamples=resamples, seed=seed)
+        rows = [*_score_rows(corpus, table, chance, bootstrap)]
 
         def write_more(folder: Path) -> None:
-            _write_tracks(listeners, table, folder / TRACKS)
+            _write_tracks(activations, table, folder / TRACKS)
             shown = [name for name in table if name != ANNOTATION]
-            write_examples(listeners, _example_places(listeners, table), shown, folder)
+            write_examples(activations, _example_places(activations, table), shown, folder)
 
         return Evaluated(
             scores=rows,
             summary={
-                "tracks": len(listeners.places),
-                "unscorable_tracks": listeners.unscorable,
-                **{f"{r['model']} {r['metric']}": r["value"] for r in rows if _is_shown(r)},
+                "tracks": len(activations.places),
+                "unscorable_tracks": activations.unscorable,
+                **{
+                    f"{row['model']} {row['metric']}": row["value"]
+                    for row in rows
+                    if row["evaluation"] == EVALUATION and row["metric"] in SUMMARISED
+                },
             },
             write_more=write_more,
         )
@@ -117,102 +123,76 @@ def _versions(source: BeatInput, corpus: str, layout: DataLayout) -> dict[str, s
     }
 
 
-def _score(listeners: Listeners, corpus: str) -> tuple[Table, dict[str, float]]:
-    """Figures of all rows, and what chance gets."""
+def _score(activations: CorpusActivations, corpus: str) -> tuple[Table, dict[str, float]]:
+    """Score all rows, and chance."""
     decoder = DBNBeatDecoder(FPS)
     rows: dict[str, list[dict[str, float]]] = {}
     chances = []
     places = progress(
-        listeners.places, total=len(listeners.places), label=f"scoring beats of {corpus}"
+        activations.places, total=len(activations.places), label=f"scoring beats of {corpus}"
     )
     for place in places:
-        track = listeners.tracks[place]
-        for model, heard in listeners.hear(place).items():
-            rows.setdefault(model, []).append(score_track(track, heard, decoder))
-        chances.append(chance_values(track))
+        track = activations.tracks[place]
+        for model, predicted in activations.predict(place).items():
+            rows.setdefault(model, []).append(score_track(track, predicted, decoder))
+        chances.append(chance_scores(track))
     table = {
-        model: {metric: np.array([row[metric] for row in found]) for metric in TRACK_SCORES_METRICS}
-        for model, found in rows.items()
+        model: {
+            metric: np.array([row[metric] for row in scored]) for metric in TRACK_SCORES_METRICS
+        }
+        for model, scored in rows.items()
     }
     return table, {m: float(np.mean([row[m] for row in chances])) for m in TRACK_SCORES_METRICS}
 
 
-def _bootstrap(listeners: Listeners, resamples: int, seed: int) -> TrackBootstrap:
-    tracks = [listeners.tracks[place].track_id for place in listeners.places]
-    return TrackBootstrap(tracks, resamples=resamples, seed=seed)
-
-
 def _score_rows(
-    corpus: str,
-    listeners: Listeners,
-    table: Table,
-    chance: Mapping[str, float],
-    resamples: int,
-    seed: int,
+    corpus: str, table: Table, chance: Mapping[str, float], bootstrap: TrackBootstrap
 ) -> Iterator[dict[str, Any]]:
-    bootstrap = _bootstrap(listeners, resamples, seed)
+    """Score each model, then each trained one minus each reference, of the same draws."""
+
+    def row(name: str, model: str, metric: str, by: Interval, by_chance: float) -> dict[str, Any]:
+        return {
+            "evaluation": name,
+            "corpus": corpus,
+            "model": model,
+            "conditioning": ALL_TRACKS,
+            "n_queries": len(table[ANNOTATION][metric]),
+            "n_gallery": 0,
+            "metric": metric,
+            "value": 100 * by.value,
+            "low": 100 * by.low,
+            "high": 100 * by.high,
+            "chance": 100 * by_chance,
+        }
+
     for model, values in table.items():
         for metric in TRACK_SCORES_METRICS:
             interval = bootstrap.interval(values[metric])
-            row = _row(EVALUATION, corpus, model, metric, interval)
-            yield {**row, "n_queries": len(listeners.places), "chance": 100 * chance[metric]}
-
-
-def _paired_rows(
-    corpus: str, listeners: Listeners, table: Table, resamples: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    bootstrap = _bootstrap(listeners, resamples, seed)
+            yield row(EVALUATION, model, metric, interval, chance[metric])
     pairs = [(m, r) for r in REFERENCES if r in table for m in table if m not in BARE]
     for model, reference in pairs:
         for metric in TRACK_SCORES_METRICS:
             interval = bootstrap.difference(table[model][metric], table[reference][metric])
-            row = _row(PAIRED, corpus, f"{model} minus {reference}", metric, interval)
-            yield {**row, "n_queries": len(listeners.places), "chance": 0.0}
+            yield row(PAIRED, f"{model} minus {reference}", metric, interval, 0.0)
 
 
-def _row(
-    evaluation: str, corpus: str, model: str, metric: str, interval: Interval
-) -> dict[str, Any]:
-    return {
-        "evaluation": evaluation,
-        "corpus": corpus,
-        "model": model,
-        "conditioning": ALL_TRACKS,
-        "n_gallery": 0,
-        "metric": metric,
-        "value": 100 * interval.value,
-        "low": 100 * interval.low,
-        "high": 100 * interval.high,
-    }
-
-
-def _is_shown(row: Mapping[str, Any]) -> bool:
-    return row["evaluation"] == EVALUATION and row["metric"] in (
-        "f_measure",
-        "peak_f_measure",
-        "average_precision",
-    )
-
-
-def _example_places(listeners: Listeners, table: Table) -> list[int]:
-    """The best, the middle and the worst track of the best trained encoder, else of the first."""
+def _example_places(activations: CorpusActivations, table: Table) -> list[int]:
+    """Choose best, middle and worst track of the best trained encoder, else of the first row."""
     trained = [name for name in table if name not in BARE] or list(table)[:1]
     model = max(trained, key=lambda name: table[name]["f_measure"].mean())
     order = np.argsort(-table[model]["f_measure"], kind="stable")
     chosen = sorted({0, len(order) // 2, len(order) - 1})
-    return [listeners.places[order[place]] for place in chosen]
+    return [activations.places[order[place]] for place in chosen]
 
 
-def _write_tracks(listeners: Listeners, table: Table, path: Path) -> None:
+def _write_tracks(activations: CorpusActivations, table: Table, path: Path) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = []
     for model, values in table.items():
-        for i, place in enumerate(listeners.places):
-            track = listeners.tracks[place]
+        for i, place in enumerate(activations.places):
+            track = activations.tracks[place]
             figures = {metric: 100 * float(values[metric][i]) for metric in TRACK_SCORES_METRICS}
             tempo = {"tempo_bpm": tempo_bpm(track.beats), "beats": len(track.beats)}
             rows.append({"model": model, "track_id": track.track_id, **tempo, **figures})
-    with write_aside(path) as aside:
-        pq.write_table(pa.Table.from_pylist(rows), aside)
+    write_table(pa.Table.from_pylist(rows), path)

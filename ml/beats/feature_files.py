@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +31,12 @@ from ml.artifacts import (
     write_json,
 )
 from ml.audio.files import mix_parts, read_stem
-from ml.beats.features import FeatureConfig, step_count, track_features
+from ml.beats.features import BeatInput, FeatureConfig, step_count, track_features
 from ml.device import keep_freed_memory, one_thread
 from ml.locks import lock
 from ml.progress import progress
 from ml.tracks import CorpusError, Track
 
-if TYPE_CHECKING:
-    from ml.beats.features import BeatInput
-
-MADE_BY = "stems evaluate beats"
 _BEGUN = "begun.json"
 
 
@@ -76,7 +72,7 @@ def build_beat_features(
     *,
     config: FeatureConfig | None = None,
 ) -> list[Artifact]:
-    """Features of all tracks of a corpus by each input, in one pass over the audio.
+    """Compute the features of all tracks of a corpus by each input, in one pass over the audio.
 
     Args:
         name: the corpus; its ``corpus_tracks`` must have been built. The audio of a track is the
@@ -93,13 +89,13 @@ def build_beat_features(
     keep_freed_memory()
     source = _open(name, layout, config or FeatureConfig())
     folders = {used.model_id: layout.beat_features(used.model_id, name) for used in inputs}
-    found = {
+    current = {
         used.model_id: find_current(
             folders[used.model_id], source.identity(used), kinds.BEAT_FEATURES
         )
         for used in inputs
     }
-    stale = [used for used in inputs if found[used.model_id] is None]
+    stale = [used for used in inputs if current[used.model_id] is None]
     with ExitStack() as locks:
         for used in stale:
             locks.enter_context(lock(folders[used.model_id] / ".lock"))
@@ -107,26 +103,25 @@ def build_beat_features(
         if stale:
             _write_tracks(source, stale, folders)
         made = {used.model_id: _finish(source, used, folders[used.model_id]) for used in stale}
-    return [found[used.model_id] or made[used.model_id] for used in inputs]
+    return [current[used.model_id] or made[used.model_id] for used in inputs]
 
 
 def read_features_manifest(layout: DataLayout, model_id: str, corpus: str) -> dict[str, Any]:
-    """The manifest of the features of a corpus: ``tracks``, ``layers``, ``feature_dim``.
+    """Read the manifest of the features of a corpus: ``tracks``, ``layers``, ``feature_dim``.
 
     Raises:
         ArtifactError: there are none, or they have a newer format.
     """
-    folder = layout.beat_features(model_id, corpus)
-    return read_manifest(folder, kinds.BEAT_FEATURES)
+    return read_manifest(layout.beat_features(model_id, corpus), kinds.BEAT_FEATURES)
 
 
 def features_file(place: int) -> str:
-    """File of the track at a place in the manifest's list."""
+    """Name the file of the track at a place in the manifest's list."""
     return f"{place:05d}.npy"
 
 
 def read_features(path: Path, row: int) -> np.ndarray:
-    """One layer of a track, mapped from disk: (step, feature) float16.
+    """Map one layer of a track from disk: (step, feature) float16.
 
     Args:
         path: the track's file.
@@ -140,7 +135,7 @@ def read_features(path: Path, row: int) -> np.ndarray:
     except (OSError, ValueError, EOFError, IndexError) as error:
         raise ArtifactError(
             f"{path} is missing or damaged ({error}); delete {path.parent} and make it again "
-            f"with: {MADE_BY} --corpus {path.parent.name}"
+            f"with: {kinds.BEAT_FEATURES.remedy(path.parent)}"
         ) from None
 
 
@@ -250,7 +245,7 @@ def _finish(source: _Source, used: BeatInput, folder: Path) -> Artifact:
             "silent_tracks": source.silent,
             "steps": steps,
             "hours": round(steps * used.step_s / 3600, 3),
-            "megabytes": round(steps * used.feature_dim * 2 * len(used.layers) / 1000000.0, 1),
+            "megabytes": round(steps * used.feature_dim * 2 * len(used.layers) / 1e6, 1),
         },
         layers=list(used.layers),
         feature_dim=used.feature_dim,

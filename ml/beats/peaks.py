@@ -1,8 +1,8 @@
-"""Beat times from an activation by picking its peaks: what the decoder is compared with.
+"""Beats without a model of tempo: picked peaks, an onset curve, a metronome.
 
-[activation] What every reader of a beat activation asks of it.
-
-[onsets] What needs no learning: an onset curve and a metronome.
+The decoder (``ml.beats.dbn``) is compared with picked peaks, probes with the onset curve, which
+needs no learning, and everything with a metronome, which needs no listening. An *activation* is
+the probability of a beat in each frame.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+ONSETS = "onset curve"
+"""What tables call the spectral flux."""
+
 
 def pick_peaks(
     activation: np.ndarray, fps: float, *, threshold: float = 0.3, min_distance_s: float = 0.14
 ) -> np.ndarray:
-    """Times of the frames that are the highest around them.
+    """Find the times of the frames that are the highest around them.
 
     A frame is a peak if it is at least ``threshold``, above 0, and no frame within
     ``min_distance_s`` is higher; of equally high ones the first counts. Peaks are thus further
@@ -50,8 +53,33 @@ def pick_peaks(
     return candidates[around.argmax(axis=1) == reach] / fps
 
 
+def onset_curve(mel: np.ndarray, frames: int) -> np.ndarray:
+    """Compute the spectral flux at 50 frames per second, as an activation.
+
+    The sum over bins of the rises from the mel frame before a frame's time to the one after it
+    (Böck, Krebs and Schedl, ISMIR 2012, without their maximum filter), over its largest value.
+
+    Args:
+        mel: (mel_frame, mel_bin), a log-mel of 100 frames per second.
+        frames: length of the result.
+
+    Returns:
+        (frame,) float64, 0…1; frame n is at n / 50 s. Silence gives zeros.
+    """
+    before, after = np.roll(mel, 1, axis=0), np.roll(mel, -1, axis=0)
+    before[0], after[-1] = mel[0], mel[-1]
+    flux = np.maximum(after - before, 0).sum(axis=1, dtype=np.float64)[::2][:frames]
+    largest = flux.max(initial=0.0)
+    return flux / largest if largest > 0 else flux
+
+
+def metronome(duration_s: float, bpm: float = 120.0) -> np.ndarray:
+    """Beat at a fixed tempo from 0 s: what a guess without listening gets."""
+    return np.arange(0, duration_s, 60 / bpm)
+
+
 def checked_activation(activation: Any) -> np.ndarray:
-    """A beat activation as (frame,) float64.
+    """Check a beat activation and make it (frame,) float64.
 
     Args:
         activation: (frame,) probability of a beat in each frame, 0…1; may be empty.
@@ -74,32 +102,3 @@ def checked_activation(activation: Any) -> np.ndarray:
             "a sigmoid)"
         )
     return values
-
-
-ONSETS = "onset curve"
-"""What tables call the spectral flux."""
-
-
-def onset_curve(mel: np.ndarray, frames: int) -> np.ndarray:
-    """Spectral flux at 50 frames per second, as an activation.
-
-    The sum over bins of the rises from the mel frame before a frame's time to the one after it
-    (Böck, Krebs and Schedl, ISMIR 2012, without their maximum filter), over its largest value.
-
-    Args:
-        mel: (mel_frame, mel_bin), a log-mel of 100 frames per second.
-        frames: length of the result.
-
-    Returns:
-        (frame,) float64, 0…1; frame n is at n / 50 s. Silence gives zeros.
-    """
-    before, after = np.roll(mel, 1, axis=0), np.roll(mel, -1, axis=0)
-    before[0], after[-1] = mel[0], mel[-1]
-    flux = np.maximum(after - before, 0).sum(axis=1, dtype=np.float64)[::2][:frames]
-    largest = flux.max(initial=0.0)
-    return flux / largest if largest > 0 else flux
-
-
-def metronome(duration_s: float, bpm: float = 120.0) -> np.ndarray:
-    """Beats at a fixed tempo from 0 s: what a guess without listening gets."""
-    return np.arange(0, duration_s, 60 / bpm)

@@ -2,17 +2,15 @@
 
 Probe j's activation of step k is frame n = 8k + j of the track, at n / 50 s; there is no shift by
 half a frame (DESIGN section 6, "Beats"; Riou et al., section III-E). Eight probes on the same
-features are one linear map with eight outputs.
-
-[probe_tracks] What probes are trained and scored on: tracks with beats and features, streamed from
-disk.
+features are one linear map with eight outputs. They are trained on tracks with beats and features,
+streamed from disk. Which tracks those are: ``ml.beats.probes``.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +24,33 @@ from ml.corpora.readers.beats import beat_frames
 
 PROBES = 8
 """Activations per step."""
-
-
 STEP_S = 0.16
-
-
 FPS = PROBES / STEP_S
 """Activations per second: 50."""
-
-
 _ROWS = 4_000
 """Steps at a time in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProbeTrack:
+    """A track with its beats and its features."""
+
+    corpus: str
+    track_id: str
+    group: str | int | None
+    """Its fold, or its split; None: it is never trained on."""
+    beats: np.ndarray
+    """(beat,) times in s."""
+    features: Path
+    """File of (layer, step, feature)."""
+    steps: int
+    """Length in steps of 160 ms."""
+    frames: int
+    """Length in frames of 20 ms: what lies beyond in the last step is padding."""
+
+    def read(self, row: int) -> np.ndarray:
+        """(step, feature) float16 of a layer by its place in the file."""
+        return read_features(self.features, row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +117,7 @@ class BeatProbe(nn.Module):
 
     @torch.inference_mode()
     def activation(self, features: np.ndarray, frames: int) -> np.ndarray:
-        """Activation of a track.
+        """Compute the activation of a track.
 
         Args:
             features: (step, feature).
@@ -134,7 +148,7 @@ class TrainedProbe:
 def frame_labels(
     beats: np.ndarray, steps: int, neighbour_weights: Sequence[float] = ()
 ) -> np.ndarray:
-    """Targets of the probes.
+    """Make the targets of the probes.
 
     Args:
         beats: (beat,) times in s.
@@ -178,7 +192,7 @@ def train_probe(
     """
     if not train:
         raise ValueError("there are no tracks to train a beat probe on; expected at least one")
-    blocks, checked = (_blocks(tracks, row, config) for tracks in (train, valid))
+    blocks, checked = (StepBlocks(tracks, row, config) for tracks in (train, valid))
     random = np.random.default_rng(config.seed)
     probe = _initial(blocks)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.learning_rate)
@@ -196,15 +210,8 @@ def train_probe(
     return best
 
 
-def _blocks(tracks: Sequence[ProbeTrack], row: int, config: ProbeConfig) -> StepBlocks:
-    def labels(track: ProbeTrack) -> np.ndarray:
-        return frame_labels(track.beats, track.steps, config.neighbour_weights)
-
-    return StepBlocks(tracks, row, labels, block_steps=config.block_steps)
-
-
 def _initial(blocks: StepBlocks) -> BeatProbe:
-    """Zero weights, the bias at the share of beats, standardisation by these tracks."""
+    """Start from zero weights, the bias at the share of beats, standardisation by these tracks."""
     mean, deviation, share = blocks.statistics()
     probe = BeatProbe(len(mean))
     probe.mean.copy_(torch.from_numpy(mean))
@@ -240,41 +247,12 @@ def _loss(probe: BeatProbe, blocks: StepBlocks, weight: Tensor) -> float:
     for features, labels in blocks.blocks():
         for first in range(0, len(features), _ROWS):
             part = slice(first, first + _ROWS)
-            logits, targets = (
-                probe(torch.from_numpy(features[part])),
-                torch.from_numpy(labels[part]),
-            )
-            total += float(
-                F.binary_cross_entropy_with_logits(
-                    logits, targets, pos_weight=weight, reduction="sum"
-                )
-            )
+            logits = probe(torch.from_numpy(features[part]))
+            targets = torch.from_numpy(labels[part])
+            total += F.binary_cross_entropy_with_logits(
+                logits, targets, pos_weight=weight, reduction="sum"
+            ).item()
     return total / (blocks.steps * PROBES)
-
-
-_STATISTICS_STEPS = 4_000
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ProbeTrack:
-    """A track with its beats and its features."""
-
-    corpus: str
-    track_id: str
-    group: str | int | None
-    """Its fold, or its split; None: it is never trained on."""
-    beats: np.ndarray
-    """(beat,) times in s."""
-    features: Path
-    """File of (layer, step, feature)."""
-    steps: int
-    """Length in steps of 160 ms."""
-    frames: int
-    """Length in frames of 20 ms: what lies beyond in the last step is padding."""
-
-    def read(self, row: int) -> np.ndarray:
-        """(step, feature) float16 of a layer by its place in the file."""
-        return read_features(self.features, row)
 
 
 class StepBlocks:
@@ -283,20 +261,11 @@ class StepBlocks:
     Args:
         tracks: which.
         row: place of the layer in the features.
-        labels: (step, 8) of a track.
-        block_steps: largest number of steps in a block, but for a single longer track.
+        config: how wide labels are, and how many steps a block has; a longer track is a block.
     """
 
-    def __init__(
-        self,
-        tracks: Sequence[ProbeTrack],
-        row: int,
-        labels: Callable[[ProbeTrack], np.ndarray],
-        *,
-        block_steps: int,
-    ):
-        self._tracks, self._row, self._labels = tracks, row, labels
-        self._block_steps = block_steps
+    def __init__(self, tracks: Sequence[ProbeTrack], row: int, config: ProbeConfig):
+        self._tracks, self._row, self._config = tracks, row, config
         self.steps = sum(track.steps for track in tracks)
         self._whole: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -308,14 +277,14 @@ class StepBlocks:
         Args:
             order: of the tracks; where all fit in one block, it is read once and kept as it is.
         """
-        if self.steps <= self._block_steps:
+        if self.steps <= self._config.block_steps:
             self._whole = self._whole or self._read(self._tracks)
             yield self._whole
             return
         pending: list[ProbeTrack] = []
         for place in range(len(self._tracks)) if order is None else order:
             track = self._tracks[place]
-            if pending and sum(t.steps for t in pending) + track.steps > self._block_steps:
+            if pending and sum(t.steps for t in pending) + track.steps > self._config.block_steps:
                 yield self._read(pending)
                 pending = []
             pending.append(track)
@@ -334,8 +303,8 @@ class StepBlocks:
         sums, squares, label_sum = 0.0, 0.0, 0.0
         for features, labels in self.blocks():
             label_sum += float(labels.mean(axis=1, dtype=np.float64).sum())
-            for first in range(0, len(features), _STATISTICS_STEPS):
-                part = features[first : first + _STATISTICS_STEPS].astype(np.float64)
+            for first in range(0, len(features), _ROWS):
+                part = features[first : first + _ROWS].astype(np.float64)
                 sums, squares = sums + part.sum(axis=0), squares + np.square(part).sum(axis=0)
         mean = np.asarray(sums) / self.steps
         variance = np.asarray(squares) / self.steps - mean**2
@@ -345,4 +314,6 @@ class StepBlocks:
 
     def _read(self, tracks: Sequence[ProbeTrack]) -> tuple[np.ndarray, np.ndarray]:
         features = np.concatenate([track.read(self._row) for track in tracks])
-        return features, np.concatenate([self._labels(track) for track in tracks])
+        weights = self._config.neighbour_weights
+        labels = [frame_labels(track.beats, track.steps, weights) for track in tracks]
+        return features, np.concatenate(labels)

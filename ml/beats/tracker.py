@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, write_aside
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.features import FeatureConfig, encoder_input, step_count, track_features
 from ml.beats.probe import FPS, PROBES
-from ml.beats.probes import ALL, MADE_BY, StoredProbe, read_probes
+from ml.beats.probes import ALL, StoredProbe, read_probes
 from ml.models.stem_jepa import StemJepa
 
 _CLICK_HZ, _CLICK_S, _CLICK_LEVEL = 1500.0, 0.04, 0.5
@@ -34,7 +35,7 @@ class BeatTracker:
         self._decoder = DBNBeatDecoder(FPS)
 
     def activation(self, waveform: np.ndarray) -> np.ndarray:
-        """How much each frame of 20 ms is a beat.
+        """Compute how much each frame of 20 ms is a beat.
 
         Args:
             waveform: (samples,) float32 mono at ``rate_hz``, of any length above 0.
@@ -53,29 +54,30 @@ class BeatTracker:
         return np.concatenate(parts)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        """Beat times in s, (beat,), of a waveform (samples,) at ``rate_hz``; silence has none."""
+        """Find the beats, (beat,) in s, of (samples,) at ``rate_hz``; silence has none."""
         if not waveform.any():
             return np.empty(0)
         return self._decoder(self.activation(waveform))
 
 
 def open_tracker(layout: DataLayout, model: StemJepa) -> BeatTracker:
-    """The tracker of a model whose probe was trained.
+    """Open the tracker of a model whose probe was trained.
 
     Raises:
         ArtifactError: there is no probe for it, or the probe of its name belongs to another
             encoder.
     """
-    if not layout.beat_probes(model.name).is_dir():
+    folder = layout.beat_probes(model.name)
+    if not folder.is_dir():
         raise ArtifactError(
-            f"{layout.beat_probes(model.name)} does not exist: no beat probe was trained on "
-            f"{model.name}; train one with: {MADE_BY} --model {model.name}"
+            f"{folder} does not exist: no beat probe was trained on {model.name}; train one with: "
+            f"{kinds.BEAT_PROBES.remedy(folder)}"
         )
     return BeatTracker(model, read_probes(layout, model.name, model.model_id)[ALL])
 
 
 def with_clicks(waveform: np.ndarray, rate_hz: int, beats: np.ndarray) -> np.ndarray:
-    """A recording with a click at each beat, turned down where it would clip.
+    """Mix a recording with a click at each beat, turned down where it would clip.
 
     Args:
         waveform: (samples,) float32.

@@ -11,7 +11,7 @@ import soundfile
 
 from ml.artifacts import ArtifactError, DataLayout
 from ml.beats import feature_files
-from ml.beats.activations import ONE_PROBE, Listeners
+from ml.beats.activations import ONE_PROBE, CorpusActivations
 from ml.beats.beat_sets import open_beat_set, probe_tracks, read_demo_beats
 from ml.beats.examples import read_examples
 from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores
@@ -71,7 +71,7 @@ def clicks_home(
     return layout, corpora, mel_input
 
 
-def test_each_track_is_heard_by_probes_that_have_not_seen_it(clicks_home):
+def test_each_track_is_predicted_by_probes_that_have_not_seen_it(clicks_home):
     layout, corpora, source = clicks_home
     sets = {FOLDED: corpora[FOLDED].beat_set}
     artifact = build_beat_probes(source, sets, layout, QUICK)
@@ -79,27 +79,27 @@ def test_each_track_is_heard_by_probes_that_have_not_seen_it(clicks_home):
     assert build_beat_probes(source, sets, layout, QUICK).reused
     probes = read_probes(layout, source.name, source.model_id)
     assert set(probes) == {ALL, *(f"fold-{i}" for i in range(8))}
-    listeners = Listeners(FOLDED, sets[FOLDED], [source], layout)
-    assert len(listeners.places) == 8
-    for place in listeners.places:
-        track = listeners.tracks[place]
+    activations = CorpusActivations(FOLDED, sets[FOLDED], [source], layout)
+    assert len(activations.places) == 8
+    for place in activations.places:
+        track = activations.tracks[place]
         own = probes[f"fold-{track.group}"].probe.activation(track.read(0), track.frames)
-        assert np.array_equal(listeners.hear(place)[source.name].activation, own)
+        assert np.array_equal(activations.predict(place)[source.name].values, own)
 
 
-def test_tracks_without_folds_are_heard_by_the_mean_and_by_one(clicks_home):
+def test_tracks_without_folds_are_predicted_by_the_mean_and_by_one(clicks_home):
     layout, corpora, source = clicks_home
     build_beat_probes(source, {FOLDED: corpora[FOLDED].beat_set}, layout, QUICK)
     probes = read_probes(layout, source.name, source.model_id)
-    listeners = Listeners(UNFOLDED, corpora[UNFOLDED].beat_set, [source], layout)
-    (place,) = listeners.places
-    track, heard = listeners.tracks[place], listeners.hear(place)
+    activations = CorpusActivations(UNFOLDED, corpora[UNFOLDED].beat_set, [source], layout)
+    (place,) = activations.places
+    track, predicted = activations.tracks[place], activations.predict(place)
     found = {
         name: p.probe.activation(track.read(p.row), track.frames) for name, p in probes.items()
     }
     mean = np.mean([values for name, values in found.items() if name != ALL], axis=0)
-    np.testing.assert_allclose(heard[source.name].activation, mean)
-    assert np.array_equal(heard[source.name + ONE_PROBE].activation, found[ALL])
+    np.testing.assert_allclose(predicted[source.name].values, mean)
+    assert np.array_equal(predicted[source.name + ONE_PROBE].values, found[ALL])
 
 
 def test_files_of_any_rate_give_the_same_steps(clicks_home):

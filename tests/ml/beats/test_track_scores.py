@@ -13,10 +13,10 @@ from ml.beats.probe import FPS, ProbeTrack
 from ml.beats.scores import (
     PRECISION,
     TRACK_SCORES_METRICS,
-    Heard,
+    Activation,
     annotation_activation,
     average_precision,
-    chance_values,
+    chance_scores,
     score_track,
 )
 
@@ -47,12 +47,12 @@ def test_perfect_activations_score_1_and_say_what_chance_is(mel_input, make_trac
     track: ProbeTrack = make_track(mel_input, 3, duration_s=20.0)
     steady = np.arange(0.3, 19.5, 0.5)
     track = ProbeTrack(**{**track.__dict__, "beats": steady})
-    heard = Heard(activation=annotation_activation(track), peak_threshold=0.9)
-    values = score_track(track, heard, DBNBeatDecoder(FPS))
+    activation = Activation(values=annotation_activation(track), peak_threshold=0.9)
+    values = score_track(track, activation, DBNBeatDecoder(FPS))
     assert set(values) == set(TRACK_SCORES_METRICS)
     assert min(values.values()) > 0.95  # the network may add a beat at the end
     assert values["peak_f_measure"] == values[PRECISION] == 1
-    chance = chance_values(track)
+    chance = chance_scores(track)
     assert set(chance) == set(TRACK_SCORES_METRICS)
     assert chance["f_measure"] == 0  # 120 bpm, but 0.2 s beside every beat
     assert chance[PRECISION] == pytest.approx(39 / (1000 - 2 * 39))
