@@ -1,37 +1,26 @@
-"""Reading LAION's CLAP checkpoints: tensors only, and only those that are asked for.
+"""The weights of LAION's CLAP checkpoints: only the parts that are asked for.
 
-Such a file is a pickle, and a pickle can run code. It also holds what weights do not need: the
-state of the optimizer and a NumPy scalar. So it is read with ``weights_only``, which builds
-nothing but tensors, plain values and the few NumPy types that are named here, and memory-mapped,
-so that of 2.4 GB only what is used is read.
+Such a file is a pickle, and a pickle can run code; it also holds the state of the optimizer. So it
+is read by ``ml.labels.untrusted``, memory-mapped, so that of 2.4 GB only what is used is read.
 """
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ml.artifacts import ArtifactError
 from ml.labels.clap_files import CHECKPOINT
+from ml.labels.untrusted import load_tensors
 
-_EXPECTED = f"expected LAION's CLAP checkpoint {CHECKPOINT.path}; get it with: stems labels fetch"
-_NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # its module is renamed in NumPy 2
-_ALLOWED: list[Any] = [
-    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-]
-"""What a checkpoint may hold besides tensors and plain values."""
+_WANTED = f"LAION's CLAP checkpoint {CHECKPOINT.path}; get it with: stems labels fetch"
+_EXPECTED = f"expected {_WANTED}"
 
 
 def read_clap_weights(path: Path, *prefixes: str) -> dict[str, Tensor]:
-    """Weights of some parts of a checkpoint, memory-mapped; float32.
+    """Read the weights of some parts of a checkpoint, memory-mapped; float32.
 
     Args:
         path: the checkpoint.
@@ -42,8 +31,7 @@ def read_clap_weights(path: Path, *prefixes: str) -> dict[str, Tensor]:
         Name, with its prefix, → tensor. Keep the file as it is while they are used.
 
     Raises:
-        ArtifactError: the file is missing, is no checkpoint, holds other objects than weights, or
-            lacks one of the parts.
+        ArtifactError: the file is missing, is no checkpoint, or lacks one of the parts.
     """
     state = _state_dict(path)
     named = {str(key).removeprefix("module."): value for key, value in state.items()}
@@ -73,20 +61,8 @@ def load_clap_weights(module: nn.Module, weights: dict[str, Tensor], path: Path)
 
 
 def _state_dict(path: Path) -> dict[Any, Any]:
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist; {_EXPECTED}") from None
-    except pickle.UnpicklingError:
-        raise ArtifactError(
-            f"{path} holds other objects than weights, which could run code, so it is not read; "
-            f"{_EXPECTED}"
-        ) from None
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ArtifactError(f"{path} cannot be read ({reason}); {_EXPECTED}") from None
-    state = found.get("state_dict", found) if isinstance(found, dict) else None
+    content = load_tensors(path, expected=_WANTED, is_mapped=True)
+    state = content.get("state_dict", content)
     if not isinstance(state, dict):
-        raise ArtifactError(f"{path} holds {type(found).__name__}, no weights; {_EXPECTED}")
+        raise ArtifactError(f"{path} holds {type(state).__name__}, no weights; {_EXPECTED}")
     return state

@@ -15,7 +15,7 @@ from torch import Tensor
 def nt_xent(
     context: Tensor, target: Tensor, temperature: Tensor | float, tracks: Tensor | None = None
 ) -> Tensor:
-    """Contrastive loss of phase 1 (equation 1; NT-Xent of SimCLR over all 2B representations).
+    """Compute the contrastive loss of phase 1 (equation 1; NT-Xent of SimCLR).
 
     L = mean over the 2B rows r of −log( exp(sim(r, r⁺)/T) / Σ_{r' ≠ r} exp(sim(r, r')/T) ), where
     r⁺ is the other side of the same pair and sim the cosine. A model that has learned nothing
@@ -44,7 +44,7 @@ def nt_xent(
 
 
 def jepa_loss(prediction: Tensor, target: Tensor, standardise_target: bool = False) -> Tensor:
-    """Prediction loss of phase 2 (equation 3): squared distance of normalised patches.
+    """Compute the prediction loss of phase 2 (equation 3): squared distance of normalised patches.
 
     mean over patches of ‖ẑ/‖ẑ‖ − z̄/‖z̄‖‖² = 2 − 2·cos(ẑ, z̄), in [0, 4].
 
@@ -64,7 +64,7 @@ def jepa_loss(prediction: Tensor, target: Tensor, standardise_target: bool = Fal
 
 
 def pooled_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared distance of the pooled patches that evaluation compares.
+    """Compute the squared distance of the pooled patches that evaluation compares.
 
     Differs: not in the paper (``objective.pooled_weight``). 2 − 2·cos(m(ẑ), m(z̄)), in [0, 4], with
     m the mean over patches of z/‖z‖: equation 3 wants every patch right, evaluation their mean.
@@ -89,7 +89,7 @@ def conditioned_nce(
     negatives: Tensor | None = None,
     is_negative: Tensor | None = None,
 ) -> Tensor:
-    """Symmetric InfoNCE between pooled predictions and pooled targets over the batch.
+    """Compute symmetric InfoNCE between pooled predictions and targets over the batch.
 
     Differs: not in the paper (preset ``film-nce``). Negatives of the same instrument force the
     song, negatives of other instruments force the condition, those of the same track both at once.
@@ -116,9 +116,9 @@ def conditioned_nce(
         is_same = (tracks[:, None] == tracks[None]) & (label_groups[:, None] == label_groups[None])
         is_same.fill_diagonal_(False)
         logits = logits.masked_fill(is_same, -math.inf)
-    found = logits  # (batch, candidate)
+    candidates = logits  # (batch, candidate)
     if negatives is not None and is_negative is not None:
         own = torch.einsum("bd,bnd->bn", queries, F.normalize(negatives.float(), dim=-1))
         own = (own / temperature).masked_fill(~is_negative, -math.inf)
-        found = torch.cat([logits, own], dim=1)
-    return (F.cross_entropy(found, place) + F.cross_entropy(logits.T, place)) / 2
+        candidates = torch.cat([logits, own], dim=1)
+    return (F.cross_entropy(candidates, place) + F.cross_entropy(logits.T, place)) / 2

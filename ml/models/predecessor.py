@@ -20,10 +20,10 @@ from torch import Tensor
 from ml.artifacts import ArtifactError, file_fingerprint
 from ml.audio.mel import LogMelConfig
 from ml.labels.taxonomy import FOUR_CLASSES
+from ml.labels.untrusted import load_tensors
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import PredictorConfig
 from ml.models.stem_jepa import StemJepa
-from ml.models.untrusted import load_tensors
 from ml.models.vit import ViTConfig
 
 NAME = "stem-jepa"
@@ -47,7 +47,7 @@ class ImportedConfig:
 
 
 def read_predecessor(path: Path, heads: int | None = None) -> tuple[StemJepa, ImportedConfig]:
-    """The model that a checkpoint of the public Stem-JEPA code describes.
+    """Build the model that a checkpoint of the public Stem-JEPA code describes.
 
     Args:
         path: the Lightning file.
@@ -61,7 +61,7 @@ def read_predecessor(path: Path, heads: int | None = None) -> tuple[StemJepa, Im
         ArtifactError: the file cannot be read, or tensors are missing, left over or of shapes that
             do not fit together; names them.
     """
-    content = load_tensors(path)
+    content = load_tensors(path, expected="a checkpoint of the Stem-JEPA code")
     tensors = _tensors(content.get("state_dict", content), path)
     parts = {part: _below(tensors, part) for part in _PARTS}
     missing = [part for part in _PARTS if not parts[part]]
@@ -149,8 +149,8 @@ def _predictor_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``blocks.0, 2, 4…`` are the linear layers, the odd ones their activations."""
     weights = {}
     for name, tensor in tensors.items():
-        if found := re.fullmatch(r"blocks\.(\d+)\.(weight|bias)", name):
-            name = f"linears.{int(found[1]) // 2}.{found[2]}"
+        if match := re.fullmatch(r"blocks\.(\d+)\.(weight|bias)", name):
+            name = f"linears.{int(match[1]) // 2}.{match[2]}"
         weights[name.replace("source_embed.", "class_embed.")] = tensor
     return weights
 
@@ -177,4 +177,4 @@ def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _numbers(tensors: Mapping[str, Tensor], pattern: str) -> set[int]:
-    return {int(found[1]) for name in tensors if (found := re.match(pattern, name))}
+    return {int(match[1]) for name in tensors if (match := re.match(pattern, name))}

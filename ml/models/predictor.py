@@ -69,10 +69,8 @@ class Predictor(nn.Module):
         self.class_embed = (
             nn.Embedding(len(FOUR_CLASSES), config.dim) if config.conditioning == "class" else None
         )
-        beside = {"concat": config.condition_dim, "class": config.dim}.get(config.conditioning, 0)
-        widths = [config.dim + beside, *[config.hidden] * (config.layers - 1), config.dim]
         self.linears = nn.ModuleList(
-            nn.Linear(narrow, wide) for narrow, wide in itertools.pairwise(widths)
+            nn.Linear(narrow, wide) for narrow, wide in itertools.pairwise(layer_widths(config))
         )
         self.films = nn.ModuleList(
             FiLM(config.condition_dim, config.hidden)
@@ -124,10 +122,10 @@ class Predictor(nn.Module):
                 raise ValueError("conditioning 'class' needs four_class (batch,)")
             return self.class_embed(four_class)
         wanted = (patches.shape[0], self.config.condition_dim)
-        found = None if condition is None else tuple(condition.shape)
-        if condition is None or found != wanted:
+        shape = None if condition is None else tuple(condition.shape)
+        if condition is None or shape != wanted:
             raise ValueError(
-                f"condition has shape {found}, expected {wanted}; "
+                f"condition has shape {shape}, expected {wanted}; "
                 "encode labels with the encoder the model was trained with"
             )
         if self.config.is_condition_centred:
@@ -159,11 +157,17 @@ class FiLM(nn.Module):
             nn.init.constant_(linear.bias, bias)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        """(batch, patch, hidden), (batch, condition_dim) to (batch, patch, hidden)."""
+        """Map (batch, patch, hidden) by (batch, condition_dim) to (batch, patch, hidden)."""
         gamma, beta = self.gamma(condition), self.beta(condition)
         return gamma[:, None] * hidden + beta[:, None]
 
 
+def layer_widths(config: PredictorConfig) -> list[int]:
+    """List the widths before, between and after the linear layers."""
+    beside = {"concat": config.condition_dim, "class": config.dim}.get(config.conditioning, 0)
+    return [config.dim + beside, *[config.hidden] * (config.layers - 1), config.dim]
+
+
 def build_predictor(config: PredictorConfig) -> Predictor:
-    """The predictor of a configuration."""
+    """Build the predictor of a configuration."""
     return Predictor(config)

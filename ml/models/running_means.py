@@ -52,7 +52,7 @@ class RunningMeans(nn.Module):
             self.register_buffer("context_patch_mean", torch.zeros(config.patch_grid))
 
     def normalise_target(self, patches: Tensor) -> Tensor:
-        """N of the loss and of the gallery, before the L2 norm.
+        """Apply N of the loss and of the gallery, before the L2 norm.
 
         Args:
             patches: (batch, freq_patch, time_patch, dim), of the target encoder.
@@ -66,7 +66,7 @@ class RunningMeans(nn.Module):
         return self._scaled(patches - at_places(self.target_mean, patches.shape[2])).flatten(1, 2)
 
     def normalise_context(self, patches: Tensor) -> Tensor:
-        """What the predictor gets of the context, by default the patches themselves.
+        """Normalise what the predictor gets of the context; by default patches stay as they are.
 
         Args:
             patches: (batch, freq_patch, time_patch, dim), of the encoder.
@@ -86,7 +86,10 @@ class RunningMeans(nn.Module):
 
     @torch.no_grad()
     def target_spread(self, patches: Tensor) -> Tensor:
-        """Mean square distance of patches (batch, freq_patch, time_patch, dim) from their mean.
+        """Average the square distance of patches from their mean.
+
+        Args:
+            patches: (batch, freq_patch, time_patch, dim).
 
         Returns:
             (freq_patch, dim): over batch and time, from ``target_mean`` as it is now.
@@ -139,7 +142,7 @@ class RunningMeans(nn.Module):
 
 
 def at_places(mean: Tensor, time_patches: int) -> Tensor:
-    """A mean by place, truncated or continued by its mean over time to another length.
+    """Truncate a mean by place, or continue it by its mean over time to another length.
 
     Args:
         mean: (freq_patch, time_patch, dim).

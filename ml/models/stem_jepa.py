@@ -97,7 +97,7 @@ class StemJepa(RunningMeans):
     # Training.
 
     def target_patches(self, mel: Tensor) -> Tensor:
-        """Target patches of phase 2 before normalisation, without gradient.
+        """Encode the target of phase 2, before normalisation and without gradient.
 
         Args:
             mel: (batch, mel_bin, frame).
@@ -112,7 +112,7 @@ class StemJepa(RunningMeans):
     def predict_patches(
         self, patches: Tensor, condition: Tensor | None, classes: Tensor | None
     ) -> Tensor:
-        """The target's patches from the context's (equation 2), before the L2 norm.
+        """Predict the target's patches from the context's (equation 2), before the L2 norm.
 
         Args:
             patches: (batch, freq_patch, time_patch, dim), of the encoder.
@@ -129,7 +129,7 @@ class StemJepa(RunningMeans):
 
     @torch.inference_mode()
     def gallery_vectors(self, mel: Tensor) -> Tensor:
-        """Embeddings of stems, one per chunk.
+        """Embed stems, one vector per chunk.
 
         Args:
             mel: (batch, mel_bin, frame), from ``log_mel``.
@@ -147,7 +147,7 @@ class StemJepa(RunningMeans):
     def query_vectors(
         self, mel: Tensor, condition: Tensor | None = None, classes: Tensor | None = None
     ) -> Tensor:
-        """Embeddings of the stems that a mix lacks, one per chunk.
+        """Predict the embeddings of the stems that a mix lacks, one per chunk.
 
         Args:
             mel: (batch, mel_bin, frame) of the mix.
@@ -164,7 +164,7 @@ class StemJepa(RunningMeans):
 
     @torch.inference_mode()
     def embed_stem(self, waveform: Tensor | np.ndarray) -> Tensor:
-        """Gallery embedding of a whole stem.
+        """Embed a whole stem as it stands in the gallery.
 
         Args:
             waveform: (samples,) at ``rate_hz``, full scale ±1.
@@ -181,7 +181,7 @@ class StemJepa(RunningMeans):
 
     @torch.inference_mode()
     def predict(self, waveform: Tensor | np.ndarray, instrument: str) -> Tensor:
-        """Embedding of the stem that would fit with a mix (``embed_stem``'s space).
+        """Predict the embedding of the stem that would fit with a mix (``embed_stem``'s space).
 
         Args:
             waveform: (samples,) of the mix at ``rate_hz``.

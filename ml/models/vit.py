@@ -80,7 +80,7 @@ class ViTEncoder(nn.Module):
         return self.norm(hidden).unflatten(1, grid)
 
     def layer_patches(self, mel: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
-        """What leaves some of the layers.
+        """Encode a log-mel and keep what leaves some of the layers.
 
         Args:
             mel: (batch, mel_bin, frame), standardised.
@@ -97,15 +97,15 @@ class ViTEncoder(nn.Module):
         if wrong := sorted(set(layers) - set(range(last + 1))):
             raise ValueError(f"layer {wrong[0]}: expected 0 to {last} (the last)")
         hidden, grid = self._embedded(mel)
-        found = {0: hidden}
+        outputs = {0: hidden}
         for depth, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
             hidden = block(hidden)
             if depth in layers:
-                found[depth] = self.norm(hidden) if depth == last else hidden
-        return {layer: found[layer].unflatten(1, grid) for layer in layers}
+                outputs[depth] = self.norm(hidden) if depth == last else hidden
+        return {layer: outputs[layer].unflatten(1, grid) for layer in layers}
 
     def _embedded(self, mel: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patches with their positions, (batch, patch, dim); freq_patches and time_patches."""
+        """Embed patches with their positions: (batch, patch, dim), and the shape of their grid."""
         mel = F.pad(mel, (0, -mel.shape[-1] % self.config.patch))
         grid = self.patch_embed(mel[:, None])  # (batch, dim, freq_patch, time_patch)
         freq_patches, time_patches = grid.shape[-2:]
@@ -114,7 +114,7 @@ class ViTEncoder(nn.Module):
         return hidden + positions.to(hidden), (freq_patches, time_patches)
 
     def _positions(self, freq_patches: int, time_patches: int) -> Tensor:
-        """(freq_patch · time_patch, dim), frequency-major."""
+        """Get the positions, (freq_patch · time_patch, dim), frequency-major."""
         stored = self.config.stored_positions
         if stored is None:
             return sincos_positions(freq_patches, time_patches, self.config.dim)
@@ -127,7 +127,7 @@ class ViTEncoder(nn.Module):
         return grid[:, :time_patches].flatten(0, 1)
 
     def _initialise(self) -> None:
-        """Truncated normal 0.02 for linear maps, zero biases (as MAE and the predecessor)."""
+        """Draw linear maps of truncated normal 0.02, zero biases (as MAE and the predecessor)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -150,7 +150,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(config.dim * config.mlp_ratio, config.dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, patch, dim) to the same shape."""
+        """Map (batch, patch, dim) to the same shape."""
         hidden = hidden + self.attn(self.norm1(hidden))
         return hidden + self.fc2(F.gelu(self.fc1(self.norm2(hidden))))
 
@@ -165,7 +165,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, patch, dim) to the same shape."""
+        """Map (batch, patch, dim) to the same shape."""
         qkv = self.qkv(hidden).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, head, patch, head_dim)
         if query.device.type == "cpu" and query.dtype == torch.bfloat16:
@@ -176,7 +176,7 @@ class Attention(nn.Module):
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The equation of ``scaled_dot_product_attention``; all (batch, head, patch, head_dim).
+    """Compute the equation of ``scaled_dot_product_attention``; all (batch, head, patch, head_dim).
 
     On a CPU in bf16, forward and backward of the library's kernel take 3.7 times as long.
     """
@@ -186,7 +186,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def sincos_positions(freq_patches: int, time_patches: int, dim: int) -> Tensor:
-    """Fixed 2-D positions: the first half of the dimensions encodes time, the second frequency.
+    """Make fixed 2-D positions: half of the dimensions encode time, the second half frequency.
 
     Returns:
         (freq_patches * time_patches, dim) float32 in [-1, 1], frequency-major.

@@ -1,7 +1,8 @@
-"""Read tensors out of other people's checkpoint files without running what is inside them.
+"""Other people's checkpoint files: their tensors, read without running what is inside.
 
 A PyTorch checkpoint is a pickle, and a pickle may call any function. Here only what builds tensors
-and plain containers is called; every other class is replaced by an empty stand-in.
+and plain containers is called; every other class (an optimizer's, a callback's, a NumPy scalar) is
+replaced by an empty stand-in. CLAP's and the predecessor's files are read by this one reader.
 """
 
 from __future__ import annotations
@@ -58,11 +59,14 @@ class _TensorUnpickler(pickle.Unpickler):
         return StandIn
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; tensors on the CPU, unknown objects as ``StandIn``.
+def load_tensors(path: Path, *, expected: str, is_mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint file; tensors on the CPU, unknown objects as ``StandIn``.
 
     Args:
         path: a file that ``torch.save`` wrote.
+        expected: which file that should be, and where to get it, for the error.
+        is_mapped: map tensors from disk, so that only what is used is read; the file must stay as
+            it is meanwhile.
 
     Raises:
         ArtifactError: no such file, or it is not such a file, or it does not hold a dict.
@@ -71,18 +75,19 @@ def load_tensors(path: Path) -> dict[str, Any]:
     reader.__dict__.update(Unpickler=_TensorUnpickler, load=_load)
     try:
         # torch takes the restricted reader only when its own is switched off.
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+        content = torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=reader, mmap=is_mapped
+        )
     except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist; give the checkpoint file") from None
+        raise ArtifactError(f"{path} does not exist; expected {expected}") from None
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ArtifactError(
-            f"{path} cannot be read as a PyTorch checkpoint: {error}; expected a file that "
-            "torch.save wrote"
+            f"{path} cannot be read as a PyTorch checkpoint ({reason}); expected {expected}"
         ) from None
     if not isinstance(content, dict):
         raise ArtifactError(
-            f"{path} holds a {type(content).__name__}; expected a dict of tensors, or one with "
-            "'state_dict'"
+            f"{path} holds {type(content).__name__}, no weights; expected {expected}"
         )
     return content
 
