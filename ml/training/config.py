@@ -1,10 +1,8 @@
-"""What decides a training: model, data, optimiser, objective.
+"""What decides a training: model, data, optimiser, objective; sizes, presets and schedules.
 
-Every departure from the paper is a field documented as "Differs:", off in ``presets.paper``.
-
-[presets] Three sizes, and the rows of Table I (Riou et al.) as presets.
-
-A size says how large and how long; a preset says which row of Table I it is.
+A *size* (``tiny``, ``small``, ``paper``) says how large and how long; a *preset* says which row of
+Table I (Riou et al.) it is. Every departure from the paper is a field documented as "Differs:", off
+at size ``paper``.
 """
 
 from __future__ import annotations
@@ -23,13 +21,16 @@ from ml.plain import added_field
 from ml.shards.pairs import PairConfig
 
 Size = Literal["tiny", "small", "paper"]
-
-
 PRESETS = ("contrastive", "class", "clap", "pretrained", "film", "film-nce")
 """Rows of Table I in its order, and ours."""
-
-
 NEEDS_PHASE_1 = ("pretrained", "film", "film-nce")
+_CONDITIONING: dict[str, Conditioning] = {
+    "class": "class",
+    "clap": "concat",
+    "pretrained": "concat",
+}
+"""Of presets; all others are ``film``."""
+_MISSING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ class TrainingConfig:
             )
 
     def _check_agreement(self) -> None:
-        """What is set in two places must be the same in both."""
+        """Refuse what is set in two places and differs."""
         model, pairs = self.model, self.pairs
         if model.chunk_s != pairs.chunk_s:
             raise ValueError(
@@ -176,16 +177,6 @@ class LoopConfig:
     """Memory for decoded FLACs, all workers together: a corpus that fits is decoded only once."""
 
 
-_CONDITIONING: dict[str, Conditioning] = {
-    "class": "class",
-    "clap": "concat",
-    "pretrained": "concat",
-}
-
-
-_MISSING = object()
-
-
 def training_config(
     preset: str,
     *,
@@ -194,7 +185,7 @@ def training_config(
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
-    """The configuration of a row of Table I at a size.
+    """Make the configuration of a row of Table I at a size.
 
     Args:
         preset: one of ``PRESETS``.
@@ -215,7 +206,7 @@ def training_config(
 
 
 def changed_config(config: TrainingConfig, overrides: Mapping[str, Any]) -> TrainingConfig:
-    """A configuration with other values by dotted field.
+    """Give a configuration other values by dotted field.
 
     Raises:
         ValueError: an unknown field, or a value out of range.
@@ -224,120 +215,107 @@ def changed_config(config: TrainingConfig, overrides: Mapping[str, Any]) -> Trai
 
 
 def paper(preset: str, condition_dim: int) -> TrainingConfig:
-    """The paper's numbers (section II-D; where it is silent, the predecessor's)."""
-    return TrainingConfig(
-        preset=preset,
+    """Take the paper's numbers (section II-D; where it is silent, the predecessor's)."""
+    return _preset_at_size(
+        preset,
+        condition_dim,
         size="paper",
-        model=_model(preset, ViTConfig(), LogMelConfig(), condition_dim=condition_dim, hidden=1024),
-        pairs=PairConfig(chunk_s=8.0),
+        encoder=ViTConfig(),
+        is_centred=False,
         optimizer=OptimizerConfig(),
-        objective=_objective(preset, ObjectiveConfig()),
+        objective=ObjectiveConfig(),
     )
 
 
 def small(preset: str, condition_dim: int) -> TrainingConfig:
-    """ViT-Small (22M parameters) and 30k steps a phase: about a night on one GPU.
+    """Take ViT-Small (22M parameters) and 30k steps a phase: about a night on one GPU.
 
     Differs from ``paper`` beyond size: measured log-mel statistics, centring, gentler rates in
     phase 2, no decay of biases and norms (see the fields).
     """
     steps = 30_000
-    return TrainingConfig(
-        preset=preset,
+    return _preset_at_size(
+        preset,
+        condition_dim,
         size="small",
-        model=_centred(
-            _model(
-                preset,
-                ViTConfig(dim=384, layers=12, heads=6),
-                LogMelConfig(is_measured=True),
-                condition_dim=condition_dim,
-                hidden=1024,
-            )
-        ),
-        pairs=PairConfig(chunk_s=8.0),
+        encoder=ViTConfig(dim=384, layers=12, heads=6),
+        is_centred=True,
         optimizer=OptimizerConfig(
-            learning_rate=5e-4,
-            warmup_steps=2_000,
-            is_decaying_all=False,
-            encoder_rate=0.3,
+            learning_rate=5e-4, warmup_steps=2_000, is_decaying_all=False, encoder_rate=0.3
         ),
-        objective=_objective(
-            preset,
-            ObjectiveConfig(
-                temperature=0.2, ema_start=1 - 15 / steps, ema_end=1 - 3 / steps, gain_db=6.0
-            ),
+        objective=ObjectiveConfig(
+            temperature=0.2, ema_start=1 - 15 / steps, ema_end=1 - 3 / steps, gain_db=6.0
         ),
         steps=steps,
     )
 
 
 def tiny(preset: str, condition_dim: int) -> TrainingConfig:
-    """What learns the demo corpus on two cores in minutes; 4 s chunks.
+    """Take what learns the demo corpus on two cores in minutes; 4 s chunks.
 
     Differs from ``paper`` as ``small`` does.
     """
     is_phase_1 = preset == "contrastive"
-    return TrainingConfig(
-        preset=preset,
+    return _preset_at_size(
+        preset,
+        condition_dim,
         size="tiny",
-        model=_centred(
-            _model(
-                preset,
-                ViTConfig(dim=128, layers=3, heads=4),
-                LogMelConfig(is_measured=True),
-                condition_dim=condition_dim,
-                hidden=256,
-                chunk_s=4.0,
-            )
-        ),
-        pairs=PairConfig(chunk_s=4.0),
+        encoder=ViTConfig(dim=128, layers=3, heads=4),
+        hidden=256,
+        chunk_s=4.0,
+        is_centred=True,
         optimizer=OptimizerConfig(
             learning_rate=3e-4 if is_phase_1 else 1.5e-3,
             warmup_steps=50 if is_phase_1 else 40,
             is_decaying_all=False,
             encoder_rate=0.3,
         ),
-        objective=_objective(
-            preset, ObjectiveConfig(temperature=0.2, ema_start=0.9995, ema_end=0.9995)
-        ),
+        objective=ObjectiveConfig(temperature=0.2, ema_start=0.9995, ema_end=0.9995),
         batch_size=64,
         steps=600 if is_phase_1 else 400,
     )
 
 
-def _model(
+def _preset_at_size(
     preset: str,
-    encoder: ViTConfig,
-    log_mel: LogMelConfig,
-    *,
     condition_dim: int,
-    hidden: int,
+    *,
+    size: Size,
+    encoder: ViTConfig,
+    is_centred: bool,
+    optimizer: OptimizerConfig,
+    objective: ObjectiveConfig,
+    hidden: int = 1024,
     chunk_s: float = 8.0,
-) -> StemJepaConfig:
+    **lengths: int,
+) -> TrainingConfig:
+    """Put a preset together; ``is_centred``: with measured log-mel statistics too."""
     predictor = PredictorConfig(
         conditioning=_CONDITIONING.get(preset, "film"),
         dim=encoder.dim,
         hidden=hidden,
         condition_dim=condition_dim,
     )
-    return StemJepaConfig(
-        log_mel=log_mel,
-        encoder=encoder,
-        predictor=None if preset == "contrastive" else predictor,
-        chunk_s=chunk_s,
+    return TrainingConfig(
+        preset=preset,
+        size=size,
+        model=StemJepaConfig(
+            log_mel=LogMelConfig(is_measured=is_centred),
+            encoder=encoder,
+            predictor=None if preset == "contrastive" else predictor,
+            chunk_s=chunk_s,
+            target_norm="centre" if is_centred else "standardise",
+            is_centred=is_centred,
+        ),
+        pairs=PairConfig(chunk_s=chunk_s),
+        optimizer=optimizer,
+        objective=replace(objective, nce_weight=0.5 if preset == "film-nce" else 0.0),
+        **lengths,
     )
 
 
-def _centred(model: StemJepaConfig) -> StemJepaConfig:
-    return replace(model, target_norm="centre", is_centred=True)
-
-
-def _objective(preset: str, objective: ObjectiveConfig) -> ObjectiveConfig:
-    return replace(objective, nce_weight=0.5 if preset == "film-nce" else 0.0)
-
-
 def _replaced(config: Any, values: Mapping[tuple[str, ...], Any], *above: str) -> Any:
-    """``config`` with values by path; all at once, as values in two places must agree."""
+    """Replace values by path; all at once, as values in two places must agree."""
     known = {f.name for f in fields(config)}
     changed: dict[str, Any] = {}
     for name in dict.fromkeys(path[0] for path in values):
@@ -366,7 +344,7 @@ def _single(full: str, old: Any, value: Any) -> Any:
 
 
 def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
-    """Linear warm-up to ``peak``, then a half cosine to 0.
+    """Rise linearly to ``peak``, then fall as a half cosine to 0.
 
     Args:
         step: 0 … ``steps - 1``; step 0 already learns (``peak / warmup_steps``).
@@ -381,5 +359,5 @@ def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float) -> f
 
 
 def linear(step: int, *, steps: int, start: float, end: float) -> float:
-    """From ``start`` at step 0 to ``end`` at the last step (the EMA rate τ of equation 4)."""
+    """Go from ``start`` at step 0 to ``end`` at the last (the EMA rate τ of equation 4)."""
     return start + (end - start) * min(1.0, step / max(1, steps - 1))

@@ -1,12 +1,13 @@
 """Configurations: the paper's numbers, presets, overrides, JSON."""
 
 import json
+import math
 
 import pytest
 
 from ml.artifacts import fingerprint
 from ml.plain import dataclass_from, jsonable
-from ml.training.config import PRESETS, TrainingConfig, training_config
+from ml.training.config import PRESETS, TrainingConfig, linear, training_config, warmup_cosine
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])
@@ -150,3 +151,25 @@ def test_unknown_names_list_the_known_ones():
         training_config("filmm")
     with pytest.raises(ValueError, match="tiny, small, paper"):
         training_config("film", size="huge")  # pyright: ignore[reportArgumentType]
+
+
+def test_warm_up_then_half_a_cosine():
+    def rate(step):
+        return warmup_cosine(step, steps=110, warmup_steps=10, peak=2.0)
+
+    assert [rate(0), rate(4), rate(9)] == pytest.approx([0.2, 1.0, 2.0])
+    assert rate(10) == pytest.approx(2.0)
+    assert rate(60) == pytest.approx(1.0)
+    assert rate(35) == pytest.approx(1 + math.cos(math.pi / 4))
+    assert rate(110) == pytest.approx(0.0)
+
+
+def test_the_rate_never_rises_after_the_warm_up():
+    rates = [warmup_cosine(s, steps=50, warmup_steps=5, peak=1.0) for s in range(50)]
+    assert rates[:6] == sorted(rates[:6])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def test_the_ema_rate_is_linear_between_its_ends():
+    rates = [linear(s, steps=5, start=0.9, end=0.98) for s in range(5)]
+    assert rates == pytest.approx([0.9, 0.92, 0.94, 0.96, 0.98])
