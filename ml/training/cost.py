@@ -1,6 +1,8 @@
-"""What a step costs, counted from the configuration: parameters, floating-point work, memory.
+"""What a training costs: a step counted from the configuration, and a run measured as it goes.
 
-[speed] How fast a run is, what share of the device it uses, and how much memory it has needed.
+Counted are parameters, floating-point work and memory; measured are steps a second, the share of
+the device's matrix rate, and peaks of memory. ``torch.utils.flop_counter`` counts the same work
+(a test compares them), but only of a model that is built and run.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from dataclasses import dataclass
 import torch
 
 from ml.device import measure_matmul_rate
-from ml.models.predictor import PredictorConfig
+from ml.models.predictor import PredictorConfig, layer_widths
 from ml.models.vit import ViTConfig
 from ml.training.config import TrainingConfig
 from ml.training.distributed import world
 
 _BACKWARD = 2
 """A backward pass does twice the work of a forward one."""
+_LONG_FLOPS = 1e13
+"""A run with less work than this (seconds on any device) does not measure its device first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,7 @@ class StepCost:
 
 
 def step_cost(config: TrainingConfig) -> StepCost:
-    """The cost of one step at a configuration."""
+    """Count the cost of one step at a configuration."""
     model, batch = config.model, config.batch_size
     freq_patches, time_patches, _ = model.patch_grid
     patches = freq_patches * time_patches
@@ -66,7 +70,7 @@ def step_cost(config: TrainingConfig) -> StepCost:
 
 
 def encoder_flops(config: ViTConfig, patches: int) -> float:
-    """Forward pass of one chunk."""
+    """Count a forward pass of one chunk."""
     dim = config.dim
     linear = (4 + 2 * config.mlp_ratio) * dim * dim  # qkv, projection, two of the MLP
     attention = 2 * patches * dim  # scores and mixing, per patch
@@ -75,10 +79,8 @@ def encoder_flops(config: ViTConfig, patches: int) -> float:
 
 
 def predictor_flops(config: PredictorConfig, patches: int) -> float:
-    """Forward pass of one chunk; the maps of the condition, once a chunk, included."""
-    beside = {"concat": config.condition_dim, "class": config.dim}.get(config.conditioning, 0)
-    widths = [config.dim + beside, *[config.hidden] * (config.layers - 1), config.dim]
-    per_patch = sum(a * b for a, b in itertools.pairwise(widths))
+    """Count a forward pass of one chunk; the maps of the condition, once a chunk, included."""
+    per_patch = sum(a * b for a, b in itertools.pairwise(layer_widths(config)))
     films = 2 * config.condition_dim * config.hidden * (config.layers - 1)
     return 2 * (patches * per_patch + (films if config.conditioning == "film" else 0))
 
@@ -90,9 +92,7 @@ def _encoder_parameters(config: ViTConfig) -> int:
 
 
 def _predictor_parameters(config: PredictorConfig) -> int:
-    beside = {"concat": config.condition_dim, "class": config.dim}.get(config.conditioning, 0)
-    widths = [config.dim + beside, *[config.hidden] * (config.layers - 1), config.dim]
-    linears = sum((a + 1) * b for a, b in itertools.pairwise(widths))
+    linears = sum((a + 1) * b for a, b in itertools.pairwise(layer_widths(config)))
     films = 2 * (config.condition_dim + 1) * config.hidden * (config.layers - 1)
     table = 4 * config.dim if config.conditioning == "class" else 0
     norm = 0 if config.is_residual else 2 * config.dim
@@ -100,16 +100,12 @@ def _predictor_parameters(config: PredictorConfig) -> int:
 
 
 def _encoder_kept(config: ViTConfig, patches: int) -> float:
-    """Bytes a chunk: per block about 10 + 2 · mlp_ratio vectors of a patch, in bf16."""
+    """Count bytes a chunk: per block about 10 + 2 · mlp_ratio vectors of a patch, in bf16."""
     return 2 * patches * config.dim * config.layers * (10 + 2 * config.mlp_ratio)
 
 
 def _predictor_kept(config: PredictorConfig, patches: int) -> float:
     return 2 * patches * config.hidden * config.layers * 3
-
-
-_LONG_FLOPS = 1e13
-"""A run with less work than this (seconds on any device) does not measure its device first."""
 
 
 class SpeedMeter:
@@ -134,53 +130,53 @@ class SpeedMeter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What happens inside is waiting for data."""
+        """Count what happens inside as waiting for data."""
         before = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - before
 
     def look(self, step: int) -> dict[str, float]:
-        """Metrics since the last look, which is when the clock starts again.
+        """Measure since the last look, and start the clock again.
 
         Args:
             step: steps done now.
 
         Returns:
             ``speed/…``: ``steps_per_s``, ``chunks_per_s`` (contexts and targets), ``waiting_share``
-            in [0, 1], ``model_flop_per_s`` (``cost.step_cost``: what the model needs, not what was
+            in [0, 1], ``model_flop_per_s`` (``step_cost``: what the model needs, not what was
             done) and ``matmul_share``, that in shares of the matrix rate of all devices, where it
             is known; ``memory/…_bytes`` as ``memory_peaks``.
         """
         elapsed_s = time.perf_counter() - self._started
         per_s = (step - self._step) / elapsed_s if elapsed_s else 0.0
-        found = {
+        metrics = {
             "speed/steps_per_s": per_s,
             "speed/chunks_per_s": per_s * self._chunks,
             "speed/waiting_share": self._waited_s / elapsed_s if elapsed_s else 0.0,
             "speed/model_flop_per_s": per_s * self._flops,
         }
         if self._matmul_rate is not None:
-            found["speed/matmul_share"] = per_s * self._flops / self._matmul_rate
+            metrics["speed/matmul_share"] = per_s * self._flops / self._matmul_rate
         self._step, self._started, self._waited_s = step, time.perf_counter(), 0.0
-        return found | memory_peaks(self._device)
+        return metrics | memory_peaks(self._device)
 
 
 def memory_peaks(device: torch.device) -> dict[str, float]:
-    """The most memory so far: of this process, and of its tensors on a GPU.
+    """Get the most memory so far: of this process, and of its tensors on a GPU.
 
     Returns:
         ``memory/process_peak_bytes`` (resident, without workers) and on a GPU
         ``memory/device_peak_bytes``.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"memory/process_peak_bytes": peak * (1.0 if sys.platform == "darwin" else 1024.0)}
+    peaks = {"memory/process_peak_bytes": peak * (1.0 if sys.platform == "darwin" else 1024.0)}
     if device.type == "cuda":
-        found["memory/device_peak_bytes"] = float(torch.cuda.max_memory_allocated(device))
-    return found
+        peaks["memory/device_peak_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    return peaks
 
 
 def matmul_rate(config: TrainingConfig, steps: int, device: torch.device) -> float | None:
-    """The device's bf16 matrix rate in FLOP/s, measured in under a second.
+    """Measure the device's bf16 matrix rate in FLOP/s, in under a second.
 
     Args:
         config: what is to be trained.
