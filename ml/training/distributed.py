@@ -36,17 +36,17 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def world() -> int:
-    """Number of processes."""
+    """Count the processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process, from 0; rank 0 writes."""
+    """Get the number of this process, from 0; rank 0 writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all ranks, by rank: (batch, …) → (world · batch, …), with gradient.
+    """Gather the rows of all ranks, by rank: (batch, …) → (world · batch, …), with gradient.
 
     Its backward sums over ranks what every rank's loss says of these rows. When all ranks compute
     the same loss of all rows, the mean of gradients that DDP takes is that of a single process.
@@ -55,7 +55,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def global_mean(value: Tensor) -> Tensor:
-    """The mean over ranks, without gradient."""
+    """Average over ranks, without gradient."""
     value = value.detach()
     if world() == 1:
         return value
@@ -64,17 +64,17 @@ def global_mean(value: Tensor) -> Tensor:
     return total / world()
 
 
-def agreed(flag: bool) -> bool:
-    """Whether the flag is set on any rank: all ranks must go on or stop together."""
+def any_rank(flag: bool) -> bool:
+    """Tell whether the flag is set on any rank: all ranks must go on or stop as one."""
     if world() == 1:
         return flag
-    found = torch.tensor(int(flag))
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found)
+    is_set = torch.tensor(int(flag))
+    dist.all_reduce(is_set, dist.ReduceOp.MAX)
+    return bool(is_set)
 
 
 def from_rank_0(value: Any) -> Any:
-    """What rank 0 has; a plain picklable value."""
+    """Take the value of rank 0, plain and picklable."""
     if world() == 1:
         return value
     box = [value]

@@ -17,18 +17,16 @@ from torch import Tensor, nn
 from ml.device import autocast
 from ml.models.stem_jepa import StemJepa
 from ml.shards.pairs import PairBatch
-from ml.training.batches import MelBatch, mel_batch
+from ml.training.batches import mel_batch
 from ml.training.config import LoopConfig, TrainingConfig, warmup_cosine
 from ml.training.contrastive import ContrastivePhase
 from ml.training.cost import SpeedMeter
-from ml.training.distributed import agreed, global_mean, world
+from ml.training.distributed import any_rank, global_mean, world
 from ml.training.jepa import JepaPhase
 from ml.training.watch import warn_of_collapse
 
-_log = logging.getLogger(__name__)
-
-
 Phase = ContrastivePhase | JepaPhase
+_log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -68,7 +66,7 @@ class TrainState:
 
 
 def build_state(config: TrainingConfig, model: StemJepa) -> TrainState:
-    """Phase and optimizer for a model at step 0."""
+    """Make phase and optimizer for a model at step 0."""
     phase = (JepaPhase if model.predictor is not None else ContrastivePhase)(model, config)
     return TrainState(
         config=config, model=model, phase=phase, optimizer=build_optimizer(phase, config)
@@ -76,7 +74,7 @@ def build_state(config: TrainingConfig, model: StemJepa) -> TrainState:
 
 
 def build_optimizer(phase: Phase, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with one parameter group per rate and decay; ``rate`` scales the schedule."""
+    """Build AdamW with one parameter group per rate and decay; ``rate`` scales the schedule."""
     settings = config.optimizer
     groups: list[dict[str, Any]] = []
     for name, (part, rate) in phase.learned_parts().items():
@@ -140,14 +138,14 @@ def train(
                 raise
             # ----------------------------------------------------------------------------------
             is_last = state.step == config.steps
-            is_stopping = agreed(is_stop_requested())
+            is_stopping = any_rank(is_stop_requested())
             if state.step % loop.log_every == 0 or is_last:
                 values = {name: float(global_mean(value)) for name, value in metrics.items()}
                 log(state.step, values | meter.look(state.step))
             if valid and (state.step % loop.validate_every == 0 or is_last):
-                log(state.step, found := validate(state, valid, device))
-                warn_of_collapse(found, state.step)
-                rank = found[f"{state.model.phase}/valid_normalized_rank"]
+                log(state.step, validated := validate(state, valid, device))
+                warn_of_collapse(validated, state.step)
+                rank = validated[f"{state.model.phase}/valid_normalized_rank"]
                 if save_best is not None and rank < state.best:
                     state.best = rank
                     save_best(state)
@@ -177,7 +175,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def distributed_phase(state: TrainState, loop: LoopConfig, device: torch.device) -> nn.Module:
-    """The phase, its networks compiled and its gradients averaged over ranks where asked."""
+    """Wrap the phase: its networks compiled and its gradients averaged over ranks where asked."""
     model = state.model
     is_compiled = device.type == "cuda" if loop.is_compiled is None else loop.is_compiled
     if is_compiled:
@@ -196,7 +194,7 @@ def distributed_phase(state: TrainState, loop: LoopConfig, device: torch.device)
 def train_step(
     state: TrainState, batch: PairBatch, device: torch.device, forward: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """One step: forward, backward, update, then the phase's running state.
+    """Do one step: forward, backward, update, then the phase's running state.
 
     ``forward`` is the phase as ``distributed_phase`` gives it; default: the phase itself.
     """
@@ -204,7 +202,14 @@ def train_step(
     rate = set_rates(state.optimizer, config, step)
     state.phase.train()
     with torch.no_grad():
-        mels = _mels(state, batch, device)
+        mels = mel_batch(
+            batch,
+            state.model.log_mel,
+            device,
+            gain_db=config.objective.gain_db,
+            eq_db=config.objective.eq_db,
+            seed=config.seed * 1_000_003 + step,
+        )
     with autocast(device, config.precision):
         loss, metrics = (forward or state.phase)(mels)
     state.optimizer.zero_grad(set_to_none=True)
@@ -224,12 +229,12 @@ def train_step(
 
 def _check_finite(loss: Tensor, norm: Tensor, batch: PairBatch, step: int) -> None:
     """Stop before a step that would spoil the weights; the one time that a step waits for a GPU."""
-    found = torch.stack([loss.float(), norm.float()]).tolist()
-    if all(math.isfinite(value) for value in found):
+    values = torch.stack([loss.float(), norm.float()]).tolist()
+    if all(math.isfinite(value) for value in values):
         return
     _log.error("samples of the batch of step %d: %s", step, ", ".join(batch.keys))
     raise NonFiniteLossError(
-        f"the loss is {found[0]:g} and its gradient's norm {found[1]:g} at step {step}; the "
+        f"the loss is {values[0]:g} and its gradient's norm {values[1]:g} at step {step}; the "
         f"batch's samples are {', '.join(batch.keys[:8])}, … (all {len(batch)} are in the log); a "
         "checkpoint from before this step is saved; look at the samples, or lower "
         "optimizer.learning_rate"
@@ -254,7 +259,7 @@ def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: in
 
 @torch.no_grad()
 def validate(state: TrainState, batches: list[PairBatch], device: torch.device) -> dict[str, float]:
-    """Mean metrics over batches that are not trained on, as ``<phase>/valid_<metric>``."""
+    """Average metrics over batches that are not trained on, as ``<phase>/valid_<metric>``."""
     state.phase.eval()
     sums: dict[str, Tensor] = {}
     for batch in batches:
@@ -265,16 +270,3 @@ def validate(state: TrainState, batches: list[PairBatch], device: torch.device) 
     return {
         name.replace("/", "/valid_", 1): float(total) / len(batches) for name, total in sums.items()
     }
-
-
-def _mels(state: TrainState, batch: PairBatch, device: torch.device) -> MelBatch:
-    """A training batch with the random gains and equalisers of its step."""
-    objective = state.config.objective
-    return mel_batch(
-        batch,
-        state.model.log_mel,
-        device,
-        gain_db=objective.gain_db,
-        eq_db=objective.eq_db,
-        seed=state.config.seed * 1_000_003 + state.step,
-    )

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from ml.training.distributed import agreed, from_rank_0, gather_rows, global_mean
+from ml.training.distributed import any_rank, from_rank_0, gather_rows, global_mean
 
 SCRIPT = """
 import json
@@ -18,7 +18,7 @@ from ml.models.stem_jepa import StemJepa
 from ml.training.batches import MelBatch
 from ml.training.config import LoopConfig
 from ml.training.config import training_config
-from ml.training.distributed import agreed, process_group, rank, world
+from ml.training.distributed import any_rank, process_group, rank, world
 from ml.training.loop import build_state, distributed_phase
 
 def measure(preset, overrides, device):
@@ -52,8 +52,8 @@ out, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")) as device:
     found = {name: measure(*case, device) for name, case in cases.items()}
-    assert agreed(rank() == world() - 1)
-    assert not agreed(False)
+    assert any_rank(rank() == world() - 1)
+    assert not any_rank(False)
     if rank() == 0:
         torch.save(found, out)
 """
@@ -102,4 +102,4 @@ def test_a_single_process_gets_back_what_it_gave():
     assert gather_rows(rows) is rows
     assert torch.equal(global_mean(rows), rows)
     assert from_rank_0({"a": 1}) == {"a": 1}
-    assert agreed(True)
+    assert any_rank(True)
