@@ -40,7 +40,7 @@ class LogMelConfig:
     """Divides the log-mel (the predecessor's value)."""
     is_measured: bool = False
     """Differs: floor, mean and deviation are measured on training audio, per band, before phase 1
-    (``ml.training.statistics``). Digital silence at the fixed floor otherwise dominates the
+    (``ml.training.execution``). Digital silence at the fixed floor otherwise dominates the
     variance. Off in ``paper``."""
 
     def __post_init__(self) -> None:

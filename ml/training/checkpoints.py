@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ml import kinds
-from ml.artifacts import MANIFEST_NAME, ArtifactError, read_manifest, write_folder_aside, write_json
+from ml.artifacts import MANIFEST_NAME, ArtifactError, write_folder_aside, write_json
 from ml.models.predecessor import ImportedConfig
 from ml.models.stem_jepa import StemJepa
 from ml.plain import jsonable
@@ -65,17 +65,8 @@ def save_checkpoint(
     return manifest
 
 
-def read_checkpoint_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint folder says of itself.
-
-    Raises:
-        ArtifactError: there is none, or it is of a newer format.
-    """
-    return read_manifest(path, kinds.MODEL)
-
-
 def load_training_state(path: Path) -> dict[str, Any]:
-    """What ``save_checkpoint`` got as ``state``, plus the weights under ``model``.
+    """Load what ``save_checkpoint`` got as ``state``, plus the weights under ``model``.
 
     Raises:
         ArtifactError: a file is missing or damaged.

@@ -1,5 +1,9 @@
 """One run from its first step to its last: state, record, checkpoints, tracking.
 
+Before phase 1 the frontend is *measured* on training audio: the log-mel's floor, mean and
+deviation, and the means of embeddings. Differs: the paper's frontend has fixed numbers
+(``LogMelConfig``). Phase 2 takes over the numbers of its phase 1.
+
 Under ``torchrun`` every rank trains and rank 0 writes.
 """
 
@@ -9,7 +13,7 @@ import functools
 import itertools
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint
+from ml import kinds
+from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, read_manifest
+from ml.audio.mel import spectrum_vectors
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
@@ -25,9 +31,9 @@ from ml.revision import git_revision
 from ml.shards.folders import ShardFolder
 from ml.shards.pairs import PairBatch
 from ml.shards.reader import EmptySplitError, ShardPairs
+from ml.training.batches import waveforms
 from ml.training.checkpoints import (
     load_training_state,
-    read_checkpoint_manifest,
     save_checkpoint,
     start_from_phase_1,
 )
@@ -37,12 +43,15 @@ from ml.training.distributed import from_rank_0, rank, world
 from ml.training.loop import TrainState, build_state, train
 from ml.training.models import UNTRAINED
 from ml.training.run_folder import MetricsRecord
-from ml.training.statistics import BATCHES, measure_statistics, measure_target_variance
 from ml.training.tracking import RunTracker
 
 _log = logging.getLogger(__name__)
 ALGORITHM_VERSION = 1
 """Part of a run's identity; raised when the same configuration gives other weights."""
+MEASURED_BATCHES = 8
+"""Training batches that are looked at before the first step."""
+FLOOR_QUANTILE = 0.05
+"""The floor is this quantile of the mel power of training audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +67,18 @@ class Run:
     device: torch.device
 
     @functools.cached_property
+    def phase_1_manifest(self) -> dict[str, Any]:
+        """What phase 1 says of itself; empty where there is none."""
+        return {} if self.phase_1 is None else read_manifest(self.phase_1, kinds.MODEL)
+
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the weights."""
-        phase_1 = None if self.phase_1 is None else read_checkpoint_manifest(self.phase_1)
         return {
             "algorithm": ALGORITHM_VERSION,
             "config": self.config,
             "shards": self.pairs.fingerprints,
-            "phase_1": phase_1 and phase_1["model_id"],
+            "phase_1": self.phase_1_manifest.get("model_id"),
         }
 
     @functools.cached_property
@@ -81,7 +94,7 @@ class Run:
 
 
 def run_tags(run: Run) -> dict[str, str]:
-    """What tracking can be searched by, besides the configuration."""
+    """Say what tracking can be searched by, besides the configuration."""
     encoder, pairs = run.pairs.label_encoder, run.pairs
     tags = {
         "phase": run.config.model.phase,
@@ -91,7 +104,7 @@ def run_tags(run: Run) -> dict[str, str]:
         "label_encoder": f"{encoder['name']} {str(encoder['fingerprint'])[:16]}",
     }
     if run.phase_1 is not None:
-        tags["phase1_run_id"] = read_checkpoint_manifest(run.phase_1).get("mlflow_run_id") or ""
+        tags["phase1_run_id"] = run.phase_1_manifest.get("mlflow_run_id") or ""
     return tags
 
 
@@ -108,7 +121,7 @@ def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
         state.load_state_dict(load_training_state(latest))
         _log.info("%s: resumed at step %d", run.folder.name, state.step)
     if rank() != 0:
-        _train_beside(run, state)
+        _train(run, state, log=lambda _step, _metrics: None, save=lambda _state: None)
         return
     if run.phase_1 is None and not (run.folder / "initial" / MANIFEST_NAME).is_file():
         untrained = origin | {"name": UNTRAINED}
@@ -142,29 +155,24 @@ def _train_with_progress(
             tracker.ship()
             bar.update_to(step, metrics)
 
-        train(
+        _train(
+            run,
             state,
-            run.pairs.batches(start=state.step),
-            loop=run.loop,
-            device=run.device,
             log=log,
-            valid=_valid_batches(run),
             save=lambda s: _save(run, s, origin),
             save_best=(lambda s: _save_best(run, s, origin)) if run.loop.keep_best else None,
             matmul_rate=matmul_rate(run.config, run.config.steps - state.step, run.device),
         )
 
 
-def _train_beside(run: Run, state: TrainState) -> None:
-    """What the ranks do that write nothing."""
+def _train(run: Run, state: TrainState, **what: Any) -> None:
     train(
         state,
         run.pairs.batches(start=state.step),
         loop=run.loop,
         device=run.device,
-        log=lambda _step, _metrics: None,
         valid=_valid_batches(run),
-        save=lambda _state: None,
+        **what,
     )
 
 
@@ -186,14 +194,14 @@ def _initial_state(run: Run) -> TrainState:
 
 
 def _first_batches(run: Run) -> Iterator[PairBatch]:
-    """Whole batches on every rank: the same statistics whatever the number of ranks."""
+    """Read whole batches on every rank: the same statistics whatever the number of ranks."""
     whole = run.pairs if world() == 1 else open_pairs(run.shards, run.config, "train", ranks=1)
-    return itertools.islice(whole.batches(), BATCHES)
+    return itertools.islice(whole.batches(), MEASURED_BATCHES)
 
 
 def _origin(run: Run) -> dict[str, Any]:
     pairs = run.pairs
-    earlier = {} if run.phase_1 is None else read_checkpoint_manifest(run.phase_1)
+    earlier = run.phase_1_manifest
     tracks = {(t["corpus"], t["track_id"]): t for t in earlier.get("training_tracks", [])}
     tracks |= {(t["corpus"], t["track_id"]): t for t in pairs.training_tracks}
     labels = set(earlier.get("training_labels", [])) | set(pairs.training_labels)
@@ -224,18 +232,66 @@ def _save_best(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
 
 
 def _latest_checkpoint(run: Path) -> Path | None:
-    found = sorted((run / "checkpoints").glob("step-*/" + MANIFEST_NAME))
-    return found[-1].parent if found else None
+    manifests = (run / "checkpoints").glob(f"step-*/{MANIFEST_NAME}")
+    return max((manifest.parent for manifest in manifests), default=None)
 
 
 def _valid_batches(run: Run) -> list[PairBatch]:
-    """The same few batches of the valid split at each validation; none where it is empty."""
+    """Read the few batches of every validation; none where the valid split is empty."""
     try:
         pairs = open_pairs(run.shards, run.config, "valid")
     except EmptySplitError as error:
         _log.info("no validation: %s", error)
         return []
     return list(itertools.islice(pairs.batches(), run.loop.valid_batches))
+
+
+@torch.no_grad()
+def measure_statistics(model: StemJepa, batches: Iterable[PairBatch]) -> None:
+    """Set the frontend's buffers, the running means and ``spectrum_mean`` from training batches.
+
+    The floor, mean and deviation change only when the frontend's configuration says
+    ``is_measured``. Running means start from the initial encoder, so that step 0 is a fair
+    *untrained* baseline; training forgets them.
+
+    Args:
+        model: freshly initialised; changed in place.
+        batches: some training batches, mixed without random gains.
+    """
+    log_mel = model.log_mel
+    device = log_mel.floor.device
+    sides = [waveforms(batch, device) for batch in batches]
+    powers = [log_mel.mel_power(side) for pair in sides for side in pair]
+    if log_mel.config.is_measured:
+        sample = torch.cat([p.flatten()[:: max(1, p.numel() // 500_000)] for p in powers])
+        log_mel.floor.copy_(torch.quantile(sample[:8_000_000].double(), FLOOR_QUANTILE))
+        log_mel.floor.clamp_(min=1e-10)
+        rows = torch.cat(
+            [torch.log(p + log_mel.floor).transpose(1, 2).flatten(0, 1) for p in powers]
+        )
+        log_mel.mean.copy_(rows.mean(0))
+        log_mel.deviation.copy_(rows.std(0).clamp(min=1e-3))
+    spectra = []
+    for mix, target in sides:
+        mels = log_mel(mix), log_mel(target)
+        context, target_patches = (model.encoder(mel) for mel in mels)
+        model.update_means(context=context.mean((1, 2)), target=target_patches)
+        spectra.append(spectrum_vectors(mels[1]))
+    model.spectrum_mean.copy_(torch.cat(spectra).mean(0))
+
+
+@torch.no_grad()
+def measure_target_variance(model: StemJepa, batches: Iterable[PairBatch]) -> None:
+    """Set ``target_variance`` about the ``target_mean`` that the model has.
+
+    Args:
+        model: of phase 2 at its start; changed in place.
+        batches: some training batches.
+    """
+    device = model.target_mean.device
+    targets = (model.log_mel(waveforms(batch, device)[1]) for batch in batches)
+    spreads = [model.target_spread(model.target_patches(mel)) for mel in targets]
+    model.target_variance.copy_(torch.stack(spreads).mean(0))
 
 
 def open_pairs(
@@ -245,7 +301,7 @@ def open_pairs(
     loop: LoopConfig | None = None,
     ranks: int | None = None,
 ) -> ShardPairs:
-    """This rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all its labels.
+    """Open this rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all labels.
 
     ``loop`` says how to read; default: in this process, keeping nothing.
     """

@@ -23,9 +23,9 @@ from ml.artifacts import (
 )
 from ml.training.config import PRESETS
 
+UNTRAINED = "untrained"
+CONTRASTIVE = "contrastive"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-
-
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -67,16 +67,16 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
         return _of_checkpoint(checkpoint_path(layout, read_champion(layout)))
     if text.startswith("models:"):
         return _registered(layout, text, tracking_uri)
-    found = _checkpoint(layout, text)
-    if found is not None:
-        return _of_checkpoint(found)
+    checkpoint = _checkpoint(layout, text)
+    if checkpoint is not None:
+        return _of_checkpoint(checkpoint)
     without_checkpoint = _embedded(layout, text) or _published(layout, text)
     if without_checkpoint is not None:
         return without_checkpoint
     if _RUN_ID.fullmatch(text):
         return _of_run(layout, text, tracking_uri)
     raise ArtifactError(
-        f"{text!r} is no model here ({', '.join(_names(layout)) or 'none trained yet'}), no folder "
+        f"{text!r} is no model here ({', '.join(_index(layout)) or 'none trained yet'}), no folder "
         f"of a checkpoint, no model_id, no MLflow run id and no models:/name@alias"
     )
 
@@ -87,33 +87,29 @@ def find_checkpoint(layout: DataLayout, text: str | None = None) -> Path:
     Raises:
         ArtifactError: there is no such model, or it has no checkpoint here.
     """
-    found = find_model(layout, text)
-    if found.checkpoint is None:
+    model = find_model(layout, text)
+    if model.checkpoint is None:
         raise ArtifactError(
-            f"the model {found.name} ({found.model_id}) has no checkpoint below {layout.runs}; "
+            f"the model {model.name} ({model.model_id}) has no checkpoint below {layout.runs}; "
             "bring its folder back, or name another model"
         )
-    return found.checkpoint
+    return model.checkpoint
 
 
 def embedded_corpora(layout: DataLayout, model: FoundModel, conditioning: str) -> list[str]:
-    """The corpora that a model has embedded, with queries of this conditioning."""
-    found = sorted(layout.embeddings(model.model_id, "x").parent.glob(f"*/{MANIFEST_NAME}"))
-    corpora = [path.parent.name for path in found]
-    return [
-        corpus
-        for corpus in corpora
-        if conditioning
-        in read_manifest(layout.embeddings(model.model_id, corpus), kinds.EMBEDDINGS)["identity"][
-            "conditionings"
-        ]
-    ]
+    """List the corpora that a model has embedded, with queries of this conditioning."""
+    manifests = sorted(layout.embeddings(model.model_id, "x").parent.glob(f"*/{MANIFEST_NAME}"))
+    identities = {
+        path.parent.name: read_manifest(path.parent, kinds.EMBEDDINGS)["identity"]
+        for path in manifests
+    }
+    return [name for name, x in identities.items() if conditioning in x["conditionings"]]
 
 
 def _checkpoint(layout: DataLayout, text: str) -> Path | None:
-    """The checkpoint folder meant by a name, path, model_id or MLflow run id, if it is here."""
+    """Find the checkpoint folder that a name, path, model_id or MLflow run id means, if any."""
     path = Path(text).expanduser()
-    index = read_json(layout.models_index) if layout.models_index.is_file() else {}
+    index = _index(layout)
     named = [layout.home / index[text]] if text in index else []
     for folder in (*named, path, path / "model", layout.runs / text / "model"):
         if (folder / MANIFEST_NAME).is_file() and (folder / "config.json").is_file():
@@ -133,7 +129,7 @@ def _checkpoint(layout: DataLayout, text: str) -> Path | None:
 
 
 def _champion_folder(layout: DataLayout) -> Path | None:
-    """The champion's folder, which may lie elsewhere; a damaged ``champion.json`` names none."""
+    """Find the champion's folder, wherever it lies; a damaged ``champion.json`` names none."""
     try:
         champion = current_champion(layout)
     except ArtifactError:
@@ -142,9 +138,7 @@ def _champion_folder(layout: DataLayout) -> Path | None:
 
 
 def _of_checkpoint(folder: Path) -> FoundModel:
-    from ml.training.checkpoints import read_checkpoint_manifest
-
-    manifest = read_checkpoint_manifest(folder)
+    manifest = read_manifest(folder, kinds.MODEL)
     return FoundModel(
         name=manifest.get("name", folder.name),
         model_id=manifest["model_id"],
@@ -155,7 +149,7 @@ def _of_checkpoint(folder: Path) -> FoundModel:
 
 
 def _embedded(layout: DataLayout, text: str) -> FoundModel | None:
-    """What has embeddings but no checkpoint: ``spectrum``, ``clap-audio``, by name or id."""
+    """Find what has embeddings but no checkpoint: ``spectrum``, ``clap-audio``, by name or id."""
     newest: Sequence[Path] = sorted(
         (layout.home / "embeddings").glob(f"*/*/{MANIFEST_NAME}"), key=lambda p: p.stat().st_mtime
     )
@@ -167,22 +161,22 @@ def _embedded(layout: DataLayout, text: str) -> FoundModel | None:
 
 
 def _published(layout: DataLayout, text: str) -> FoundModel | None:
-    """What has tables but neither checkpoint nor embeddings any more, by its id."""
+    """Find what has tables but neither checkpoint nor embeddings any more, by its id."""
     known = {path.name for path in layout.lancedb.glob("*") if path.is_dir()}
     return FoundModel(name=text, model_id=text) if text in known else None
 
 
 def _of_run(layout: DataLayout, run_id: str, tracking_uri: str) -> FoundModel:
-    """The model of an MLflow run that no checkpoint names, by its tag ``training_id``."""
+    """Find the model of an MLflow run that no checkpoint names, by its tag ``training_id``."""
     tags = _ask_mlflow(tracking_uri, lambda client: client.get_run(run_id).data.tags)
     training = tags.get("training_id", "")
-    found = _checkpoint(layout, training) if training else None
-    if found is None:
+    checkpoint = _checkpoint(layout, training) if training else None
+    if checkpoint is None:
         raise ArtifactError(
             f"MLflow run {run_id} trained {training or 'nothing'}, of which {layout.runs} holds no "
             f"finished model; name a home that has it with --home"
         )
-    return _of_checkpoint(found)
+    return _of_checkpoint(checkpoint)
 
 
 def _registered(layout: DataLayout, text: str, tracking_uri: str) -> FoundModel:
@@ -190,7 +184,7 @@ def _registered(layout: DataLayout, text: str, tracking_uri: str) -> FoundModel:
     if match is None:
         raise ArtifactError(f"{text!r}: expected models:/name@alias or models:/name/version")
     name, alias, version = match["name"], match["alias"], match["version"]
-    found = _ask_mlflow(
+    registered = _ask_mlflow(
         tracking_uri,
         lambda client: (
             client.get_model_version_by_alias(name, alias)
@@ -198,13 +192,14 @@ def _registered(layout: DataLayout, text: str, tracking_uri: str) -> FoundModel:
             else client.get_model_version(name, version)
         ),
     )
-    for known in (found.tags.get("model_id"), found.run_id):
+    for known in (registered.tags.get("model_id"), registered.run_id):
         folder = _checkpoint(layout, known) if known else None
         if folder is not None:
             return _of_checkpoint(folder)
     raise ArtifactError(
-        f"{text} is version {found.version}, trained by run {found.run_id or 'unknown'}, whose "
-        f"checkpoint does not lie in {layout.runs}; name a home that has it with --home"
+        f"{text} is version {registered.version}, trained by run "
+        f"{registered.run_id or 'unknown'}, whose checkpoint does not lie in {layout.runs}; name a "
+        "home that has it with --home"
     )
 
 
@@ -219,31 +214,25 @@ def _ask_mlflow(uri: str, question: Any) -> Any:
         raise ArtifactError(f"MLflow at {uri} does not know it: {error}") from None
 
 
-def _names(layout: DataLayout) -> list[str]:
-    return list(read_json(layout.models_index)) if layout.models_index.is_file() else []
-
-
-UNTRAINED = "untrained"
-
-
-CONTRASTIVE = "contrastive"
+def _index(layout: DataLayout) -> dict[str, str]:
+    """Read ``runs/models.json``; empty before the first training."""
+    return read_json(layout.models_index) if layout.models_index.is_file() else {}
 
 
 def read_models(layout: DataLayout) -> dict[str, Path]:
-    """Model name → its checkpoint folder now: ``untrained``, then in the order of ``PRESETS``.
+    """Map model names to their checkpoints: ``untrained``, then in the order of ``PRESETS``.
 
     Raises:
         ArtifactError: nothing has been trained yet.
     """
-    if not layout.models_index.is_file():
+    if not (index := _index(layout)):
         raise ArtifactError(f"{layout.models_index} does not exist; train first: stems train")
-    index = read_json(layout.models_index)
     return {name: layout.home / index[name] for name in (UNTRAINED, *PRESETS) if name in index}
 
 
 def point_models(layout: DataLayout, preset: str, run: Path) -> None:
     """Let a preset's name stand for the model of a run (and ``untrained`` for its start)."""
-    index = read_json(layout.models_index) if layout.models_index.is_file() else {}
+    index = _index(layout)
     index[preset] = (run / "model").relative_to(layout.home).as_posix()
     if preset == CONTRASTIVE:
         index[UNTRAINED] = (run / "initial").relative_to(layout.home).as_posix()
@@ -251,18 +240,18 @@ def point_models(layout: DataLayout, preset: str, run: Path) -> None:
 
 
 def phase_1_model(layout: DataLayout) -> Path:
-    """The contrastive model that phase 2 starts from.
+    """Find the contrastive model that phase 2 starts from.
 
     Raises:
         ArtifactError: there is none yet.
     """
-    models = read_models(layout) if layout.models_index.is_file() else {}
-    if CONTRASTIVE not in models:
+    index = _index(layout)
+    if CONTRASTIVE not in index:
         raise ArtifactError(
             f"{layout.models_index} names no contrastive model to start phase 2 from; train it "
             "first: stems train --preset contrastive"
         )
-    return models[CONTRASTIVE]
+    return layout.home / index[CONTRASTIVE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,17 +273,17 @@ class Champion:
 
 
 def checkpoint_path(layout: DataLayout, champion: Champion) -> Path:
-    """Absolute path of the champion's checkpoint folder."""
+    """Resolve the champion's checkpoint folder to an absolute path."""
     return layout.home / champion.checkpoint
 
 
 def champion_path(layout: DataLayout) -> Path:
-    """Where ``champion.json`` lies."""
+    """Say where ``champion.json`` lies."""
     return layout.lancedb / "champion.json"
 
 
 def read_champion(layout: DataLayout) -> Champion:
-    """The model that queries use.
+    """Read which model queries use.
 
     Raises:
         ArtifactError: none was promoted yet, or the file is damaged.
@@ -315,7 +304,7 @@ def read_champion(layout: DataLayout) -> Champion:
 
 
 def current_champion(layout: DataLayout) -> Champion | None:
-    """The model that queries use; None before the first promotion.
+    """Read which model queries use; None before the first promotion.
 
     Raises:
         ArtifactError: the file is damaged.

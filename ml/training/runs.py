@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from ml.artifacts import Artifact, ArtifactError, DataLayout
+from ml import kinds
+from ml.artifacts import Artifact, ArtifactError, DataLayout, read_manifest
 from ml.device import keep_freed_memory
 from ml.locks import lock
 from ml.plain import dataclass_from, jsonable
 from ml.shards.folders import training_folder
 from ml.shards.reader import ShardPairs
-from ml.training.checkpoints import read_checkpoint_manifest
 from ml.training.config import LoopConfig, Size, TrainingConfig, changed_config, training_config
 from ml.training.distributed import from_rank_0, process_group, rank
 from ml.training.execution import Run, execute_run, open_pairs, run_tags
@@ -270,7 +270,7 @@ def _artifact(run: Run, *, is_reused: bool) -> Artifact:
     for line in read_record(run.folder / RECORD_NAME):
         last |= line["metrics"] | {"step": line["step"]}
     model = run.folder / "model"
-    model_id = read_checkpoint_manifest(model)["model_id"]
+    model_id = read_manifest(model, kinds.MODEL)["model_id"]
     return Artifact(path=model, fingerprint=model_id, reused=is_reused, summary=last)
 
 

@@ -20,10 +20,10 @@ from ml.locks import LockedError, lock
 from ml.models.stem_jepa import load_model
 from ml.shards.reader import ShardPairs
 from ml.training.config import LoopConfig, training_config
+from ml.training.execution import measure_statistics
 from ml.training.loop import NonFiniteLossError, build_state, train
 from ml.training.models import read_models
 from ml.training.runs import train_preset, trained_model
-from ml.training.statistics import measure_statistics
 
 CPU = torch.device("cpu")
 
