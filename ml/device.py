@@ -14,8 +14,6 @@ import torch
 
 Precision = Literal["fp32", "bf16"]
 _log = logging.getLogger(__name__)
-
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -69,7 +67,7 @@ def autocast(
 
 
 def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
-    """Floating-point operations per second of large bf16 matrix products on a device.
+    """Measure the floating-point operations per second of large bf16 matrix products.
 
     What training can at best reach there; the share of it that a run reaches is comparable between
     devices, steps per second are not.

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def mlflow_client(uri: str) -> Any:
-    """An MLflow client that gives up on a dead server in seconds, not minutes."""
+    """Make an MLflow client that gives up on a dead server in seconds, not minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -23,10 +23,10 @@ def mlflow_client(uri: str) -> Any:
 
 
 def find_or_make_experiment(client: Any, name: str) -> str:
-    """The id of an experiment; a local one keeps its artifacts beside its database."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
+    """Get an experiment's id, made if need be; a local one keeps artifacts by its database."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment.experiment_id
     uri = client.tracking_uri
     location = None
     if uri.startswith("sqlite:///"):

@@ -41,7 +41,7 @@ class MelBatch:
 
 
 def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Context mix and target of a batch as float waveforms, with stored gains undone.
+    """Mix the context of a batch, and take its target, as float waveforms with gains undone.
 
     Args:
         batch: int16 chunks and gains.
@@ -66,7 +66,7 @@ def mel_batch(
     eq_db: float = 0.0,
     seed: int = 0,
 ) -> MelBatch:
-    """The batch's log-mels and what conditions them, on the device.
+    """Compute the batch's log-mels and what conditions them, on the device.
 
     Args:
         batch: int16 chunks and gains.
@@ -102,7 +102,7 @@ def mel_batch(
 
 
 def equaliser(knots_db: Tensor, mel_bins: int) -> Tensor:
-    """Factors on the mel power by which an equaliser acts, as fine as mel bins.
+    """Interpolate the factors on the mel power by which an equaliser acts.
 
     Args:
         knots_db: (batch, knot), its gain in dB at points evenly over the mel scale, ends included.
@@ -116,7 +116,7 @@ def equaliser(knots_db: Tensor, mel_bins: int) -> Tensor:
 
 
 def _negatives(batch: PairBatch, device: torch.device) -> list[Tensor]:
-    """One (batch, samples) float32 for each place of a hard negative."""
+    """Make one (batch, samples) float32 for each place of a hard negative."""
     if batch.negatives is None or batch.negative_gain is None:
         return []
     gain = batch.negative_gain.to(device) / FULL_SCALE
@@ -125,5 +125,5 @@ def _negatives(batch: PairBatch, device: torch.device) -> list[Tensor]:
 
 
 def _drawn(sides: int, rows: int, width: int, generator: torch.Generator) -> Tensor:
-    """This rank's rows of uniform numbers for the global batch: (side, row, width) in [0, 1)."""
+    """Draw this rank's rows of the global batch: (side, row, width), uniform in [0, 1)."""
     return torch.rand(sides, world() * rows, width, generator=generator)[:, rank() :: world()]

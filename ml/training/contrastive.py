@@ -33,7 +33,7 @@ class ContrastivePhase(nn.Module):
         )
 
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of a batch; one encoder for both sides, gradients through both.
+        """Compute loss and metrics of a batch; one encoder for both sides, gradients through both.
 
         Each rank brings its rows; the loss is that of the global batch on every rank.
         """
@@ -61,12 +61,12 @@ class ContrastivePhase(nn.Module):
         self.model.update_means(context=context, target=target)
 
     def learned_parts(self) -> dict[str, tuple[nn.Module | nn.Parameter, float]]:
-        """What is learned, with the factor on its learning rate."""
+        """Name what is learned, with the factor on its learning rate."""
         return {"encoder": (self.model.encoder, 1.0), "temperature": (self.log_temperature, 1.0)}
 
 
 def centre(rows: Tensor) -> Tensor:
-    """Rows minus their mean over the batch.
+    """Subtract from rows their mean over the batch.
 
     Differs: the pooled embeddings of all audio share one large vector; without centring the loss
     stays at chance for hundreds of steps.

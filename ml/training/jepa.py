@@ -1,6 +1,6 @@
 """Phase 2: the joint-embedding predictive architecture (Riou et al., section II-B).
 
-[ema] The target encoder as an exponential moving average of the encoder (equation 4).
+The target encoder is an exponential moving average (EMA) of the encoder (equation 4).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JepaPhase(nn.Module):
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of a batch."""
+        """Compute loss and metrics of a batch."""
         model, objective = self.model, self.config.objective
         context = model.encoder(batch.context)  # (batch, freq_patch, time_patch, dim)
         prediction = model.predict_patches(context, batch.condition, batch.classes).float()
@@ -55,7 +55,7 @@ class JepaPhase(nn.Module):
         return loss, {"jepa/loss": loss.detach(), **metrics}
 
     def _target_patches(self, batch: MelBatch) -> tuple[Tensor, Tensor | None]:
-        """Patches of targets (batch, freq_patch, time_patch, dim) and, flat, of negatives."""
+        """Encode targets (batch, freq_patch, time_patch, dim) and, flat, of negatives."""
         if batch.negatives is None:
             return self.model.target_patches(batch.target), None
         rows = len(batch.target)
@@ -66,7 +66,7 @@ class JepaPhase(nn.Module):
     def _nce(
         self, batch: MelBatch, query: Tensor, pooled: Tensor, negative_patches: Tensor | None
     ) -> Tensor:
-        """The conditioned contrastive term of the global batch."""
+        """Compute the conditioned contrastive term of the global batch."""
         negatives = is_negative = None
         if negative_patches is not None and batch.is_negative is not None:
             rows = self.model.normalise_target(negative_patches).mean(1)
@@ -84,7 +84,7 @@ class JepaPhase(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Equation 4, then the running means of patches."""
+        """Apply equation 4, then move the running means of patches."""
         objective, steps, model = self.config.objective, self.config.steps, self.model
         rate = linear(step, steps=steps, start=objective.ema_start, end=objective.ema_end)
         self.ema.update(model.encoder, rate)
@@ -99,7 +99,7 @@ class JepaPhase(nn.Module):
         )
 
     def learned_parts(self) -> dict[str, tuple[nn.Module | nn.Parameter, float]]:
-        """What is learned, with the factor on its learning rate."""
+        """Name what is learned, with the factor on its learning rate."""
         assert self.model.predictor is not None
         rate = self.config.optimizer.encoder_rate
         return {"encoder": (self.model.encoder, rate), "predictor": (self.model.predictor, 1.0)}
@@ -118,13 +118,13 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, source: nn.Module, rate: float) -> None:
-        """One step with τ = ``rate`` in [0, 1]; ``source`` has the parameters of the target."""
+        """Do one step with τ = ``rate`` in [0, 1]; ``source`` has the parameters of the target."""
         sources = [p.detach().double() for p in source.parameters()]
         for target, master, new in zip(self._targets, self._master, sources, strict=True):
             target.copy_(master.lerp_(new, 1 - rate))
 
     def state_dict(self) -> dict[str, Any]:
-        """The master copy, for exact resume."""
+        """Return the master copy, for exact resume."""
         return {"master": self._master}
 
     @torch.no_grad()

@@ -1,8 +1,7 @@
-"""What a tracking run keeps of a finished run beside its numbers: checkpoint, config, loss plot.
+"""What a tracking run keeps beside its numbers: checkpoint, config, loss plot, and its datasets.
 
-[run_datasets] The shards that a run is trained on, as datasets of its tracking run.
-
-https://mlflow.org/docs/latest/ml/dataset/
+The shards that a run is trained on are datasets of its tracking run
+(https://mlflow.org/docs/latest/ml/dataset/).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,12 @@ from ml.training.run_folder import RECORD_NAME, RUN_NAME, read_record
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 CHECKPOINT = "checkpoint"
 """Folder of the model among the artifacts; complete when its manifest is there."""
+_DIGEST_LENGTH = 36
+"""More MLflow does not take."""
+_SPLIT = "train_"
+"""Before the names of counts of the split that is trained on, in a summary of shards."""
 
 
 def send_artifacts(client: Any, run_id: str, run_folder: Path) -> str | None:
@@ -59,7 +61,7 @@ def send_artifacts(client: Any, run_id: str, run_folder: Path) -> str | None:
 
 
 def loss_plot(run_folder: Path, name: str, phase: str) -> Figure | None:
-    """The loss over the steps of a run, on training and valid split.
+    """Plot the loss over the steps of a run, on training and valid split.
 
     Args:
         run_folder: with ``metrics.jsonl``.
@@ -77,25 +79,18 @@ def loss_plot(run_folder: Path, name: str, phase: str) -> Figure | None:
     lines = read_record(run_folder / RECORD_NAME)
     for metric in (f"{phase}/loss", f"{phase}/valid_loss"):
         points = [(x["step"], x["metrics"][metric]) for x in lines if metric in x["metrics"]]
-        found = np.array([point for point in points if np.isfinite(point[1])])
-        if len(found):
-            steps, values = found.T
+        finite = np.array([point for point in points if np.isfinite(point[1])])
+        if len(finite):
+            steps, values = finite.T
             is_valid = metric.endswith("valid_loss")
             curves.append(Curve(model=name, steps=steps, values=values, is_valid=is_valid))
     return loss_curves(curves, label="loss") if curves else None
 
 
-SPLIT = "train"
-
-
-_DIGEST_LENGTH = 36
-"""More MLflow does not take."""
-
-
 def describe_datasets(
     folders: Sequence[ShardFolder], fingerprints: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What ``run.json`` says of the shards of a run.
+    """Describe the shards of a run for ``run.json``.
 
     Args:
         folders: of shards, one a corpus.
@@ -110,7 +105,11 @@ def describe_datasets(
             "name": folder.name,
             "fingerprint": fingerprint,
             "manifest": folder.where(MANIFEST_NAME),
-            "profile": _profile(folder.manifest()["summary"]),
+            "profile": {
+                name.removeprefix(_SPLIT): value
+                for name, value in folder.manifest()["summary"].items()
+                if name.startswith(_SPLIT)
+            },
         }
         for folder, fingerprint in zip(folders, fingerprints, strict=True)
     ]
@@ -135,20 +134,15 @@ def send_datasets(client: Any, run_id: str, run_folder: Path) -> None:
     inputs = [
         DatasetInput(
             Dataset(
-                name=found["name"],
-                digest=found["fingerprint"][:_DIGEST_LENGTH],
-                source_type="s3" if found["manifest"].startswith("s3://") else "local",
-                source=json.dumps({"uri": found["manifest"]}),
-                profile=json.dumps(found["profile"]),
+                name=shards["name"],
+                digest=shards["fingerprint"][:_DIGEST_LENGTH],
+                source_type="s3" if shards["manifest"].startswith("s3://") else "local",
+                source=json.dumps({"uri": shards["manifest"]}),
+                profile=json.dumps(shards["profile"]),
             ),
             tags=[InputTag("mlflow.data.context", "training")],
         )
-        for found in described
+        for shards in described
     ]
     if inputs:
         client.log_inputs(run_id, inputs)
-
-
-def _profile(summary: Mapping[str, Any]) -> dict[str, Any]:
-    prefix = f"{SPLIT}_"
-    return {k.removeprefix(prefix): v for k, v in summary.items() if k.startswith(prefix)}

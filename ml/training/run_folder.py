@@ -1,6 +1,7 @@
-"""``run.json``: what a run folder says of itself, so that it can go on without its options.
+"""The files of a run folder: what it is (``run.json``), and what it has measured.
 
-[record] ``metrics.jsonl`` in the run folder: the record of a run, whatever becomes of tracking.
+``run.json`` holds the *identity* (what decides the weights), so that a run can go on without its
+options. The *record*, ``metrics.jsonl``, holds the numbers, whatever becomes of tracking.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from ml.artifacts import ArtifactError, read_json, write_json
 from ml.plain import flat, jsonable
 
 RUN_NAME = "run.json"
-
-
+RECORD_NAME = "metrics.jsonl"
+SHIPPED_NAME = "mlflow.json"
+"""What of the record a tracking server has: run id, lines shipped, last step shipped."""
 UNSET = "not set"
 """A field at a default that is not written (``ml.plain.added_field``), or one not known then."""
 
@@ -35,14 +37,14 @@ def describe_run(
         identity: what decides its weights.
         corpora: names of what it is trained on.
         tags: of its tracking run.
-        datasets: what the shards of these corpora held (``run_datasets.describe_datasets``).
+        datasets: what the shards of these corpora held (``mlflow_artifacts.describe_datasets``).
 
     Raises:
         ArtifactError: the folder describes another run; names the fields.
     """
     path = folder / RUN_NAME
-    found = read_json(path) if path.is_file() else {}
-    if found and (fields := differing_fields(found["identity"], jsonable(identity))):
+    old = read_json(path) if path.is_file() else {}
+    if old and (fields := differing_fields(old["identity"], jsonable(identity))):
         raise ArtifactError(
             f"{path} describes another run: {'; '.join(fields)}; remove the folder, or bring back "
             "the file"
@@ -50,12 +52,12 @@ def describe_run(
     described = jsonable(
         {"identity": identity, "corpora": corpora, "tags": tags, "datasets": datasets}
     )
-    if described != found:
+    if described != old:
         write_json(path, described)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """``identity``, and in younger folders ``corpora``, ``tags`` and ``datasets``.
+    """Read ``identity``, and in younger folders ``corpora``, ``tags`` and ``datasets``.
 
     Raises:
         ArtifactError: this is no run; names those beside it.
@@ -69,14 +71,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def differing_fields(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Each field with another value, as ``optimizer.learning_rate: 0.0003 → 0.001``, by name.
+def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """List each field with another value, as ``optimizer.learning_rate: 0.0003 → 0.001``, by name.
 
     Args:
-        found: plain JSON, nested: a configuration or the identity of a run.
-        wanted: likewise; its value stands behind the arrow.
+        old: plain JSON, nested: a configuration or the identity of a run.
+        new: likewise; its value stands behind the arrow.
     """
-    old, new = _named(found), _named(wanted)
+    old, new = _named(old), _named(new)
     return [
         f"{name}: {_text(old.get(name, UNSET))} → {_text(new.get(name, UNSET))}"
         for name in sorted({*old, *new})
@@ -85,7 +87,7 @@ def differing_fields(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
 
 
 def _named(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted name as ``--set`` takes it: without the ``config.`` of an identity."""
+    """Name values as ``--set`` does: dotted, without the ``config.`` of an identity."""
     return {name.removeprefix("config."): value for name, value in flat(nested).items()}
 
 
@@ -94,13 +96,6 @@ def _text(value: Any) -> str:
         return f"[{', '.join(map(_text, value))}]"
     is_fingerprint = isinstance(value, str) and len(value) > 32
     return value[:12] if is_fingerprint else str(value)
-
-
-RECORD_NAME = "metrics.jsonl"
-
-
-SHIPPED_NAME = "mlflow.json"
-"""What of the record a tracking server has: run id, lines shipped, last step shipped."""
 
 
 class MetricsRecord:
@@ -127,7 +122,7 @@ class MetricsRecord:
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record; a half-written last line (the process was killed) is left out."""
+    """Read the lines of a record, but for a half-written last one (the process was killed)."""
     if not path.is_file():
         return []
     lines = []

@@ -2,8 +2,7 @@
 
 One daemon thread ships the record in batches; a tracking server that is slow or down never slows
 training. What has been shipped is remembered beside the record, so that no step is sent twice.
-
-[sync] ``stems train sync``: give a tracking server what it missed while it was down.
+``sync_run`` (``stems train sync``) gives a tracking server what it missed while it was down.
 """
 
 from __future__ import annotations
@@ -33,16 +32,9 @@ if TYPE_CHECKING:
 _JOIN_S, _ARTIFACTS_JOIN_S, _STOPPED_JOIN_S = 60, 300, 8
 """How long a finished training waits for a server that answers slowly; one that was stopped has
 to be gone soon, and ``stems train sync`` catches up."""
-
-
 _SHIP_EVERY_S = 5.0
-
-
 _SHIPPING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
-
-
 _log = logging.getLogger(__name__)
-
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -51,18 +43,18 @@ class RunTracker(Protocol):
     """What a run tells the outside world."""
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """The run begins or goes on.
+        """Begin the run, or go on with it.
 
         ``params`` is its whole configuration, flat; tag ``training_id`` names it.
         """
         ...
 
     def ship(self) -> None:
-        """Lines were added to the record; must return at once."""
+        """Take note of lines that were added to the record, and return at once."""
         ...
 
     def finish(self, status: RunStatus = "FINISHED") -> str | None:
-        """The run ended, well or not; returns the tracking run's id if there is one.
+        """End the run, well or not; returns the tracking run's id if there is one.
 
         ``RUNNING``: all steps are done, but its model is not written yet; called again then.
         """
@@ -142,7 +134,7 @@ class MlflowTracker:
 
     @contextlib.contextmanager
     def _warning_of_trouble(self) -> Iterator[None]:
-        """A server that is down is a warning that says what to do, not an error."""
+        """Turn the trouble of a server that is down into a warning that says what to do."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -193,12 +185,8 @@ class MlflowTracker:
         experiment_id = find_or_make_experiment(client, self.experiment)
         # A process killed right after creating the run has left one that nobody remembers.
         mine = f"tags.training_id = '{tags['training_id']}'"
-        found = client.search_runs([experiment_id], filter_string=mine, max_results=1)
-        run = (
-            found[0]
-            if found
-            else client.create_run(experiment_id, tags=tags, run_name=self.run_name)
-        )
+        begun = client.search_runs([experiment_id], filter_string=mine, max_results=1)
+        run = begun[0] if begun else client.create_run(experiment_id, None, tags, self.run_name)
         state = {"run_id": run.info.run_id, "lines": 0, "through_step": 0}
         write_json(shipped, state)
         self._describe(client, state, params)
@@ -233,7 +221,7 @@ class MlflowTracker:
 
 
 def mlflow_tracker(settings: Settings) -> Callable[[Path, str], MlflowTracker]:
-    """What makes a run's tracker from its folder and its name, by a home's settings."""
+    """Return what makes a run's tracker from its folder and name, by a home's settings."""
     return lambda folder, name: MlflowTracker(
         run_folder=folder,
         uri=settings.tracking_uri,
@@ -267,11 +255,7 @@ def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:
     tracker = MlflowTracker(run_folder=folder, uri=uri, experiment=experiment, run_name=folder.name)
     with lock(folder / ".lock"):
         try:
-            run_id = tracker.send(
-                flat(config),
-                tags,
-                "FINISHED" if is_finished else "KILLED",
-            )
+            run_id = tracker.send(flat(config), tags, "FINISHED" if is_finished else "KILLED")
         except (MlflowException, OSError) as error:
             raise ArtifactError(
                 f"MLflow at {uri} did not take the record of {folder}: {error}; start it and run "

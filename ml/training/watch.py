@@ -18,7 +18,7 @@ RANK_LIMIT = 2.0
 
 @torch.no_grad()
 def in_batch_recall(query: Tensor, target: Tensor) -> Tensor:
-    """Share of queries whose nearest target of the batch is their own, in [0, 1]."""
+    """Take the share of queries whose nearest target of the batch is their own, in [0, 1]."""
     scores = F.normalize(query, dim=-1) @ F.normalize(target, dim=-1).T
     own = torch.arange(len(scores), device=scores.device)
     return (scores.argmax(1) == own).float().mean()
@@ -26,7 +26,7 @@ def in_batch_recall(query: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embedding_health(query: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """What a validation says of pooled embeddings, row i of one belonging to row i of the other.
+    """Rank and spread pooled embeddings, row i of one belonging to row i of the other.
 
     Args:
         query: (batch, dim), of mixes or predicted.
@@ -54,8 +54,8 @@ def embedding_health(query: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 def warn_of_collapse(metrics: Mapping[str, float], step: int) -> None:
     """Log a warning when a validation's metrics say that embeddings carry next to nothing."""
-    found = {name.rsplit("valid_", 1)[-1]: value for name, value in metrics.items()}
-    cosine, rank = found.get("cosine", 0.0), found.get("effective_rank", RANK_LIMIT)
+    health = {name.rsplit("valid_", 1)[-1]: value for name, value in metrics.items()}
+    cosine, rank = health.get("cosine", 0.0), health.get("effective_rank", RANK_LIMIT)
     if cosine > COSINE_LIMIT or rank < RANK_LIMIT:
         _log.warning(
             "step %d: embeddings collapse (mean pairwise cosine %.3f, effective rank %.1f; "
