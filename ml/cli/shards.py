@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from ml.settings import Settings
 
@@ -43,13 +42,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Verify the checksum of every shard and print what is in them.",
     )
     inspect.add_argument("name", metavar="NAME", help="name of the corpus")
-    inspect.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help="draw active shares, levels, stems per segment and seconds per label (.png, .svg or "
-        ".html)",
-    )
     inspect.set_defaults(run=run)
     _add_push(actions)
 
@@ -134,17 +126,7 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
         print(f"make them again with: stems shards build {args.name} --fresh", file=sys.stderr)
         return 1
     print("every checksum is right")
-    if args.plot:
-        _plot(args, settings)
     return 0
-
-
-def _plot(args: argparse.Namespace, settings: Settings) -> None:
-    from ml.shards.inspect import save_figure, stem_histograms, stored_stems
-
-    figure = stem_histograms(stored_stems(settings.layout, args.name), args.name)
-    save_figure(figure, args.plot, f"shards of {args.name}")
-    print(f"{args.plot} is drawn")
 
 
 def _time(duration_s: float) -> str:

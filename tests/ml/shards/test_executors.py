@@ -14,8 +14,8 @@ from ml.corpora.table import build_corpus_tracks
 from ml.settings import load_settings
 from ml.shards import push
 from ml.shards.build import build_shards
-from ml.shards.folders import built_folder
-from ml.shards.inspect import check_shards, stored_stems
+from ml.shards.folders import built_folder, intact_indexes
+from ml.shards.inspect import check_shards
 from ml.shards.reader import ShardPairs
 
 
@@ -86,7 +86,9 @@ def test_what_looks_at_shards_finds_those_at_a_url(flac_corpus, corpus, there):
     build(corpus, there)
     report = check_shards(built_folder(corpus.layout, "demo"))
     assert report == check_shards(flac_corpus.folder)
-    assert stored_stems(corpus.layout, "demo").equals(stored_stems(flac_corpus.layout, "demo"))
+    assert list(intact_indexes(built_folder(corpus.layout, "demo"))) == list(
+        intact_indexes(built_folder(flac_corpus.layout, "demo"))
+    )
     options: dict[str, Any] = {"batch_size": 4, "seed": 0}
     pairs = ShardPairs([built_folder(corpus.layout, "demo")], **options)
     assert pairs.fingerprints == ShardPairs([flac_corpus.folder], **options).fingerprints
@@ -98,7 +100,7 @@ def test_what_looks_at_shards_finds_those_at_a_url(flac_corpus, corpus, there):
         assert f"{there.as_uri()}/demo/{path.name} " in problem
     other.with_name(other.name.replace(".tar", ".index.json")).unlink()
     with pytest.raises(ArtifactError, match=other.stem):
-        stored_stems(corpus.layout, "demo")
+        list(intact_indexes(built_folder(corpus.layout, "demo")))
 
 
 @pytest.mark.parametrize("lost", ["index", "tar", "half a tar", "manifest", "home"])
