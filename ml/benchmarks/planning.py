@@ -93,10 +93,10 @@ def write_tables(home: Path) -> None:
 
 
 def plan(home: Path) -> float:
-    """Plan the shards as ``stems shards build --dry-run`` does; seconds."""
-    from ml.shards.estimate import estimate_build
+    """Plan the shards, which is what ``stems shards build --dry-run`` waits for; seconds."""
+    from ml.shards.plan import plan_build
 
     started = time.perf_counter()
-    estimate = estimate_build(NAME, DataLayout(home=home), ShardConfig(), workers=2)
-    assert estimate.tracks == TRACKS
+    tasks = plan_build(NAME, DataLayout(home=home), ShardConfig(), ENCODER).tasks
+    assert sum(len(task.tracks) for task in tasks.values()) == TRACKS
     return time.perf_counter() - started

@@ -79,27 +79,12 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _estimate(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.shards.estimate import estimate_build, size_text
+    from ml.shards.estimate import describe_build
     from ml.shards.plan import shard_config
 
-    found = estimate_build(
-        args.name,
-        settings.layout,
-        shard_config(settings.shards),
-        workers=args.workers,
-        fresh=args.fresh,
-    )
-    print(f"{args.name}: {found.tracks} tracks, {found.stem_s / 3600:.2f} h of stems")
+    config = shard_config(settings.shards)
     print(
-        f"shards to make: {found.made} ({found.encode_s / 3600:.2f} h of stems), to copy with new "
-        f"labels: {found.copied}, to keep: {found.kept}, to be replaced: {found.replaced}"
-    )
-    rates = found.rates
-    origin = "as the last build did" if rates.is_measured else "assumed: none was measured here yet"
-    print(
-        f"disk: {size_text(found.new_bytes)} more, of {size_text(found.free_bytes)} free; "
-        f"time: {_time(found.duration_s)} with {args.workers} processes "
-        f"({rates.stem_s_per_s:,.0f} s of stems per second and process, {origin})"
+        describe_build(args.name, settings.layout, config, workers=args.workers, fresh=args.fresh)
     )
     return 0
 
@@ -127,13 +112,6 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
         return 1
     print("every checksum is right")
     return 0
-
-
-def _time(duration_s: float) -> str:
-    if duration_s < 120:
-        return f"about {duration_s:.0f} s"
-    minutes = round(duration_s / 60)
-    return f"about {minutes // 60} h {minutes % 60:02d} min" if minutes >= 120 else f"{minutes} min"
 
 
 def _cores() -> int:

@@ -17,7 +17,6 @@ read from where the corpus lies: all processes must see it at the same paths.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import reduce
@@ -44,7 +43,7 @@ from ml.locks import lock
 from ml.plain import jsonable
 from ml.processes import completed, process_pool
 from ml.progress import progress
-from ml.shards.estimate import check_disk, estimate_plan, record_rates
+from ml.shards.estimate import check_disk
 from ml.shards.index import (
     REPLACED,
     UNFINISHED_NAME,
@@ -118,8 +117,7 @@ def build_shards(
         encoder = labels_manifest["encoder"]
         plan = plan_build(name, layout, config, encoder, fresh=fresh, url=url)
         if url is None:
-            estimate = estimate_plan(plan, folder, config, workers=workers, free_bytes=free_bytes)
-            check_disk(estimate, folder)
+            check_disk(plan, folder, config, free_bytes=free_bytes)
         vectors = read_vectors(name, layout, plan, encoder["fingerprint"])
         write_json(folder / UNFINISHED_NAME, {"tasks": list(plan.tasks)})
         jobs = _jobs(plan, config, vectors, folder, url)
@@ -177,19 +175,9 @@ def _make_all(
     made = dict(plan.finished)
     if not jobs:
         return [made[key] for key in plan.tasks]
-    folder, config = jobs[0].folder, jobs[0].config
-    started = time.perf_counter()
-    found = _run(jobs, workers, executor)
-    for index in progress(found, total=len(jobs), label=f"shards {folder.name}"):
+    label = f"shards {jobs[0].folder.name}"
+    for index in progress(_run(jobs, workers, executor), total=len(jobs), label=label):
         made[index.task] = index
-    if not plan.copies and executor is None:
-        record_rates(
-            folder.parent,
-            config.payload,
-            stem_s=sum(planned.stem_s for job in jobs for planned in job.task.tracks),
-            new_bytes=sum(made[job.key].bytes for job in jobs),
-            process_s=(time.perf_counter() - started) * max(1, min(workers, len(jobs))),
-        )
     return [made[key] for key in plan.tasks]
 
 

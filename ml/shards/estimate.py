@@ -1,191 +1,90 @@
-"""What a build of shards will take: hours, disk and time, at the rates of the last build.
+"""What a build of shards will take, before it begins: hours of audio, disk and time.
 
-Every real build records its rates in ``STEMS_HOME/shards/rates.json``; before the first one the
-defaults here stand in for them.
+Sizes and speeds are figures found once (44.1 kHz stereo WAV, one core of a server), good enough to
+refuse a disk that is too small and to tell an hour from a night.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
+from ml.artifacts import DataLayout
 from ml.shards.index import Payload
 from ml.shards.plan import BuildPlan, ShardConfig, plan_build, read_inputs
 
-RATES_NAME = "rates.json"
+BYTES_PER_STEM_S: Mapping[Payload, float] = {"flac": 18_000.0, "pcm16": 32_200.0}
+"""On disk, for a second of stem audio as listed, silence that is left out included."""
+
+STEM_S_PER_S: Mapping[Payload, float] = {"flac": 500.0, "pcm16": 700.0}
+"""Seconds of stem audio that one process encodes in a second."""
 
 MARGIN = 1.1
 """A build wants this many times its estimate free on the disk."""
-
-_MIN_MEASURED_S = 60.0
-"""Builds that encode less stem audio than this tell nothing about rates."""
 
 
 class DiskSpaceError(ValueError):
     """The disk has too little room for a build."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildRates:
-    """What building costs."""
-
-    stem_s_per_s: float
-    """Seconds of stem audio that one process encodes in a second."""
-    bytes_per_stem_s: float
-    """Disk bytes for a second of stem audio as listed, silence that is left out included."""
-    is_measured: bool = True
-    """By a build in this home; False: the defaults."""
+def new_bytes(plan: BuildPlan, folder: Path, config: ShardConfig) -> float:
+    """Estimate what a build adds on disk, by encoding and by copying."""
+    copied = sum((folder / source).stat().st_size for source in plan.copies.values())
+    return plan.encode_s * BYTES_PER_STEM_S[config.payload] + copied
 
 
-DEFAULT_RATES: Mapping[Payload, BuildRates] = {
-    "flac": BuildRates(stem_s_per_s=500.0, bytes_per_stem_s=18_000.0, is_measured=False),
-    "pcm16": BuildRates(stem_s_per_s=700.0, bytes_per_stem_s=32_200.0, is_measured=False),
-}
-"""44.1 kHz stereo WAV on one core of a server; FLAC at 16 kHz takes about 0.56 of PCM16."""
+def check_disk(
+    plan: BuildPlan, folder: Path, config: ShardConfig, *, free_bytes: int | None = None
+) -> None:
+    """Refuse a build that the disk has no room for.
+
+    Args:
+        plan: what is to be built.
+        folder: where the shards go.
+        config: how they are stored.
+        free_bytes: room on the disk; None: ask the system.
+
+    Raises:
+        DiskSpaceError: says what is free, what is needed and what to do.
+    """
+    free = _free_bytes(folder) if free_bytes is None else free_bytes
+    needed = MARGIN * new_bytes(plan, folder, config)
+    if free < needed:
+        raise DiskSpaceError(
+            f"{folder} has {_size(free)} free, but {len(plan.to_encode) + len(plan.copies)} new "
+            f"shards need about {_size(needed)} ({plan.encode_s / 3600:.1f} h of stems to encode); "
+            "make room (stems gc lists what nothing uses), or move STEMS_HOME to a larger disk"
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildEstimate:
-    """What ``stems shards build`` would do now."""
-
-    tracks: int
-    stem_s: float
-    """Audio of all stems of the corpus, with their silences."""
-    encode_s: float
-    """Of it, what is decoded and encoded."""
-    made: int
-    """Shards to be encoded."""
-    copied: int
-    """Shards whose audio is copied, with new labels."""
-    kept: int
-    """Shards that are there already."""
-    replaced: int
-    """Shards that leave the manifest; their files stay until ``stems gc --delete``."""
-    new_bytes: float
-    """What the build adds on disk."""
-    free_bytes: float
-    """What is free on the disk."""
-    duration_s: float
-    rates: BuildRates
-
-
-def estimate_build(
-    name: str, layout: DataLayout, config: ShardConfig, *, workers: int = 1, fresh: bool = False
-) -> BuildEstimate:
-    """What building the shards of a corpus would take; writes nothing.
+def describe_build(
+    name: str, layout: DataLayout, config: ShardConfig, *, workers: int, fresh: bool = False
+) -> str:
+    """Say in two lines what a build of the shards of a corpus would take; write nothing.
 
     Raises:
         ArtifactError: ``corpus_tracks`` or ``label_embeddings`` was not built.
     """
+    folder = layout.shards(name)
     _, labels = read_inputs(name, layout)
     plan = plan_build(name, layout, config, labels["encoder"], fresh=fresh)
-    return estimate_plan(plan, layout.shards(name), config, workers=workers)
-
-
-def estimate_plan(
-    plan: BuildPlan,
-    folder: Path,
-    config: ShardConfig,
-    *,
-    workers: int,
-    free_bytes: int | None = None,
-) -> BuildEstimate:
-    """The same for a plan that is made already.
-
-    Args:
-        plan: what is to be built.
-        folder: the shards of the corpus.
-        config: how they are stored.
-        workers: number of processes.
-        free_bytes: room on the disk; None: ask the system.
-    """
-    rates = read_rates(folder.parent, config.payload)
-    to_encode = plan.to_encode
-    encode_s = sum(planned.stem_s for task in to_encode for planned in task.tracks)
     tracks = [planned for task in plan.tasks.values() for planned in task.tracks]
-    copied = sum((folder / source).stat().st_size for source in plan.copies.values())
-    processes = max(1, min(workers, len(to_encode)))
-    return BuildEstimate(
-        tracks=len(tracks),
-        stem_s=sum(planned.stem_s for planned in tracks),
-        encode_s=encode_s,
-        made=len(to_encode),
-        copied=len(plan.copies),
-        kept=len(plan.finished),
-        replaced=len(plan.replaced),
-        new_bytes=encode_s * rates.bytes_per_stem_s + copied,
-        free_bytes=_free_bytes(folder) if free_bytes is None else free_bytes,
-        duration_s=encode_s / (rates.stem_s_per_s * processes),
-        rates=rates,
+    processes = max(1, min(workers, len(plan.to_encode)))
+    minutes = math.ceil(plan.encode_s / (60 * STEM_S_PER_S[config.payload] * processes))
+    return (
+        f"{name}: {len(tracks)} tracks, {sum(x.stem_s for x in tracks) / 3600:.2f} h of stems; "
+        f"shards to make: {len(plan.to_encode)} ({plan.encode_s / 3600:.2f} h), to copy with new "
+        f"labels: {len(plan.copies)}, to keep: {len(plan.finished)}, to be replaced: "
+        f"{len(plan.replaced)}\n"
+        f"disk: about {_size(new_bytes(plan, folder, config))} more, of "
+        f"{_size(_free_bytes(folder))} free; time: about {minutes // 60} h {minutes % 60} min "
+        f"with {processes} processes"
     )
 
 
-def check_disk(estimate: BuildEstimate, folder: Path) -> None:
-    """Refuse a build that the disk has no room for.
-
-    Args:
-        estimate: of the build.
-        folder: where the shards go.
-
-    Raises:
-        DiskSpaceError: says what was found, what is needed and what to do.
-    """
-    needed = estimate.new_bytes * MARGIN
-    if estimate.free_bytes < needed:
-        raise DiskSpaceError(
-            f"{folder} has {size_text(estimate.free_bytes)} free, but "
-            f"{estimate.made + estimate.copied} new shards need about {size_text(needed)} "
-            f"({estimate.encode_s / 3600:.1f} h of stems to encode); make room (stems gc lists "
-            "what nothing uses), or move STEMS_HOME to a larger disk"
-        )
-
-
-def read_rates(folder: Path, payload: Payload) -> BuildRates:
-    """The rates of the last build in this home, else the defaults.
-
-    Args:
-        folder: where the shards of all corpora lie.
-        payload: of the shards.
-    """
-    try:
-        return BuildRates(**read_json(folder / RATES_NAME)[payload])
-    except (ArtifactError, KeyError, TypeError):
-        return DEFAULT_RATES[payload]
-
-
-def record_rates(
-    folder: Path, payload: Payload, *, stem_s: float, new_bytes: int, process_s: float
-) -> None:
-    """Remember what a build took; too short ones are not remembered.
-
-    Args:
-        folder: where the shards of all corpora lie.
-        payload: of the shards.
-        stem_s: stem audio that was encoded.
-        new_bytes: size of the shards made of it.
-        process_s: wall time times number of processes.
-    """
-    if stem_s < _MIN_MEASURED_S or process_s <= 0:
-        return
-    measured = BuildRates(
-        stem_s_per_s=round(stem_s / process_s, 1), bytes_per_stem_s=round(new_bytes / stem_s, 1)
-    )
-    path = folder / RATES_NAME
-    known: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            known = dict(read_json(path))
-        except (ArtifactError, TypeError, ValueError):
-            known = {}  # a small file of figures that any build writes again
-    write_json(path, known | {payload: asdict(measured)})
-
-
-def size_text(n_bytes: float) -> str:
-    """Bytes for people."""
+def _size(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"
 
 

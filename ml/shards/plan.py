@@ -241,6 +241,11 @@ class BuildPlan:
             if key not in self.finished and key not in self.copies
         ]
 
+    @property
+    def encode_s(self) -> float:
+        """Audio to decode, in seconds of stems as listed."""
+        return sum(planned.stem_s for task in self.to_encode for planned in task.tracks)
+
 
 def read_inputs(name: str, layout: DataLayout) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifests of ``corpus_tracks`` and ``label_embeddings``.
