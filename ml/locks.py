@@ -16,10 +16,10 @@ class LockedError(RuntimeError):
 
 @contextlib.contextmanager
 def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock that the kernel frees when the process dies, however it dies.
+    """Hold an exclusive lock on a file while the block runs.
 
     Args:
-        path: the file to lock.
+        path: the file to lock; made where it is not there.
         waits: for who holds it, where that takes moments.
 
     Raises:
@@ -35,14 +35,13 @@ def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
             raise LockedError(
                 f"{path.parent} is being written by {holder}; wait for it or stop it"
             ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
 def lock_above(path: Path, home: Path) -> Path | None:
-    """Find the nearest ``.lock`` that who writes ``path`` holds; None: none is below home."""
+    """Find the nearest ``.lock`` that a writer of ``path`` holds; None where home has none."""
     folders = [folder for folder in path.parents if folder.is_relative_to(home)]
     return next((folder / ".lock" for folder in folders if (folder / ".lock").is_file()), None)

@@ -3,8 +3,7 @@
 Tars are named by their SHA-256, so equal ones of several corpora or URLs are one file. A tar is
 fetched by one process while others that want it wait; it is written aside, checked and renamed. The
 least recently used tars make room for a new one. What another process has open may be removed: its
-file descriptor stays good, and ``ShardMembers`` closes such files when it opens the next. Standard
-library alone.
+file descriptor stays good, and ``ShardMembers`` closes such files when it opens the next.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml.artifacts import ArtifactError
+from ml.locks import lock
 
 WAIT_S = 0.1
 """How often a process looks whether downloads of others have ended, when they fill the cache."""
@@ -44,7 +44,7 @@ class ShardCache:
     """Bound of all tars together, those being fetched included; 1 GB is 1e9 bytes."""
 
     def open(self, sha256: str, size: int, fetch: Callable[[], Iterable[bytes]]) -> int:
-        """A file descriptor of the tar with a checksum, fetched when it is not here.
+        """Open the tar with a checksum, fetched when it is not here: a file descriptor.
 
         Args:
             sha256: 64 hex digits.
@@ -56,11 +56,11 @@ class ShardCache:
             WrongContentError: the bytes have another size or checksum.
         """
         path = self.folder / f"{sha256}.tar"
-        if (found := _open_whole(path, size)) is not None:
-            return found
-        with _exclusive(self.folder / "locks" / sha256[:2]):
-            if (found := _open_whole(path, size)) is not None:
-                return found  # another process fetched it meanwhile
+        if (handle := _open_whole(path, size)) is not None:
+            return handle
+        with lock(self.folder / "locks" / sha256[:2], waits=True):
+            if (handle := _open_whole(path, size)) is not None:
+                return handle  # another process fetched it meanwhile
             return self._fetch(path, sha256, size, fetch)
 
     def _fetch(
@@ -69,13 +69,13 @@ class ShardCache:
         aside = self.folder / f".{sha256}.{os.getpid()}.tmp"
         handle = self._reserve(aside, size)
         try:
-            digest, found = hashlib.sha256(), 0
+            digest, written = hashlib.sha256(), 0
             for block in fetch():
                 digest.update(block)
-                found += os.pwrite(handle, block, found)
-            if found != size or digest.hexdigest() != sha256:
+                written += os.pwrite(handle, block, written)
+            if written != size or digest.hexdigest() != sha256:
                 raise WrongContentError(
-                    f"{found} bytes with SHA-256 {digest.hexdigest()}, expected {size} with "
+                    f"{written} bytes with SHA-256 {digest.hexdigest()}, expected {size} with "
                     f"{sha256}"
                 )
             os.fsync(handle)
@@ -88,9 +88,9 @@ class ShardCache:
         return handle  # not opened anew: by now the file may have made room for another
 
     def _reserve(self, aside: Path, size: int) -> int:
-        """A file of this size, locked while it is being filled: who finds it free sweeps it."""
+        """Make a file of this size, locked while it is filled: who finds it free sweeps it."""
         while True:
-            with _exclusive(self.folder / "locks" / "room"):
+            with lock(self.folder / "locks" / "room", waits=True):
                 if self._has_made_room(size):
                     handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
                     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -110,15 +110,15 @@ class ShardCache:
         for path in self.folder.glob("[!.]*.tar"):
             with contextlib.suppress(FileNotFoundError):  # fetched damaged, removed by its reader
                 tars.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        used = under_way + sum(found for _, found, _ in tars)
+        used = under_way + sum(n_bytes for _, n_bytes, _ in tars)
         limit = min(int(self.limit_gb * 1e9), used + shutil.disk_usage(self.folder).free)
         if limit < size:
             raise self._room_error(size)
-        for _, found, path in sorted(tars):
+        for _, n_bytes, path in sorted(tars):
             if used + size <= limit:
                 break
             path.unlink(missing_ok=True)
-            used -= found
+            used -= n_bytes
         return used + size <= limit
 
     def _room_error(self, size: int, error: OSError | None = None) -> CacheRoomError:
@@ -133,7 +133,7 @@ class ShardCache:
 
 
 def _open_whole(path: Path, size: int) -> int | None:
-    """An open tar if it is here in its size, marked as used now."""
+    """Open a tar if it is here in its size, and mark it as used now."""
     try:
         handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -147,7 +147,7 @@ def _open_whole(path: Path, size: int) -> int | None:
 
 
 def _sizes_under_way(folder: Path) -> Iterator[int]:
-    """Sizes of the files being fetched; those whose process died are removed."""
+    """Yield the sizes of the files being fetched; remove those whose process died."""
     for path in folder.glob(".*.tmp"):
         try:
             with path.open("rb") as file:
@@ -160,12 +160,3 @@ def _sizes_under_way(folder: Path) -> Iterator[int]:
                     path.unlink(missing_ok=True)
         except FileNotFoundError:
             continue  # finished meanwhile: now a tar
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Wait for a lock that the kernel frees when its process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
