@@ -1,1 +1,12 @@
-"""WebDataset shards: writing, reading, drawing training pairs."""
+"""Training audio: a corpus written as shards, and training pairs read from them.
+
+A *shard* is a WebDataset tar; each sample of it is a *segment* of one track with its stems, without
+those that are silent. An *index* beside each tar says where every stem lies. A *pair* is a chunk of
+a segment: a target stem, and the context it is to be found by.
+
+Written by ``plan`` (which tracks go where), ``segments`` and ``write`` (one shard), ``build`` (all
+of a corpus) and ``push`` (to a URL); read by ``reader`` (``ShardPairs``) through ``split``,
+``order``, ``pairs``, ``batches`` and ``members``. ``folders`` knows both kinds of places. Reading
+stems and the silence rule are ``ml.audio``'s, the tables that a build starts from
+``ml.corpora``'s. ``README.md`` shows how to read shards without this package.
+"""

@@ -208,16 +208,3 @@ def test_packed_segments_are_those_put_in():
     assert len(packed) == 50
     assert [packed[i] for i in (0, 49, 17)] == [made(0), made(49), made(17)]
     assert active_seconds(packed[4].stems[0].intervals, 0.0, 3.0) == 2.5
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_webdataset_reads_the_same_samples(flac_corpus, workers):
-    """The tars are plain WebDataset: every key and every stem that pairs come from is there."""
-    from webdataset.compat import WebDataset
-
-    urls = [str(path) for path in sorted(flac_corpus.folder.glob("[!.]*.tar"))]
-    found = {x["__key__"] for x in WebDataset(urls, shardshuffle=False)}
-    pairs = open_pairs(flac_corpus, workers=workers)
-    drawn = {k for b in pairs.batches(stop=3 * pairs.batches_per_epoch) for k in b.keys}
-    assert drawn <= found
-    assert found == _all_keys(flac_corpus)
