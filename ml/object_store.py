@@ -1,4 +1,9 @@
-"""Files behind URLs, through fsspec: read, list, remove, and try again when a network fails."""
+"""Files behind URLs, through fsspec: read, write, list, remove; tried again when a network fails.
+
+Any scheme of fsspec works: ``s3://bucket/prefix`` needs ``s3fs`` beside it. Endpoint and
+credentials come from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …) and are
+written down nowhere. fsspec is imported only when a URL is used.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ml.artifacts import ArtifactError
 
 _log = logging.getLogger(__name__)
-
-
 T = TypeVar("T")
-
 
 WAITS_S = (0.5, 2.0, 8.0)
 """Pauses between tries when the network fails; one try more than pauses."""
@@ -25,7 +28,7 @@ class RemoteError(ArtifactError):
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, made for this process, and the path in it.
+    """Open the fsspec file system of a URL, made for this process; return it and the path in it.
 
     Raises:
         RemoteError: the scheme is unknown, or its package is not installed.
@@ -45,7 +48,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes of a URL, or a range of them.
+    """Read the bytes of a URL, or a range of them.
 
     Raises:
         FileNotFoundError: it does not exist.
@@ -57,6 +60,70 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
         return system.cat_file(path, start=start, end=end)
 
     return persistently(url, read)
+
+
+def read_files(url: str, names: Sequence[str]) -> dict[str, bytes]:
+    """Read files of a folder in one go: name and content of those that exist.
+
+    Raises:
+        RemoteError: one of them cannot be read.
+    """
+
+    def read() -> dict[str, bytes]:
+        system, root = open_url(url)
+        paths = {f"{root}/{name}": name for name in names}
+        contents = system.cat(list(paths), on_error="return")
+        for content in contents.values():
+            if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
+                raise content
+        return {paths[x]: content for x, content in contents.items() if isinstance(content, bytes)}
+
+    return persistently(url, read)
+
+
+def get_file(url: str, path: Path) -> None:
+    """Copy a file from a URL.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        RemoteError: it cannot be read.
+    """
+
+    def get() -> None:
+        system, source = open_url(url)
+        system.get_file(source, str(path))
+
+    persistently(url, get)
+
+
+def put_file(path: Path, url: str) -> None:
+    """Copy a file to a URL.
+
+    Raises:
+        ArtifactError: there is no such bucket.
+        RemoteError: the URL cannot be written.
+    """
+
+    def put() -> None:
+        system, target = open_url(url)
+        system.put_file(str(path), target)
+
+    _write(url, put)
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write a small file to a URL.
+
+    Raises:
+        ArtifactError: there is no such bucket.
+        RemoteError: the URL cannot be written.
+    """
+
+    def write() -> None:
+        system, target = open_url(url)
+        system.pipe_file(target, content)
+
+    _write(url, write)
 
 
 def remove_file(url: str) -> None:
@@ -75,7 +142,7 @@ def remove_file(url: str) -> None:
 
 
 def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:
-    """Name and size of each file of a folder; empty where there is none.
+    """List a folder: name and size of each file; empty where there is none.
 
     Args:
         url: of the folder; one on disk is made.
@@ -94,16 +161,16 @@ def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:
             paths = {name: f"{root}/{name}" for name in names}
             return {name: system.size(path) for name, path in paths.items() if system.exists(path)}
         try:
-            found = system.ls(root, detail=True)
+            entries = system.ls(root, detail=True)
         except FileNotFoundError:
             return {}
-        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found}
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries}
 
     return persistently(url, look)
 
 
 def persistently(url: str, work: Callable[[], T]) -> T:
-    """What ``work`` returns, tried again when the network fails.
+    """Do ``work`` and return what it returns; try again when the network fails.
 
     Raises:
         FileNotFoundError: what ``work`` wants does not exist.
@@ -130,8 +197,17 @@ def persistently(url: str, work: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
+def _write(url: str, work: Callable[[], None]) -> None:
+    try:
+        persistently(url, work)
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{url} cannot be written: {error}; expected a bucket that exists; make it first"
+        ) from None
+
+
 def _refusals() -> tuple[type[Exception], ...]:
-    """Errors that trying again does not mend."""
+    """Name the errors that trying again does not mend."""
     try:
         from botocore.exceptions import NoCredentialsError  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -140,15 +216,15 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Errors of the network, as the packages in use name them."""
-    found: list[type[Exception]] = [OSError, TimeoutError]
+    """Name the errors of the network, as the packages in use define them."""
+    errors: list[type[Exception]] = [OSError, TimeoutError]
     try:
         from aiohttp import ClientError
 
-        found.append(ClientError)
+        errors.append(ClientError)
         from botocore.exceptions import BotoCoreError  # pyright: ignore[reportMissingImports]
 
-        found.append(BotoCoreError)
+        errors.append(BotoCoreError)
     except ImportError:
         pass
-    return tuple(found)
+    return tuple(errors)

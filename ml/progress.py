@@ -11,13 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
+_log = logging.getLogger("stems.progress")
 T = TypeVar("T")
 
-
 LINE_EVERY_S = 10.0
-
-
-_log = logging.getLogger("stems.progress")
+"""Between two log lines where there is no terminal."""
 
 
 def progress(items: Iterable[T], *, total: int, label: str, done: int = 0) -> Iterator[T]:
@@ -45,7 +43,7 @@ class ProgressBar:
             self._bar = tqdm(total=total, initial=done, desc=label, leave=False)
 
     def update_to(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
-        """``done`` of ``total`` are done; ``metrics`` are shown beside."""
+        """Show that ``done`` of ``total`` are done, with ``metrics`` beside."""
         step, self.done = done - self.done, done
         shown = {name: f"{value:.3g}" for name, value in (metrics or {}).items() if "loss" in name}
         if self._bar is not None:
@@ -73,7 +71,7 @@ class ProgressBar:
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Plain lines on stderr; only the project's own messages below warnings."""
+    """Log plain lines to stderr; below warnings only the project's own messages."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("ml", "stems"):
         logging.getLogger(name).setLevel(level)

@@ -2,16 +2,15 @@
 
 Everything is a pure function of (shards, ``PairConfig``, seed, number), damaged samples and their
 replacements included. No process talks to another: ranks and rows find different replacements by
-their number alone.
-
-[batch_rows] The arrays of a batch while it is read.
+their number alone. ``PairBatches`` decides what a batch holds; ``BatchRows`` are its arrays while
+they are read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ml.artifacts import ArtifactError
-from ml.shards.damage import Damage, DamagedShardError
-from ml.shards.index import FULL_SCALE, IndexedSegment, IndexedStem
+from ml.shards.index import FULL_SCALE, Damage, DamagedShardError, IndexedSegment, IndexedStem
 from ml.shards.members import ShardMembers
 from ml.shards.order import EpochOrder
 from ml.shards.pairs import MUSIC_ROW, Pair, PairBatch, PairConfig, draw_pair
@@ -73,7 +71,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, index: int) -> PairBatch | ArtifactError:
-        """A batch by its number, or the error."""
+        """Read a batch by its number, or return the error."""
         try:
             return self._batch(index)
         except ArtifactError as error:
@@ -91,18 +89,14 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         hard_negatives = self._config.hard_negatives
         rows = BatchRows(pairs, self._samples, self._condition_dim, hard_negatives)
         for row, (pair, others) in enumerate(zip(pairs, draws, strict=True)):
-            while not self._is_filled(rows, row, pair, skipped):
+            while not self._has_filled(rows, row, pair, skipped):
                 pair = next(others)
         return rows.batch(skipped, self._members.bytes_read - before)
 
-    def _is_filled(self, rows: BatchRows, row: int, pair: Pair, skipped: list[Damage]) -> bool:
+    def _has_filled(self, rows: BatchRows, row: int, pair: Pair, skipped: list[Damage]) -> bool:
         """Read a pair into its row; False if it is damaged, and that is put up with."""
-
-        def read(stem: IndexedStem, chunk: np.ndarray) -> None:
-            self._members.read_chunk(pair.shard, pair.segment, stem, pair.draw.start, chunk)
-
         try:
-            rows.fill(row, pair, self._condition(pair), read)
+            rows.fill(row, pair, self._condition(pair), self._members)
         except DamagedShardError as error:
             self._skip(error, skipped)
             return False
@@ -111,7 +105,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
     def _draws(
         self, chosen: np.ndarray, epoch: int, number: int, row: int, skipped: list[Damage]
     ) -> Iterator[Pair]:
-        """The pair of a row, then those that may take its place."""
+        """Draw the pair of a row, then those that may take its place."""
         position = number * self._order.batch_size + row
         seed = [self._order.seed, epoch, 1 + position]  # 0: the order's
         yield from self._drawn(int(chosen[row]), np.random.default_rng(seed), skipped)
@@ -130,7 +124,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
             self._skip(error, skipped)
 
     def _replacements(self, chosen: np.ndarray, epoch: int, number: int, row: int) -> Iterator[int]:
-        """Segments that may stand in for a row's.
+        """Yield segments that may stand in for a row's.
 
         First others of its track, then those of tracks that are not in the batch: each row has its
         own share of these, so the batch still holds one pair per track. When none of these can be
@@ -153,16 +147,15 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         skipped.append(error.damage)
 
     def _draw(self, place: int, rng: np.random.Generator) -> Pair:
-        """The pair of a segment by some randomness."""
+        """Draw a pair from a segment."""
         segment, shard = self._segments[place], int(self._order.shards[place])
 
         def peaks(start: int) -> np.ndarray:
-            found = []
+            chunk, highest = np.empty(self._samples, dtype=np.int16), []
             for stem in segment.stems:
-                chunk = np.empty(self._samples, dtype=np.int16)
                 self._members.read_chunk(shard, segment, stem, start, chunk)
-                found.append(np.abs(chunk / FULL_SCALE).max() * stem.gain)
-            return np.array(found)
+                highest.append(np.abs(chunk / FULL_SCALE).max() * stem.gain)
+            return np.array(highest)
 
         return Pair(
             draw=draw_pair(segment, self._rate_hz, self._config, rng, peaks),
@@ -172,7 +165,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         )
 
     def label_vectors(self) -> dict[str, np.ndarray]:
-        """Condition (condition_dim,) float32 of every text that a stem is conditioned with, sorted.
+        """Read the condition of every text that a stem is conditioned with: see ``ShardPairs``.
 
         Raises:
             ArtifactError: a shard is damaged.
@@ -194,20 +187,20 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         return self._vector_of(MUSIC)
 
     def _condition(self, pair: Pair) -> np.ndarray:
-        """(condition_dim,) float32."""
+        """Read what a pair is conditioned with: (condition_dim,) float32."""
         if pair.draw.label_row == MUSIC_ROW:
             assert self._music is not None
             return self._music
         return self._vector(pair.shard, pair.segment, pair.draw.label_row)
 
     def _vector(self, shard: int, segment: IndexedSegment, row: int) -> np.ndarray:
-        """A row of a segment's ``labels.npy``: (condition_dim,) float32."""
+        """Read a row of a segment's ``labels.npy``: (condition_dim,) float32."""
         size = 2 * self._condition_dim
         data = self._members.read(shard, segment.key, segment.labels_offset + row * size, size)
         return np.frombuffer(data, dtype="<f2").astype(np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the order of an epoch, which is made again."""
+        """Leave out the order of an epoch, which is made again."""
         return self.__dict__ | {"_epoch": None}
 
 
@@ -234,33 +227,30 @@ class BatchRows:
             self._negatives = _shareable(len(pairs), hard_negatives, samples, dtype=torch.int16)
         self._condition = torch.empty(len(pairs), condition_dim)
 
-    def fill(
-        self,
-        row: int,
-        pair: Pair,
-        condition: np.ndarray,
-        read: Callable[[IndexedStem, np.ndarray], None],
-    ) -> None:
+    def fill(self, row: int, pair: Pair, condition: np.ndarray, members: ShardMembers) -> None:
         """Read a pair into a row; may be tried again with another pair after an error.
 
         Args:
             row: which.
             pair: what to read.
             condition: (condition_dim,) float32.
-            read: fills (samples,) int16 with the chunk of a stem.
+            members: of the shards, to read the chunks from.
+
+        Raises:
+            DamagedShardError: a chunk cannot be read.
         """
         missing = len(pair.context) - self._context.shape[1]
         if missing > 0:
             self._context = torch.nn.functional.pad(self._context, (0, 0, 0, missing))
         self._pairs[row] = pair
         self._condition[row] = torch.from_numpy(condition)
-        read(pair.target, self._target[row].numpy())
-        _read_each(pair.context, self._context[row].numpy(), read)
+        _read_stems(pair, [pair.target], self._target[row : row + 1].numpy(), members)
+        _read_stems(pair, pair.context, self._context[row].numpy(), members)
         if self._negatives is not None:
-            _read_each(pair.negatives, self._negatives[row].numpy(), read)
+            _read_stems(pair, pair.negatives, self._negatives[row].numpy(), members)
 
     def batch(self, skipped: Sequence[Damage], bytes_read: int) -> PairBatch:
-        """The batch, once every row is filled."""
+        """Give the batch, once every row is filled."""
         pairs = self._pairs
         negatives = self._negatives
         return PairBatch(
@@ -283,19 +273,17 @@ class BatchRows:
         )
 
 
-def _read_each(
-    stems: Sequence[IndexedStem],
-    chunks: np.ndarray,
-    read: Callable[[IndexedStem, np.ndarray], None],
+def _read_stems(
+    pair: Pair, stems: Sequence[IndexedStem], chunks: np.ndarray, members: ShardMembers
 ) -> None:
-    """Read stems into the first of ``chunks`` (stem, samples); the others become silence."""
+    """Read stems of a pair into the first of ``chunks`` (stem, samples); silence the others."""
     for place, stem in enumerate(stems):
-        read(stem, chunks[place])
+        members.read_chunk(pair.shard, pair.segment, stem, pair.draw.start, chunks[place])
     chunks[len(stems) :] = 0
 
 
 def _gains(stems: Sequence[Sequence[IndexedStem]], width: int) -> torch.Tensor:
-    """(row, width) float32, 0 where a row has no stem."""
+    """Lay out the gains of stems: (row, width) float32, 0 where a row has no stem."""
     gains = torch.zeros(len(stems), width)
     for row, chosen in enumerate(stems):
         for place, stem in enumerate(chosen):
@@ -304,7 +292,7 @@ def _gains(stems: Sequence[Sequence[IndexedStem]], width: int) -> torch.Tensor:
 
 
 def _shareable(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """An empty tensor; in a worker process in shared memory, so it is not copied to get out."""
+    """Make an empty tensor; in a worker process in shared memory, so it is not copied out."""
     if torch.utils.data.get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(dtype.itemsize * math.prod(shape))

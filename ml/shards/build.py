@@ -10,16 +10,17 @@ running training may be reading them. A manifest that is replaced is kept under 
 that ``ml.upkeep.collect`` can tell which files a training run still names; ``unfinished.json``
 names the tasks of a build that has not come to its end.
 
-Processes that share no disk put their shards at a URL (``ml.shards.push.make_shard``). The home
-keeps the manifest, which names the URL; finished shards are those whose index is there. Audio is
-read from where the corpus lies: all processes must see it at the same paths.
+Processes that share no disk put their shards at a URL. The home keeps the manifest, which names the
+URL. Audio is read from where the corpus lies: all processes must see it at the same paths.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
 from importlib.metadata import PackageNotFoundError, version
 from operator import add
 from pathlib import Path
@@ -40,28 +41,23 @@ from ml.artifacts import (
     write_json,
 )
 from ml.locks import lock
+from ml.object_store import read_bytes
 from ml.plain import jsonable
-from ml.processes import completed, process_pool
+from ml.processes import completed, process_pool, scratch_folder
 from ml.progress import progress
 from ml.shards.estimate import check_disk
+from ml.shards.folders import LocalFolder, ShardFolder, url_folder
 from ml.shards.index import (
     REPLACED,
     UNFINISHED_NAME,
     ShardCounts,
     ShardIndex,
+    index_path,
     read_shards_manifest,
 )
-from ml.shards.plan import (
-    BuildPlan,
-    ShardConfig,
-    ShardTask,
-    is_complete,
-    plan_build,
-    read_inputs,
-    read_vectors,
-)
-from ml.shards.push import is_pushed, make_shard, push_manifest
-from ml.shards.write import ShardJob
+from ml.shards.plan import BuildPlan, ShardConfig, plan_build, read_inputs
+from ml.shards.push import get_shard, put_manifest, put_shard
+from ml.shards.write import ShardJob, write_shard
 
 LIBRARIES = ("av", "numpy", "soundfile", "soxr")
 """Libraries whose version may change the bytes; recorded in the manifest."""
@@ -98,69 +94,104 @@ def build_shards(
         ml.audio.files.AudioError: a file is missing or cannot be decoded.
         ml.locks.LockedError: another process is building these shards.
         ml.processes.WorkersError: who should make them died or cannot be reached.
-        ml.shards.folders.RemoteError: ``uri`` cannot be read or written.
+        ml.object_store.RemoteError: ``uri`` cannot be read or written.
     """
-    folder = layout.shards(name)
-    url = f"{uri.rstrip('/')}/{name}" if uri else _last_url(name, layout)
+    folder, place = layout.shards(name), _place(name, layout, uri)
     tracks_manifest, labels_manifest = read_inputs(name, layout)
     identity = {
         "config": config,
         "corpus_tracks": tracks_manifest["fingerprint"],
         "label_embeddings": labels_manifest["fingerprint"],
     }
-    found = find_current(folder, jsonable(identity), kinds.STEM_SHARDS)
-    if found and not fresh and _is_there(folder, url):
-        return found
+    current = find_current(folder, jsonable(identity), kinds.STEM_SHARDS)
+    if current and not fresh and _is_there(folder, place):
+        return current
     with lock(folder / ".lock"):
         for stale in folder.glob(".*.tmp"):
             stale.unlink()
         encoder = labels_manifest["encoder"]
-        plan = plan_build(name, layout, config, encoder, fresh=fresh, url=url)
-        if url is None:
+        plan = plan_build(name, layout, config, encoder, place=place, fresh=fresh)
+        if place.url is None:
             check_disk(plan, folder, config, free_bytes=free_bytes)
-        vectors = read_vectors(name, layout, plan, encoder["fingerprint"])
+        vectors = _read_vectors(name, layout, plan, encoder["fingerprint"])
         write_json(folder / UNFINISHED_NAME, {"tasks": list(plan.tasks)})
-        jobs = _jobs(plan, config, vectors, folder, url)
-        indexes = _make_all(plan, jobs, workers, executor)
+        indexes = dict(plan.finished)
+        if jobs := _jobs(plan, config, vectors, folder):
+            made = _make_all(jobs, place.url, workers, executor)
+            for index in progress(made, total=len(jobs), label=f"shards {name}"):
+                indexes[index.task] = index
         _keep_replaced(folder)
-        artifact = finish_shards(folder, identity, indexes, encoder, config, url=url)
-        if url is not None:
-            push_manifest(folder, url)
+        in_order = [indexes[key] for key in plan.tasks]
+        artifact = finish_shards(folder, identity, in_order, encoder, config, url=place.url)
+        if place.url is not None:
+            put_manifest(folder, place.url)
         (folder / UNFINISHED_NAME).unlink()
         return artifact
 
 
-def _last_url(name: str, layout: DataLayout) -> str | None:
+def _place(name: str, layout: DataLayout, uri: str | None) -> ShardFolder:
+    """Decide where the shards go: see ``build_shards``, ``uri``."""
+    folder = layout.shards(name)
+    if uri:
+        return url_folder(layout, f"{uri.rstrip('/')}/{name}")
     try:
-        url = read_shards_manifest(layout.shards(name)).get("url")
+        url = read_shards_manifest(folder).get("url")
     except ArtifactError:
-        return None
-    return url if url == layout.training_shards(name) else None
+        url = None
+    if url is None or url != layout.training_shards(name):
+        return LocalFolder(folder)
+    return url_folder(layout, url)
 
 
-def _is_there(folder: Path, url: str | None) -> bool:
-    """Whether all that the manifest lists is where it should be."""
-    if read_shards_manifest(folder).get("url") != url:
+def _is_there(folder: Path, place: ShardFolder) -> bool:
+    """Whether all that the manifest of the home lists is where it should be, each in its size."""
+    manifest = read_shards_manifest(folder)
+    if manifest.get("url") != place.url:
         return False
-    return is_complete(folder) if url is None else is_pushed(folder, url)
+    sizes = place.sizes()
+    has_shards = all(
+        sizes.get(shard["name"]) == shard["bytes"]
+        and index_path(folder, shard["name"]).name in sizes
+        for shard in manifest["shards"]
+    )
+    if not has_shards or MANIFEST_NAME not in sizes:
+        return False
+    content = (folder / MANIFEST_NAME).read_bytes()
+    return place.url is None or read_bytes(place.where(MANIFEST_NAME)) == content
+
+
+def _read_vectors(
+    name: str, layout: DataLayout, plan: BuildPlan, encoder_fingerprint: str
+) -> dict[str, np.ndarray]:
+    """Read the condition of every label text of the planned tracks.
+
+    Raises:
+        ArtifactError: some are missing, or come from another encoder.
+    """
+    from ml.corpora.label_embeddings import read_label_vectors
+
+    vectors = read_label_vectors(layout, name, encoder_fingerprint=encoder_fingerprint)
+    tracks = (planned for task in plan.tasks.values() for planned in task.tracks)
+    needed = {text for planned in tracks for text in planned.texts}
+    if missing := sorted(needed - vectors.keys()):
+        raise ArtifactError(
+            f"{layout.labels(name)} has no vector for {missing[0]!r} ({len(missing)} of "
+            f"{len(needed)} label texts missing); make them with: stems labels build {name}"
+        )
+    return vectors
 
 
 def _jobs(
-    plan: BuildPlan,
-    config: ShardConfig,
-    vectors: Mapping[str, np.ndarray],
-    folder: Path,
-    url: str | None,
+    plan: BuildPlan, config: ShardConfig, vectors: Mapping[str, np.ndarray], folder: Path
 ) -> list[ShardJob]:
-    """One for each task whose shard is not there yet."""
+    """Make one job for each task whose shard is not there yet."""
     return [
         ShardJob(
             task=task,
             config=config,
             key=key,
-            vectors=_vectors_of(task, vectors),
+            vectors={text: vectors[text] for planned in task.tracks for text in planned.texts},
             folder=folder,
-            url=url,
             copy_from=plan.copies.get(key),
         )
         for key, task in plan.tasks.items()
@@ -169,30 +200,39 @@ def _jobs(
 
 
 def _make_all(
-    plan: BuildPlan, jobs: Sequence[ShardJob], workers: int, executor: Executor | None
-) -> list[ShardIndex]:
-    """The index of every task's shard, in the order of the tasks; makes those of the jobs."""
-    made = dict(plan.finished)
-    if not jobs:
-        return [made[key] for key in plan.tasks]
-    label = f"shards {jobs[0].folder.name}"
-    for index in progress(_run(jobs, workers, executor), total=len(jobs), label=label):
-        made[index.task] = index
-    return [made[key] for key in plan.tasks]
-
-
-def _run(jobs: Sequence[ShardJob], workers: int, executor: Executor | None) -> Iterator[ShardIndex]:
+    jobs: Sequence[ShardJob], url: str | None, workers: int, executor: Executor | None
+) -> Iterator[ShardIndex]:
+    """Make the shards of the jobs; yield their indexes in whatever order they come."""
+    make = partial(make_shard, url=url)
     if executor is not None:
-        yield from completed(executor, make_shard, jobs)
+        yield from completed(executor, make, jobs)
     elif workers <= 1 or len(jobs) <= 1:
-        yield from map(make_shard, jobs)
+        yield from map(make, jobs)
     else:
         with process_pool(min(workers, len(jobs))) as pool:
-            yield from completed(pool, make_shard, jobs)
+            yield from completed(pool, make, jobs)
 
 
-def _vectors_of(task: ShardTask, vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {text: vectors[text] for planned in task.tracks for text in planned.texts}
+def make_shard(job: ShardJob, *, url: str | None) -> ShardIndex:
+    """Make one shard in the folder of its job or, by way of a temporary folder, at a URL.
+
+    The temporary folder (in ``TMPDIR``, or the local directory of a Dask worker) wants room for two
+    shards. Returns the index without its segments.
+
+    Raises:
+        ml.audio.files.AudioError: an audio file is missing or cannot be decoded.
+        ml.object_store.RemoteError: the URL cannot be read or written.
+    """
+    if url is None:
+        return write_shard(job)
+    with tempfile.TemporaryDirectory(prefix="shards-", dir=scratch_folder()) as parent:
+        folder = Path(parent) / job.folder.name
+        folder.mkdir()
+        if job.copy_from:
+            get_shard(url, job.copy_from, folder)
+        index = write_shard(replace(job, folder=folder))
+        put_shard(folder / index.name, url)
+    return index
 
 
 def _keep_replaced(folder: Path) -> None:
@@ -217,7 +257,7 @@ def finish_shards(
     """Write the manifest of shards that are all there.
 
     Args:
-        folder: holds them.
+        folder: holds them, or would: the manifest goes there.
         identity: what they were made from.
         indexes: of each, as ``write_shard`` returns them.
         label_encoder: ``name``, ``dim`` and ``fingerprint`` of what made the label vectors.

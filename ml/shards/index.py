@@ -1,4 +1,4 @@
-"""The index beside each shard: where each member lies and what is known about it.
+"""The index beside each shard: where each member lies, what is known about it, what is damaged.
 
 ``<shard>.tar`` is plain WebDataset and complete in itself; ``<shard>.index.json`` repeats what
 ``segment.json`` says of every sample and adds byte offsets, so that training reads byte ranges
@@ -134,8 +134,48 @@ class ShardIndex:
     segments: tuple[IndexedSegment, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A sample that could not be read."""
+
+    shard: str
+    """Path or URL of the tar."""
+    sample: str
+    """Key of the sample; empty when it is about the whole shard."""
+    problem: str
+    """What was found."""
+
+    def __str__(self) -> str:
+        """Shard, sample and what was found."""
+        sample = f" at sample {self.sample}" if self.sample else ""
+        return f"shard {self.shard} is damaged{sample}: {self.problem}"
+
+
+class DamagedShardError(ArtifactError):
+    """A shard is missing, truncated or overwritten."""
+
+    def __init__(self, damage: Damage, corpus: str) -> None:
+        """Say what is damaged and what to do.
+
+        Args:
+            damage: what was found.
+            corpus: name of the corpus, for the commands.
+        """
+        super().__init__(
+            f"{damage}; check it with: stems shards inspect {corpus}; make it again with: "
+            f"stems shards build {corpus} --fresh; or leave such samples out, counted, with: "
+            "pairs.damaged=skip"
+        )
+        self.damage = damage
+        self.corpus = corpus
+
+    def __reduce__(self) -> tuple[type[DamagedShardError], tuple[Damage, str]]:
+        """Pickled by its parts: it comes out of worker processes."""
+        return type(self), (self.damage, self.corpus)
+
+
 def index_path(folder: Path, shard_name: str) -> Path:
-    """Where the index of a shard lies."""
+    """Name the file of a shard's index."""
     return folder / (Path(shard_name).stem + INDEX_SUFFIX)
 
 
@@ -157,7 +197,7 @@ def read_index(path: Path) -> ShardIndex:
 
 
 def read_index_head(path: Path) -> ShardIndex:
-    """A shard's index without its segments: what a build needs to know, at a fraction of the cost.
+    """Read a shard's index without its segments: what a build needs, at a fraction of the cost.
 
     Raises:
         ArtifactError: as ``read_index``.
@@ -176,8 +216,17 @@ def read_index_head(path: Path) -> ShardIndex:
     return replace(index, segments=())
 
 
+def read_shards_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a folder of shards.
+
+    Raises:
+        ArtifactError: there is none, or it is of another format; says what to do.
+    """
+    return read_manifest(folder, kinds.STEM_SHARDS)
+
+
 def split_fingerprint(shards: Sequence[Mapping[str, Any]], split: str) -> str:
-    """Content of a split: what a training run remembers of its shards.
+    """Fingerprint the content of a split: what a training run remembers of its shards.
 
     Args:
         shards: the ``shards`` of a manifest.
@@ -187,10 +236,10 @@ def split_fingerprint(shards: Sequence[Mapping[str, Any]], split: str) -> str:
 
 
 def _index(content: Any, path: Path) -> ShardIndex:
-    found = content.pop("format_version", None) if isinstance(content, dict) else None
-    if found != kinds.STEM_SHARDS.format_version:
+    version = content.pop("format_version", None) if isinstance(content, dict) else None
+    if version != kinds.STEM_SHARDS.format_version:
         raise ArtifactError(
-            f"{path} has format version {found!r}, expected {kinds.STEM_SHARDS.format_version}; "
+            f"{path} has format version {version!r}, expected {kinds.STEM_SHARDS.format_version}; "
             f"make the shards again with: stems shards build {path.parent.name} --fresh"
         )
     try:
@@ -218,12 +267,3 @@ def _segment(content: Mapping[str, Any]) -> IndexedSegment:
         for stem in content["stems"]
     )
     return IndexedSegment(**{**content, "texts": tuple(content["texts"]), "stems": stems})
-
-
-def read_shards_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of shards.
-
-    Raises:
-        ArtifactError: there is none, or it is of a newer format; says what to do.
-    """
-    return read_manifest(folder, kinds.STEM_SHARDS)

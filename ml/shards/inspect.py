@@ -14,9 +14,8 @@ from typing import Any
 
 from ml.artifacts import DataLayout
 from ml.progress import progress
-from ml.shards.damage import DamagedShardError
 from ml.shards.folders import LocalFolder, Shard, ShardFolder
-from ml.shards.index import read_shards_manifest
+from ml.shards.index import DamagedShardError, read_shards_manifest
 from ml.tracks import MUSIC
 
 

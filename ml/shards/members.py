@@ -1,4 +1,4 @@
-"""Members of shards by byte range: what is read when a chunk of a stem is asked for."""
+"""Members of shards by byte range: reads the chunk of a stem that is asked for, and no more."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from ml.shards.damage import Damage, DamagedShardError
 from ml.shards.folders import Shard, ShardFolder
-from ml.shards.index import WAV_HEADER_BYTES, IndexedSegment, IndexedStem
+from ml.shards.index import WAV_HEADER_BYTES, Damage, DamagedShardError, IndexedSegment, IndexedStem
 
 OPEN_SHARDS = 128
 """How many tars one process keeps open."""
@@ -58,16 +57,16 @@ class ShardMembers:
         if self._shards[shard][1].payload == "pcm16":
             handle = self._handle(shard, segment.key)
             offset = stem.offset + WAV_HEADER_BYTES + 2 * start
-            found = os.preadv(handle, [inside.data], offset)
-            self.bytes_read += found
-            self._check_size(shard, segment.key, offset, found, inside.nbytes)
+            n_bytes = os.preadv(handle, [inside.data], offset)
+            self.bytes_read += n_bytes
+            self._check_size(shard, segment.key, offset, n_bytes, inside.nbytes)
         elif (whole := self._whole(shard, segment, stem)) is not None:
             inside[:] = whole[start : start + len(inside)]
         else:
             self._decode(shard, segment, stem, start, inside)
 
     def _whole(self, shard: int, segment: IndexedSegment, stem: IndexedStem) -> np.ndarray | None:
-        """(segment samples,) int16; None: not kept, or damaged, which a chunk of it need not be."""
+        """Decode a stem once and keep it; None: not kept, or damaged, which a chunk may not be."""
         if not self._keeps_decoded:
             return None
         place = (shard, stem.offset)
@@ -95,18 +94,18 @@ class ShardMembers:
         try:
             with soundfile.SoundFile(cast(BinaryIO, member)) as file:
                 file.seek(start)
-                found = len(file.read(out=samples))
+                decoded = len(file.read(out=samples))
         except soundfile.LibsndfileError as error:
             problem = f"stem {stem.stem_id}: {error.error_string}"
             raise self._damaged(shard, segment.key, problem) from None
         finally:
             self.bytes_read += member.bytes_read
-        if found != len(samples):
-            problem = f"stem {stem.stem_id}: {found} of {len(samples)} samples"
+        if decoded != len(samples):
+            problem = f"stem {stem.stem_id}: {decoded} of {len(samples)} samples"
             raise self._damaged(shard, segment.key, problem)
 
     def read(self, shard: int, key: str, offset: int, size: int) -> bytes:
-        """``size`` bytes of a shard from ``offset``; ``key`` is the sample, for the error.
+        """Read ``size`` bytes of a shard from ``offset``; ``key`` is the sample, for the error.
 
         Raises:
             DamagedShardError: the tar is missing or not of the size that its index says.
@@ -141,9 +140,9 @@ class ShardMembers:
                 os.utime(handle)
         self._used.clear()
 
-    def _check_size(self, shard: int, key: str, offset: int, found: int, expected: int) -> None:
-        if found != expected:
-            raise self._damaged(shard, key, f"{found} of {expected} bytes at {offset}")
+    def _check_size(self, shard: int, key: str, offset: int, n_bytes: int, expected: int) -> None:
+        if n_bytes != expected:
+            raise self._damaged(shard, key, f"{n_bytes} of {expected} bytes at {offset}")
 
     def _open_shard(self, shard: int, key: str) -> int:
         if shard in self._bad:
@@ -157,16 +156,16 @@ class ShardMembers:
         except DamagedShardError as error:
             self._bad[shard] = error.damage.problem  # not fetched again for each of its samples
             raise self._damaged(shard, key, self._bad[shard]) from None
-        found = os.fstat(handle).st_size
-        if found != described.bytes:
+        size = os.fstat(handle).st_size
+        if size != described.bytes:
             os.close(handle)
-            self._bad[shard] = f"{found} bytes, expected {described.bytes}"
+            self._bad[shard] = f"{size} bytes, expected {described.bytes}"
             raise self._damaged(shard, key, self._bad[shard])
         return handle
 
-    def _damaged(self, shard: int, key: str, found: str) -> DamagedShardError:
+    def _damaged(self, shard: int, key: str, problem: str) -> DamagedShardError:
         folder, described = self._shards[shard]
-        damage = Damage(shard=folder.where(described.name), sample=key, problem=found)
+        damage = Damage(shard=folder.where(described.name), sample=key, problem=problem)
         return DamagedShardError(damage, folder.name)
 
     def _forget(self) -> None:
@@ -177,11 +176,11 @@ class ShardMembers:
         self._decoded: dict[tuple[int, int], np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files and what was decoded: they belong to one process."""
+        """Leave out open files and what was decoded: they belong to one process."""
         return {"_shards": self._shards, "_keeps_decoded": self._keeps_decoded}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Nothing open yet."""
+        """Start with nothing open."""
         self.__dict__.update(state)
         self._forget()
 

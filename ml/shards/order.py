@@ -42,7 +42,7 @@ class EpochOrder:
         return _most_batches(np.bincount(self.tracks), self.batch_size)
 
     def batches(self, epoch: int) -> np.ndarray:
-        """Segment indices of one epoch: (batch, batch_size) int64.
+        """Choose the segments of one epoch: their indices (batch, batch_size) int64.
 
         Each segment occurs at most once, no track twice in a batch. Segments that fit into no batch
         are left out, other ones each epoch. With fewer tracks than ``batch_size`` tracks
@@ -60,28 +60,28 @@ class EpochOrder:
             # The fewer windows at the epoch's end, the fewer segments are lost. One window over all
             # loses none that can be kept, so every epoch ends up with the same number of batches.
             last = max(0, int(windows.max()) + 1 - merged)
-            found = self._deal_windows(np.minimum(windows, last), [self.seed, epoch, 0, 1])
-            if len(found) == self.batches_per_epoch:
-                return found
+            batches = self._deal_windows(np.minimum(windows, last), [self.seed, epoch, 0, 1])
+            if len(batches) == self.batches_per_epoch:
+                return batches
             merged *= 2
 
     def _windows(self, rng: np.random.Generator) -> np.ndarray:
-        """The window of each segment, by the random place of its shard: (segment,)."""
+        """Give each segment a window, by the random place of its shard: (segment,)."""
         shards = rng.permutation(np.unique(self.shards))
         window = np.empty(int(shards.max()) + 1, dtype=np.int64)
         window[shards] = np.arange(len(shards)) // self.window_shards
         return window[self.shards]
 
     def _deal_windows(self, windows: np.ndarray, seed: list[int]) -> np.ndarray:
-        """Batches from one window after the other; what is left over goes to the next."""
+        """Deal batches from one window after the other; what is left over goes to the next."""
         rng = np.random.default_rng(seed)
         left = np.empty(0, dtype=np.int64)
-        found = []
+        dealt = []
         for i in range(int(windows.max()) + 1):
             pool = np.concatenate([left, np.flatnonzero(windows == i)])
             batches, left = deal(pool, self.tracks[pool], self.batch_size, rng)
-            found.append(batches)
-        return np.concatenate(found)
+            dealt.append(batches)
+        return np.concatenate(dealt)
 
 
 def deal(
@@ -120,7 +120,7 @@ def deal(
 
 
 def _most_batches(counts: np.ndarray, batch_size: int) -> int:
-    """The largest n so that tracks with ``counts`` segments fill n batches, once per batch each."""
+    """Find the most batches that tracks with ``counts`` segments fill, each once per batch."""
     low, high = 0, int(counts.sum()) // batch_size
     while low < high:
         middle = (low + high + 1) // 2
@@ -132,7 +132,7 @@ def _most_batches(counts: np.ndarray, batch_size: int) -> int:
 
 
 def _occurrence(values: np.ndarray) -> np.ndarray:
-    """How many equal values stand before each: [a, b, a, a] → [0, 0, 1, 2]."""
+    """Count the equal values that stand before each: [a, b, a, a] → [0, 0, 1, 2]."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
@@ -143,7 +143,7 @@ def _occurrence(values: np.ndarray) -> np.ndarray:
 
 
 def _places(tracks: np.ndarray, n_batches: int, rng: np.random.Generator) -> np.ndarray:
-    """The batch of each segment; ``tracks`` has equal values side by side: (segment,)."""
+    """Give each segment a batch; ``tracks`` has equal values side by side: (segment,)."""
     is_first = np.concatenate([[True], tracks[1:] != tracks[:-1]])
     begins = np.append(np.flatnonzero(is_first), len(tracks))  # (track + 1,)
     places = np.empty(len(tracks), dtype=np.int64)

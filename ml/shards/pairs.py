@@ -4,13 +4,11 @@ A chunk is drawn uniformly from a segment; the target uniformly among the stems 
 the context's size uniformly from 1 to the number of the other sounding stems, then a subset of that
 size. With fewer than two sounding stems the chunk is drawn again; after ``draws`` tries the chunk
 of the segment with most sounding stems is taken. The label is drawn uniformly from the target's
-hierarchy, "music" where it has none. Which segments come when is the matter of ``order``, reading
-them that of ``reader``.
+hierarchy, "music" where it has none.
 
-[chunks] Which chunks of a segment can give a pair: at least two of its stems must sound in them.
-
-Shared by the writer (keeps only segments that hold such a chunk) and the pairs (draw among them).
-Numpy only. How activity is found in a waveform is the matter of ``ml.audio.activity``.
+A build keeps only segments that hold a chunk with two sounding stems (``gives_pair``). How activity
+is found in a waveform is the matter of ``ml.audio.activity``, which segments come when that of
+``order``, reading them that of ``reader``.
 """
 
 from __future__ import annotations
@@ -24,18 +22,23 @@ import torch
 
 from ml.audio.activity import active_seconds
 from ml.plain import added_field
-from ml.shards.damage import Damage
-from ml.shards.index import IndexedSegment, IndexedStem
+from ml.shards.index import Damage, IndexedSegment, IndexedStem
 from ml.tracks import MUSIC
 
 MUSIC_ROW = -1
 """``PairDraw.label_row`` of a label that "music" took the place of."""
 
+GRID_S = 0.1
+"""Distance of the chunk starts that ``best_start`` tries, in seconds."""
+
+TOLERANCE_S = 1e-6
+"""Rounding of times: an activity of 0.1 s is one although 0.4 - 0.3 < 0.1."""
 
 ActivityRule = Literal["intervals", "peak"]
-
-
 OnDamage = Literal["error", "skip"]
+
+Intervals = Sequence[tuple[float, float]]
+"""Where a stem sounds, in seconds from the segment's start; sorted, disjoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +166,15 @@ class PairBatch:
     """What was read of the shards for this batch."""
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Count the pairs."""
         return len(self.keys)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PairBatch:
-        """The batch on another device."""
+        """Move the batch to another device."""
         return self._with_tensors(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PairBatch:
-        """The batch in page-locked memory (called by the DataLoader)."""
+        """Copy the batch to page-locked memory (called by the DataLoader)."""
         return self._with_tensors(torch.Tensor.pin_memory)
 
     def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PairBatch:
@@ -228,7 +231,7 @@ def draw_pair(
 
 
 def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> tuple[str, int]:
-    """The drawn label of a target and its row."""
+    """Draw the label of a target, and its row."""
     drawn = int(rng.integers(len(stem.label_rows)))
     if config.music_share and rng.random() < config.music_share:
         return MUSIC, MUSIC_ROW
@@ -238,7 +241,7 @@ def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> t
 def _negatives(
     segment: IndexedSegment, target: int, left: list[int], label: str, config: PairConfig
 ) -> tuple[int, ...]:
-    """The first stems (they come in random order) that ``label`` does not ask for."""
+    """Take the first stems (they come in random order) that ``label`` does not ask for."""
     if not config.hard_negatives or label == MUSIC:  # any stem is music
         return ()
     finest = segment.stems[target].labels[-1:]
@@ -256,29 +259,17 @@ def _sounding(segment: IndexedSegment, start_s: float, config: PairConfig) -> li
 
 
 def _fallback(segment: IndexedSegment, rate_hz: int, config: PairConfig) -> tuple[int, list[int]]:
-    """The segment's best chunk by the intervals rule, whatever the rule."""
+    """Take the segment's best chunk by the intervals rule, whatever the rule."""
     intervals = [stem.intervals for stem in segment.stems]
     duration_s = segment.samples / rate_hz
     start_s, _ = best_start(intervals, duration_s, config.chunk_s, config.min_active_s)
     return round(start_s * rate_hz), _sounding(segment, start_s, config)
 
 
-Intervals = Sequence[tuple[float, float]]
-"""Where a stem sounds, in seconds from the segment's start; sorted, disjoint."""
-
-
-GRID_S = 0.1
-"""Distance of the chunk starts that ``best_start`` tries, in seconds."""
-
-
-TOLERANCE_S = 1e-6
-"""Rounding of times: an activity of 0.1 s is one although 0.4 - 0.3 < 0.1."""
-
-
 def sounding_stems(
     stems: Sequence[Intervals], start_s: float, end_s: float, min_active_s: float
 ) -> list[int]:
-    """Indices of the stems that sound for at least ``min_active_s`` between two times."""
+    """List the stems, by index, that sound for ``min_active_s`` or more between two times."""
     return [
         i
         for i, intervals in enumerate(stems)
@@ -289,7 +280,7 @@ def sounding_stems(
 def best_start(
     stems: Sequence[Intervals], duration_s: float, chunk_s: float, min_active_s: float
 ) -> tuple[float, int]:
-    """The chunk in which most stems sound.
+    """Find the chunk in which most stems sound.
 
     Args:
         stems: activity of each stem of the segment.
@@ -323,7 +314,7 @@ def gives_pair(
 
 
 def _active_between(intervals: Intervals, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Seconds of activity between each start and end: (start,)."""
+    """Measure the seconds of activity between each start and end: (start,)."""
     if not len(intervals):
         return np.zeros(len(starts))
     edges = np.asarray(intervals, dtype=np.float64)  # (interval, 2)

@@ -21,12 +21,11 @@ from torch.utils.data import DataLoader
 
 from ml.artifacts import ArtifactError
 from ml.shards.batches import PairBatches
-from ml.shards.damage import Damage, DamagedShardError
 from ml.shards.folders import LocalFolder, ShardFolder
-from ml.shards.index import split_fingerprint
+from ml.shards.index import Damage, split_fingerprint
 from ml.shards.order import EpochOrder
 from ml.shards.pairs import PairBatch, PairConfig
-from ml.shards.split import EmptySplitError, Manifests, SplitSegments, read_split
+from ml.shards.split import EmptySplitError, Manifests, SplitSegments, read_split, refuse_empty
 
 __all__ = ["EmptySplitError", "ReadCounts", "ShardPairs"]
 
@@ -103,7 +102,7 @@ class ShardPairs:
             EmptySplitError: the folders hold no segment of the split.
             ArtifactError: a folder or shard is missing or damaged, or the label encoders or rates
                 of the folders differ.
-            ml.shards.folders.RemoteError: a URL cannot be read.
+            ml.object_store.RemoteError: a URL cannot be read.
         """
         config = config or PairConfig()
         if batch_size < 1 or batch_size % world or not 0 <= rank < world:
@@ -117,12 +116,16 @@ class ShardPairs:
         self.condition_dim = int(self.label_encoder["dim"])
         self.fingerprints = [split_fingerprint(x["shards"], split) for x in manifests.values()]
         self.counts = ReadCounts()
-        found = read_split(manifests, split, config, self._skip_shard)
-        self.tracks, self.n_segments = found.tracks, len(found.segments)
-        self.training_tracks, self.training_labels = found.described_tracks(), sorted(found.labels)
+        segments = read_split(manifests, split, config)
+        for damage, samples in segments.skipped:
+            self._skip(damage, samples)
+        refuse_empty(segments, manifests, split, config)
+        self.tracks, self.n_segments = segments.tracks, len(segments.segments)
+        self.training_tracks = segments.described_tracks()
+        self.training_labels = sorted(segments.labels)
         order = EpochOrder(
-            tracks=found.track_of,
-            shards=found.shard_of,
+            tracks=segments.track_of,
+            shards=segments.shard_of,
             batch_size=batch_size,
             seed=seed,
             window_shards=config.window_shards,
@@ -135,23 +138,23 @@ class ShardPairs:
                 len(self.tracks),
                 batch_size,
             )
-        _warn_of_small_cache(found, config)
+        _warn_of_small_cache(segments, config)
         self._dataset = PairBatches(
-            split=found,
+            split=segments,
             order=order,
             config=config,
             condition_dim=self.condition_dim,
             rank=rank,
             world=world,
-            keeps_decoded=max(1, workers) * found.decoded_bytes <= decoded_gb * 1e9,
+            keeps_decoded=max(1, workers) * segments.decoded_bytes <= decoded_gb * 1e9,
         )
         self._workers = workers
 
     def label_vectors(self) -> dict[str, np.ndarray]:
-        """Condition of every text that a stem of the split is conditioned with, sorted by text.
+        """Read the condition of every text that a stem of the split is conditioned with.
 
         Returns:
-            Text → (condition_dim,) float32; "music" among them where a stem has no label.
+            Text → (condition_dim,) float32, sorted by text; "music" where a stem has no label.
 
         Raises:
             ArtifactError: a shard is damaged.
@@ -159,7 +162,7 @@ class ShardPairs:
         return self._dataset.label_vectors()
 
     def batches(self, start: int = 0, stop: int = sys.maxsize) -> Iterator[PairBatch]:
-        """Batches ``start``, ``start`` + 1, … up to ``stop``: this rank's rows of each.
+        """Yield batches ``start``, ``start`` + 1, … up to ``stop``: this rank's rows of each.
 
         Worker processes read ahead, but not beyond ``stop``.
 
@@ -187,18 +190,15 @@ class ShardPairs:
         for damage in batch.skipped:
             self._skip(damage, 1)
 
-    def _skip_shard(self, error: DamagedShardError, segments: int) -> None:
-        self._skip(error.damage, segments)
-
     def _skip(self, damage: Damage, samples: int) -> None:
-        """Count, and say it once a shard."""
+        """Count what was skipped, and say it once a shard."""
         if damage.shard not in self.counts.skipped:
             _log.warning("%s; its samples are skipped and counted", damage)
         self.counts.skipped[damage.shard] += samples
 
 
 def _same(manifests: Manifests, entry: str) -> Any:
-    """A manifest entry on which all folders must agree."""
+    """Read a manifest entry on which all folders must agree."""
     if not manifests:
         raise ValueError("no folder of shards given; expected at least one")
     (first, manifest), *others = manifests.items()
@@ -216,9 +216,9 @@ def _place(folder: ShardFolder) -> str:
     return folder.where("").rstrip("/")
 
 
-def _warn_of_small_cache(found: SplitSegments, config: PairConfig) -> None:
-    """A cache smaller than what is mixed at a time fetches the same shards again and again."""
-    cached = [(shard.bytes, folder.cache) for folder, shard in found.shards if folder.cache]
+def _warn_of_small_cache(segments: SplitSegments, config: PairConfig) -> None:
+    """Warn where less is cached than mixed at a time: shards are fetched again and again."""
+    cached = [(shard.bytes, folder.cache) for folder, shard in segments.shards if folder.cache]
     sizes = sorted(size for size, _ in cached)[-config.window_shards :]
     if cached and sum(sizes) > cached[0][1].limit_gb * 1e9:
         _log.warning(

@@ -1,6 +1,7 @@
 """One track to segments: decode its stems once, cut, leave silence out, encode.
 
-The names and contents of the members of a sample are decided here; ``writer`` puts them into tars.
+An *encoded segment* is what one sample of a shard will hold. The names and contents of the members
+of a sample are decided here; ``write`` puts them into tars.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import re
 import wave
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from ml.audio.activity import active_intervals, active_seconds
 from ml.audio.files import read_stem
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.plain import jsonable
-from ml.shards.index import FULL_SCALE, Payload
+from ml.shards.index import FULL_SCALE, IndexedSegment, IndexedStem, Payload
 from ml.shards.pairs import TOLERANCE_S, gives_pair
 from ml.shards.plan import PlannedTrack, ShardConfig
 from ml.tracks import MUSIC, Stem
@@ -32,8 +33,18 @@ FLAC_COMPRESSION = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackStem:
-    """One stem of a decoded track."""
+class EncodedSegment:
+    """A segment and its audio; without stems where it gives no pair and is left out."""
+
+    segment: IndexedSegment
+    """Its offsets are 0: it lies in no tar yet."""
+    audio: tuple[bytes, ...]
+    """The member of each stem."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedStem:
+    """One stem of a track, decoded."""
 
     stem: Stem
     content_hash: str
@@ -45,88 +56,25 @@ class TrackStem:
     """Where it sounds, in seconds of the track."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentStem:
-    """One stem of a segment, encoded."""
-
-    stem: Stem
-    content_hash: str
-    member: str
-    """Suffix of the member's name: ``000.flac``."""
-    data: bytes
-    gain: float
-    label_rows: tuple[int, ...]
-    intervals: tuple[tuple[float, float], ...]
-    """In seconds of the segment."""
-
-    @property
-    def four_class(self) -> int:
-        """Index into ``FOUR_CLASSES``."""
-        return FOUR_CLASSES.index(four_class(self.stem.labels))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """One sample, or what is known of a segment that was left out (then without stems)."""
-
-    key: str
-    corpus: str
-    track_id: str
-    artist: str | None = None
-    title: str | None = None
-    """Of the track, where known: the same song may come back in another corpus."""
-    start_s: float
-    samples: int
-    texts: tuple[str, ...] = ()
-    stems: tuple[SegmentStem, ...] = ()
-    track_stems: int
-    """Number of stems of the track."""
-
-    def description(self, rate_hz: int) -> bytes:
-        """``segment.json``."""
-        content = {
-            "corpus": self.corpus,
-            "track_id": self.track_id,
-            "artist": self.artist,
-            "title": self.title,
-            "start_s": self.start_s,
-            "duration_s": self.samples / rate_hz,
-            "rate_hz": rate_hz,
-            "texts": self.texts,
-            "stems": [
-                {
-                    "stem_id": stem.stem.stem_id,
-                    "content_hash": stem.content_hash,
-                    "member": stem.member,
-                    "labels": stem.stem.labels,
-                    "label_rows": stem.label_rows,
-                    "gain": stem.gain,
-                    "intervals": stem.intervals,
-                }
-                for stem in self.stems
-            ],
-        }
-        return json.dumps(jsonable(content), separators=(",", ":"), allow_nan=False).encode()
-
-
-def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[Segment]:
-    """The segments of a track, in order; those that give no pair come without stems.
+def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[EncodedSegment]:
+    """Cut a track into segments, in order; those that give no pair come without stems.
 
     Raises:
         ml.audio.files.AudioError: a file is missing or cannot be decoded.
     """
-    stems = [
+    decoded = [
         decode_stem(stem, content_hash, config)
         for stem, content_hash in zip(planned.track.stems, planned.content_hashes, strict=True)
     ]
-    samples = max(len(stem.waveform) for stem in stems)
+    samples = max(len(stem.waveform) for stem in decoded)
     n_segments = max(1, math.ceil(samples / (config.segment_s * config.rate_hz)))
     edges = [round(i * samples / n_segments) for i in range(n_segments + 1)]
     for i in range(n_segments):
         start, end = edges[i], edges[i + 1]
-        stored = _sounding(stems, start / config.rate_hz, end / config.rate_hz, config)
+        stored = _sounding(decoded, start / config.rate_hz, end / config.rate_hz, config)
         texts = label_texts([source.stem for source, _ in stored])
-        yield Segment(
+        audio = tuple(encode(_cut(source.waveform, start, end), config) for source, _ in stored)
+        segment = IndexedSegment(
             key=segment_key(planned.corpus, planned.track.track_id, i),
             corpus=planned.corpus,
             track_id=planned.track.track_id,
@@ -135,38 +83,80 @@ def track_segments(planned: PlannedTrack, config: ShardConfig) -> Iterator[Segme
             start_s=start / config.rate_hz,
             samples=end - start,
             texts=texts,
+            labels_offset=0,
             stems=tuple(
-                SegmentStem(
-                    stem=source.stem,
+                IndexedStem(
+                    stem_id=source.stem.stem_id,
                     content_hash=source.content_hash,
-                    member=member_name(place, config.payload),
-                    data=encode(_cut(source.waveform, start, end), config),
+                    labels=source.stem.labels,
+                    label_rows=label_rows(source.stem, texts),
+                    four_class=four_class_index(source.stem),
                     gain=source.gain,
-                    label_rows=rows_of(source.stem, texts),
                     intervals=intervals,
+                    offset=0,
+                    size=len(data),
                 )
-                for place, (source, intervals) in enumerate(stored)
+                for (source, intervals), data in zip(stored, audio, strict=True)
             ),
-            track_stems=len(stems),
         )
+        yield EncodedSegment(segment=segment, audio=audio)
+
+
+def describe_segment(segment: IndexedSegment, rate_hz: int, payload: Payload) -> bytes:
+    """Write ``segment.json``: what a reader of the plain WebDataset needs to know."""
+    content = {
+        "corpus": segment.corpus,
+        "track_id": segment.track_id,
+        "artist": segment.artist,
+        "title": segment.title,
+        "start_s": segment.start_s,
+        "duration_s": segment.samples / rate_hz,
+        "rate_hz": rate_hz,
+        "texts": segment.texts,
+        "stems": [
+            {
+                "stem_id": stem.stem_id,
+                "content_hash": stem.content_hash,
+                "member": member_name(place, payload),
+                "labels": stem.labels,
+                "label_rows": stem.label_rows,
+                "gain": stem.gain,
+                "intervals": stem.intervals,
+            }
+            for place, stem in enumerate(segment.stems)
+        ],
+    }
+    return json.dumps(jsonable(content), separators=(",", ":"), allow_nan=False).encode()
+
+
+def segment_key(corpus: str, track_id: str, number: int) -> str:
+    """Name a sample: readable, unique, without a dot (WebDataset cuts keys at the first)."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", track_id)[:48]
+    digest = hashlib.sha256(f"{corpus}/{track_id}".encode()).hexdigest()[:8]
+    return f"{readable}-{digest}-{number:04d}"
 
 
 def member_name(place: int, payload: Payload) -> str:
-    """Suffix of the member of the stem at this place among those of its segment."""
+    """Name the member of the stem at this place of its segment, without the key: ``000.flac``."""
     return f"{place:03d}.{SUFFIXES[payload]}"
 
 
 def label_texts(stems: Sequence[Stem]) -> tuple[str, ...]:
-    """What the stems of a segment may be conditioned with: the rows of its ``labels.npy``."""
+    """List what the stems of a segment may be conditioned with: the rows of ``labels.npy``."""
     return tuple(sorted({text for stem in stems for text in _texts(stem)}))
 
 
-def rows_of(stem: Stem, texts: tuple[str, ...]) -> tuple[int, ...]:
-    """The row of each label of a stem in ``labels.npy``."""
+def label_rows(stem: Stem, texts: tuple[str, ...]) -> tuple[int, ...]:
+    """Find the row of each label of a stem in ``labels.npy``."""
     return tuple(texts.index(text) for text in _texts(stem))
 
 
-def decode_stem(stem: Stem, content_hash: str, config: ShardConfig) -> TrackStem:
+def four_class_index(stem: Stem) -> int:
+    """Find the class of a stem: an index into ``FOUR_CLASSES``."""
+    return FOUR_CLASSES.index(four_class(stem.labels))
+
+
+def decode_stem(stem: Stem, content_hash: str, config: ShardConfig) -> DecodedStem:
     """Decode a stem once: its int16 samples, its gain, where it sounds.
 
     The gain is 1 unless the stem exceeds full scale, where int16 would clip.
@@ -176,7 +166,7 @@ def decode_stem(stem: Stem, content_hash: str, config: ShardConfig) -> TrackStem
     largest = (FULL_SCALE - 1) / FULL_SCALE
     gain = peak / largest if peak > largest else 1.0
     scaled = np.rint(waveform * np.float64(FULL_SCALE / gain))
-    return TrackStem(
+    return DecodedStem(
         stem=stem,
         content_hash=content_hash,
         waveform=np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16),
@@ -185,15 +175,8 @@ def decode_stem(stem: Stem, content_hash: str, config: ShardConfig) -> TrackStem
     )
 
 
-def segment_key(corpus: str, track_id: str, number: int) -> str:
-    """Key of a sample: readable, unique, without a dot (WebDataset cuts keys at the first)."""
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", track_id)[:48]
-    digest = hashlib.sha256(f"{corpus}/{track_id}".encode()).hexdigest()[:8]
-    return f"{readable}-{digest}-{number:04d}"
-
-
 def encode(waveform: np.ndarray, config: ShardConfig) -> bytes:
-    """An int16 waveform (samples,) as the bytes of a mono FLAC or WAV file."""
+    """Encode an int16 waveform (samples,) as the bytes of a mono FLAC or WAV file."""
     buffer = io.BytesIO()
     if config.payload == "flac":
         soundfile.write(
@@ -211,28 +194,23 @@ def encode(waveform: np.ndarray, config: ShardConfig) -> bytes:
     return buffer.getvalue()
 
 
-def label_rows(texts: tuple[str, ...], vectors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """``labels.npy``: (text, condition_dim) float16."""
-    return np.stack([vectors[text] for text in texts]).astype("<f2")
-
-
 def _texts(stem: Stem) -> tuple[str, ...]:
     return stem.labels or (MUSIC,)
 
 
 def _sounding(
-    stems: list[TrackStem], start_s: float, end_s: float, config: ShardConfig
-) -> list[tuple[TrackStem, tuple[tuple[float, float], ...]]]:
-    """The stems that sound in a segment with where they do; none if that gives no pair."""
+    stems: list[DecodedStem], start_s: float, end_s: float, config: ShardConfig
+) -> list[tuple[DecodedStem, tuple[tuple[float, float], ...]]]:
+    """Choose the stems that sound in a segment, with where they do; none if that gives no pair."""
     enough_s = config.activity.min_active_s - TOLERANCE_S
-    found = [
+    sounding = [
         (stem, _within(stem.intervals, start_s, end_s))
         for stem in stems
         if active_seconds(stem.intervals, start_s, end_s) >= max(enough_s, TOLERANCE_S)
     ]
-    intervals = [x for _, x in found]
+    intervals = [x for _, x in sounding]
     gives = gives_pair(intervals, end_s - start_s, config.chunk_s, config.activity.min_active_s)
-    return found if gives else []
+    return sounding if gives else []
 
 
 def _within(
@@ -246,6 +224,6 @@ def _within(
 
 
 def _cut(waveform: np.ndarray, start: int, end: int) -> np.ndarray:
-    """Samples start…end, continued with silence where the stem is shorter."""
+    """Cut samples start…end, continued with silence where the stem is shorter."""
     piece = waveform[start:end]
     return np.pad(piece, (0, end - start - len(piece)))

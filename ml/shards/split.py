@@ -1,19 +1,22 @@
-"""What a split of some folders of shards holds, read from their indexes, small enough to keep."""
+"""The segments of a split, read from the indexes of its shards and packed small enough to keep.
+
+Only segments that can give a pair are kept. Whoever trains keeps them all in memory, once for all
+worker processes.
+"""
 
 from __future__ import annotations
 
 import logging
 import pickle
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ml.artifacts import ArtifactError
-from ml.shards.damage import DamagedShardError
 from ml.shards.folders import Shard, ShardFolder
-from ml.shards.index import IndexedSegment, ShardIndex
+from ml.shards.index import Damage, DamagedShardError, IndexedSegment, ShardIndex
 from ml.shards.pairs import PairConfig, can_give_pair
 
 _log = logging.getLogger(__name__)
@@ -42,11 +45,11 @@ class PackedSegments:
         self._ends.append(len(self._block))
 
     def __len__(self) -> int:
-        """Number of segments."""
+        """Count the segments."""
         return len(self._ends) - 1
 
     def __getitem__(self, place: int) -> IndexedSegment:
-        """One segment."""
+        """Unpack one segment."""
         return pickle.loads(memoryview(self._block)[self._ends[place] : self._ends[place + 1]])
 
 
@@ -59,6 +62,8 @@ class SplitSegments:
         self.rate_hz = 0
         self.dropped = 0
         """Segments without a chunk that gives a pair."""
+        self.skipped: list[tuple[Damage, int]] = []
+        """Shards whose index cannot be read, with their number of segments."""
         self.decoded_bytes = 0
         """Of the stems that are stored as FLAC, as int16."""
         self.labels: set[str] = set()
@@ -86,15 +91,15 @@ class SplitSegments:
         return np.array(self._shard_of, dtype=np.int64)
 
     def described_tracks(self) -> list[dict[str, Any]]:
-        """Corpus, id, artist, title and the content hashes of the stems of each track."""
+        """Describe each track: corpus, id, content hashes of its stems, artist and title."""
         return [
             {
                 "corpus": track[0],
                 "track_id": track[1],
-                "content_hash": sorted(found),
+                "content_hash": sorted(hashes),
                 **self._names[track],
             }
-            for track, found in self._hashes.items()
+            for track, hashes in self._hashes.items()
         ]
 
     def add(self, folder: ShardFolder, index: ShardIndex, config: PairConfig) -> None:
@@ -130,54 +135,51 @@ class SplitSegments:
         self.segments.append(segment)
 
 
-def read_split(
-    manifests: Manifests,
-    split: str,
-    config: PairConfig,
-    skip: Callable[[DamagedShardError, int], None],
-) -> SplitSegments:
+def read_split(manifests: Manifests, split: str, config: PairConfig) -> SplitSegments:
     """Read the indexes of a split.
 
     Args:
         manifests: the folders of shards with their manifests.
         split: train, valid or test.
-        config: how pairs are drawn.
-        skip: told of a shard whose index cannot be read and of its number of segments, where the
-            configuration puts up with that.
+        config: how pairs are drawn, and whether a damaged index is skipped or an error.
 
     Raises:
-        EmptySplitError: there is no segment of the split.
-        ArtifactError: an index is missing or damaged, rates differ, or no segment gives a pair.
+        ArtifactError: an index is missing or damaged, or rates differ.
     """
-    found = SplitSegments()
+    segments = SplitSegments()
     for folder, manifest in manifests.items():
         entries = [x for x in manifest["shards"] if x["split"] == split and x["segments"]]
         indexes = folder.indexes([entry["name"] for entry in entries])
         for entry, index in zip(entries, indexes, strict=True):
             if not isinstance(index, DamagedShardError):
-                found.add(folder, index, config)
+                segments.add(folder, index, config)
             elif config.damaged == "error":
                 raise index
             else:
-                skip(index, entry["segments"])
-    _check_found(found, manifests, split, config)
-    return found
+                segments.skipped.append((index.damage, entry["segments"]))
+    if segments.dropped:
+        _log.info("%d segments have no chunk of %g s with a pair", segments.dropped, config.chunk_s)
+    return segments
 
 
-def _check_found(
-    found: SplitSegments, manifests: Manifests, split: str, config: PairConfig
+def refuse_empty(
+    segments: SplitSegments, manifests: Manifests, split: str, config: PairConfig
 ) -> None:
+    """Refuse a split that nothing can be drawn from.
+
+    Raises:
+        EmptySplitError: there is no segment of the split.
+        ArtifactError: no segment gives a pair.
+    """
     folders = ", ".join(folder.where("").rstrip("/") for folder in manifests)
-    if not found.shards:
+    if not segments.shards:
         there = sorted({x["split"] for m in manifests.values() for x in m["shards"]})
         raise EmptySplitError(
             f"{folders} hold no segment of split {split!r}, only of {there}; train on a corpus "
             "that has one, or give its tracks this split"
         )
-    if not len(found.segments):
+    if not len(segments.segments):
         raise ArtifactError(
             f"{folders}: no segment has two stems that sound for {config.min_active_s:g} s in a "
             f"chunk of {config.chunk_s:g} s; lower min_active_s or use longer chunks"
         )
-    if found.dropped:
-        _log.info("%d segments have no chunk of %g s with a pair", found.dropped, config.chunk_s)

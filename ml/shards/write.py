@@ -1,10 +1,7 @@
 """One task to one tar: samples in order, nothing of this machine or hour in the bytes.
 
-[relabel] A shard with other labels: its audio members as they are, ``segment.json`` and vectors
-anew.
-
-Nothing is decoded, and the files of the corpus need not exist. The result is what encoding again
-would give.
+Audio is decoded and encoded, or *copied* from a shard that differs in labels alone: then the files
+of the corpus need not exist, and the result is what encoding again would give.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import numpy as np
 from ml.artifacts import ArtifactError, file_fingerprint
 from ml.shards.index import (
     IndexedSegment,
-    IndexedStem,
     ShardCounts,
     ShardIndex,
     index_path,
@@ -31,12 +27,12 @@ from ml.shards.index import (
 )
 from ml.shards.plan import ShardConfig, ShardTask
 from ml.shards.segments import (
-    Segment,
-    SegmentStem,
+    EncodedSegment,
+    describe_segment,
+    four_class_index,
     label_rows,
     label_texts,
     member_name,
-    rows_of,
     track_segments,
 )
 from ml.tracks import Track
@@ -53,15 +49,13 @@ class ShardJob:
     vectors: Mapping[str, np.ndarray]
     """The condition of every label text of the tracks."""
     folder: Path
-    """Where it goes, unless there is a URL; its name is that of the corpus."""
-    url: str | None = None
-    """Where it goes instead (``ml.shards.push.make_shard``)."""
+    """Where it goes; its name is that of the corpus."""
     copy_from: str | None = None
     """Name of a shard of the same place whose audio is the same; None: decode."""
 
 
 def write_shard(job: ShardJob) -> ShardIndex:
-    """Write one shard and its index into the job's folder; returns the index without its segments.
+    """Write one shard and its index into the job's folder; return the index without its segments.
 
     Audio is copied from another shard where the job names one that is intact.
 
@@ -69,7 +63,7 @@ def write_shard(job: ShardJob) -> ShardIndex:
         ml.audio.files.AudioError: an audio file is missing or cannot be decoded.
     """
     task, config, folder = job.task, job.config, job.folder
-    source = read_intact(folder, job.copy_from) if job.copy_from else None
+    source = _read_intact(folder, job.copy_from) if job.copy_from else None
     handle, staged_name = tempfile.mkstemp(prefix=f".{task.split}.", suffix=".tmp", dir=folder)
     staged = Path(staged_name)
     try:
@@ -106,53 +100,35 @@ def _write_tracks(
     tar: tarfile.TarFile, job: ShardJob, source: ShardIndex | None
 ) -> tuple[list[IndexedSegment], ShardCounts]:
     if source is not None:
-        segments = relabelled_segments(job.task, source, job.folder)
-        return [_write_segment(tar, segment, job) for segment in segments], source.counts
-    indexed: list[IndexedSegment] = []
+        copied = _relabelled_segments(job.task, source, job.folder)
+        return [_write_segment(tar, encoded, job) for encoded in copied], source.counts
+    written: list[IndexedSegment] = []
     counts = ShardCounts()
     for planned in job.task.tracks:
-        before = len(indexed)
-        for segment in track_segments(planned, job.config):
-            counts += _count(segment, job.config.rate_hz)
-            if segment.stems:
-                indexed.append(_write_segment(tar, segment, job))
-        counts += ShardCounts(tracks=int(len(indexed) > before))
-    return indexed, counts
+        before = len(written)
+        for encoded in track_segments(planned, job.config):
+            counts += _count(encoded.segment, len(planned.track.stems), job.config.rate_hz)
+            if encoded.audio:
+                written.append(_write_segment(tar, encoded, job))
+        counts += ShardCounts(tracks=int(len(written) > before))
+    return written, counts
 
 
-def _write_segment(tar: tarfile.TarFile, segment: Segment, job: ShardJob) -> IndexedSegment:
-    description = segment.description(job.config.rate_hz)
+def _write_segment(tar: tarfile.TarFile, encoded: EncodedSegment, job: ShardJob) -> IndexedSegment:
+    """Append a sample to the tar; return its segment with the offsets of the members."""
+    segment, config = encoded.segment, job.config
+    description = describe_segment(segment, config.rate_hz, config.payload)
     _add_member(tar, f"{segment.key}.segment.json", description)
-    stems = tuple(
-        IndexedStem(
-            stem_id=stem.stem.stem_id,
-            content_hash=stem.content_hash,
-            labels=stem.stem.labels,
-            label_rows=stem.label_rows,
-            four_class=stem.four_class,
-            gain=stem.gain,
-            intervals=stem.intervals,
-            offset=_add_member(tar, f"{segment.key}.{stem.member}", stem.data),
-            size=len(stem.data),
-        )
-        for stem in segment.stems
-    )
-    rows = label_rows(segment.texts, job.vectors)
+    stems = []
+    for place, (stem, data) in enumerate(zip(segment.stems, encoded.audio, strict=True)):
+        name = f"{segment.key}.{member_name(place, config.payload)}"
+        stems.append(replace(stem, offset=_add_member(tar, name, data)))
+    # labels.npy: (text, condition_dim) float16
+    rows = np.stack([job.vectors[text] for text in segment.texts]).astype("<f2")
     buffer = io.BytesIO()
     np.save(buffer, rows, allow_pickle=False)
-    offset = _add_member(tar, f"{segment.key}.labels.npy", buffer.getvalue())
-    return IndexedSegment(
-        key=segment.key,
-        corpus=segment.corpus,
-        track_id=segment.track_id,
-        artist=segment.artist,
-        title=segment.title,
-        start_s=segment.start_s,
-        samples=segment.samples,
-        texts=segment.texts,
-        labels_offset=offset + len(buffer.getvalue()) - rows.nbytes,
-        stems=stems,
-    )
+    end = _add_member(tar, f"{segment.key}.labels.npy", buffer.getvalue()) + buffer.tell()
+    return replace(segment, stems=tuple(stems), labels_offset=end - rows.nbytes)
 
 
 def _add_member(tar: tarfile.TarFile, member: str, data: bytes) -> int:
@@ -167,7 +143,7 @@ def _add_member(tar: tarfile.TarFile, member: str, data: bytes) -> int:
     return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _count(segment: Segment, rate_hz: int) -> ShardCounts:
+def _count(segment: IndexedSegment, track_stems: int, rate_hz: int) -> ShardCounts:
     duration_s = segment.samples / rate_hz
     stored = len(segment.stems)
     return ShardCounts(
@@ -176,12 +152,12 @@ def _count(segment: Segment, rate_hz: int) -> ShardCounts:
         stem_s=duration_s * stored,
         dropped_segments=int(stored == 0),
         dropped_segment_s=0.0 if stored else duration_s,
-        dropped_stem_s=duration_s * (segment.track_stems - stored),
+        dropped_stem_s=duration_s * (track_stems - stored),
     )
 
 
-def read_intact(folder: Path, name: str) -> ShardIndex | None:
-    """The index of a shard whose bytes are as its checksum says; None when damaged or gone."""
+def _read_intact(folder: Path, name: str) -> ShardIndex | None:
+    """Read the index of a shard whose bytes have its checksum; None when damaged or gone."""
     try:
         index = read_index(index_path(folder, name))
         is_intact = file_fingerprint(folder / name) == index.sha256
@@ -190,50 +166,32 @@ def read_intact(folder: Path, name: str) -> ShardIndex | None:
     return index if is_intact else None
 
 
-def relabelled_segments(task: ShardTask, index: ShardIndex, folder: Path) -> Iterator[Segment]:
-    """The segments of a shard with the labels of ``task``, in order.
-
-    Args:
-        task: what the new shard is made from; its audio is that of ``index``.
-        index: the shard whose audio is copied.
-        folder: where its tar lies.
-    """
+def _relabelled_segments(
+    task: ShardTask, index: ShardIndex, folder: Path
+) -> Iterator[EncodedSegment]:
+    """Read the segments of a shard, in order, with the labels of a task that has their audio."""
     tracks = {planned.track.track_id: planned.track for planned in task.tracks}
     handle = os.open(folder / index.name, os.O_RDONLY)
     try:
         for segment in index.segments:
-            yield _relabelled(segment, tracks[segment.track_id], index, handle)
+            yield EncodedSegment(
+                segment=_relabelled(segment, tracks[segment.track_id]),
+                audio=tuple(os.pread(handle, stem.size, stem.offset) for stem in segment.stems),
+            )
     finally:
         os.close(handle)
 
 
-def _relabelled(segment: IndexedSegment, track: Track, index: ShardIndex, handle: int) -> Segment:
-    stems = {stem.stem_id: stem for stem in track.stems}
-    texts = label_texts([stems[old.stem_id] for old in segment.stems])
-    return Segment(
-        key=segment.key,
-        corpus=segment.corpus,
-        track_id=segment.track_id,
-        artist=track.artist,
-        title=track.title,
-        start_s=segment.start_s,
-        samples=segment.samples,
-        texts=texts,
-        stems=tuple(
-            SegmentStem(
-                stem=stems[old.stem_id],
-                content_hash=old.content_hash,
-                member=member_name(place, index.payload),
-                data=_member(handle, old),
-                gain=old.gain,
-                label_rows=rows_of(stems[old.stem_id], texts),
-                intervals=old.intervals,
-            )
-            for place, old in enumerate(segment.stems)
-        ),
-        track_stems=len(stems),
+def _relabelled(segment: IndexedSegment, track: Track) -> IndexedSegment:
+    listed = {stem.stem_id: stem for stem in track.stems}
+    texts = label_texts([listed[stem.stem_id] for stem in segment.stems])
+    stems = tuple(
+        replace(
+            stem,
+            labels=listed[stem.stem_id].labels,
+            label_rows=label_rows(listed[stem.stem_id], texts),
+            four_class=four_class_index(listed[stem.stem_id]),
+        )
+        for stem in segment.stems
     )
-
-
-def _member(handle: int, stem: IndexedStem) -> bytes:
-    return os.pread(handle, stem.size, stem.offset)
+    return replace(segment, artist=track.artist, title=track.title, texts=texts, stems=stems)

@@ -94,7 +94,7 @@ def collect_leftovers(
             there: what other homes need is not known here.
 
     Raises:
-        ml.shards.folders.RemoteError: a URL cannot be read.
+        ml.object_store.RemoteError: a URL cannot be read.
     """
     collector = _Collector(layout, delete=delete)
     collector.collect_temporaries()

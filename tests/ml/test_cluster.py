@@ -93,7 +93,7 @@ def gate(module, name, kind, after):
         return result
     setattr(module, name, gated)
 
-gate(ml.shards.push, "_push_index", "shards", after=False)
+gate(ml.shards.push, "_put_index", "shards", after=False)
 gate(ml.retrieval.embeddings.files, "query_table", "parts", after=True)
 """
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from ml.artifacts import ArtifactError
-from ml.shards.damage import DamagedShardError
 from ml.shards.folders import LocalFolder, Shard
-from ml.shards.index import index_path, read_index, read_shards_manifest
+from ml.shards.index import DamagedShardError, index_path, read_index, read_shards_manifest
 from ml.shards.members import ShardMembers
 from ml.shards.pairs import PairConfig
 from ml.shards.reader import ShardPairs

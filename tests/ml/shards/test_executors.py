@@ -13,7 +13,7 @@ from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 from ml.settings import load_settings
 from ml.shards import push
-from ml.shards.build import build_shards
+from ml.shards.build import build_shards, make_shard
 from ml.shards.folders import built_folder, intact_indexes
 from ml.shards.inspect import check_shards
 from ml.shards.reader import ShardPairs
@@ -52,9 +52,9 @@ def files(folder, pattern="[!.]*.*"):
 
 def counted(monkeypatch):
     """The shards that are put from here on."""
-    put, original = [], push._put
+    put, original = [], push.put_file
     monkeypatch.setattr(
-        push, "_put", lambda path, url: (put.append(path.name), original(path, url))
+        push, "put_file", lambda path, url: (put.append(path.name), original(path, url))
     )
     return put
 
@@ -124,13 +124,13 @@ def test_an_interrupted_build_goes_on_from_what_is_at_the_url(
 
 
 def test_the_manifest_comes_when_all_shards_are_there(corpus, there, monkeypatch):
-    def fail(job):
+    def fail(job, *, url):
         assert not (there / "demo" / "manifest.json").exists()
         if job.task.number == 1:
             raise InterruptedError
-        return original(job)
+        return original(job, url=url)
 
-    original = push.make_shard
+    original = make_shard
     monkeypatch.setattr("ml.shards.build.make_shard", fail)
     with pytest.raises(InterruptedError):
         build(corpus, there)

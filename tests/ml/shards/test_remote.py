@@ -16,8 +16,8 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.object_store import RemoteError
 from ml.shards import folders
 from ml.shards.cache import CacheRoomError
-from ml.shards.damage import DamagedShardError
 from ml.shards.folders import training_folder
+from ml.shards.index import DamagedShardError
 from ml.shards.pairs import PairConfig
 from ml.shards.push import push_shards
 from ml.shards.reader import ShardPairs
@@ -113,9 +113,9 @@ def test_push_sends_what_is_missing_and_the_manifest_last(flac_corpus, s3, monke
     s3.delete_object(Bucket="stems", Key=f"training/demo/{lost}")
     s3.put_object(Bucket="stems", Key="training/demo/manifest.json", Body=b"{}")
     written = []
-    original = object_store.open_url
+    original = object_store._write
     monkeypatch.setattr(
-        "ml.shards.push.open_url", lambda url: (written.append(url), original(url))[1]
+        object_store, "_write", lambda url, work: (written.append(url), original(url, work))
     )
     pushed = push_shards(flac_corpus.folder, BUCKET)
     assert pushed.sent == 1
