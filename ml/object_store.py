@@ -54,12 +54,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
         FileNotFoundError: it does not exist.
         RemoteError: it cannot be read.
     """
-
-    def read() -> bytes:
-        system, path = open_url(url)
-        return system.cat_file(path, start=start, end=end)
-
-    return persistently(url, read)
+    return _at(url, lambda system, path: system.cat_file(path, start=start, end=end))
 
 
 def read_files(url: str, names: Sequence[str]) -> dict[str, bytes]:
@@ -69,8 +64,7 @@ def read_files(url: str, names: Sequence[str]) -> dict[str, bytes]:
         RemoteError: one of them cannot be read.
     """
 
-    def read() -> dict[str, bytes]:
-        system, root = open_url(url)
+    def read(system: Any, root: str) -> dict[str, bytes]:
         paths = {f"{root}/{name}": name for name in names}
         contents = system.cat(list(paths), on_error="return")
         for content in contents.values():
@@ -78,7 +72,7 @@ def read_files(url: str, names: Sequence[str]) -> dict[str, bytes]:
                 raise content
         return {paths[x]: content for x, content in contents.items() if isinstance(content, bytes)}
 
-    return persistently(url, read)
+    return _at(url, read)
 
 
 def get_file(url: str, path: Path) -> None:
@@ -88,12 +82,7 @@ def get_file(url: str, path: Path) -> None:
         FileNotFoundError: it does not exist.
         RemoteError: it cannot be read.
     """
-
-    def get() -> None:
-        system, source = open_url(url)
-        system.get_file(source, str(path))
-
-    persistently(url, get)
+    _at(url, lambda system, source: system.get_file(source, str(path)))
 
 
 def put_file(path: Path, url: str) -> None:
@@ -103,12 +92,7 @@ def put_file(path: Path, url: str) -> None:
         ArtifactError: there is no such bucket.
         RemoteError: the URL cannot be written.
     """
-
-    def put() -> None:
-        system, target = open_url(url)
-        system.put_file(str(path), target)
-
-    _write(url, put)
+    _write(url, lambda system, target: system.put_file(str(path), target))
 
 
 def write_bytes(url: str, content: bytes) -> None:
@@ -118,12 +102,7 @@ def write_bytes(url: str, content: bytes) -> None:
         ArtifactError: there is no such bucket.
         RemoteError: the URL cannot be written.
     """
-
-    def write() -> None:
-        system, target = open_url(url)
-        system.pipe_file(target, content)
-
-    _write(url, write)
+    _write(url, lambda system, target: system.pipe_file(target, content))
 
 
 def remove_file(url: str) -> None:
@@ -132,13 +111,8 @@ def remove_file(url: str) -> None:
     Raises:
         RemoteError: the URL cannot be written.
     """
-
-    def remove() -> None:
-        system, path = open_url(url)
-        system.rm_file(path)
-
     with contextlib.suppress(FileNotFoundError):
-        persistently(url, remove)
+        _at(url, lambda system, path: system.rm_file(path))
 
 
 def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:
@@ -152,8 +126,7 @@ def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:
         RemoteError: the URL cannot be read.
     """
 
-    def look() -> dict[str, int]:
-        system, root = open_url(url)
+    def look(system: Any, root: str) -> dict[str, int]:
         system.invalidate_cache()
         if "file" in system.protocol:
             system.makedirs(root, exist_ok=True)
@@ -166,7 +139,7 @@ def file_sizes(url: str, names: Sequence[str] | None = None) -> dict[str, int]:
             return {}
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries}
 
-    return persistently(url, look)
+    return _at(url, look)
 
 
 def persistently(url: str, work: Callable[[], T]) -> T:
@@ -197,9 +170,14 @@ def persistently(url: str, work: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _write(url: str, work: Callable[[], None]) -> None:
+def _at(url: str, work: Callable[[Any, str], T]) -> T:
+    """Do ``work`` with the file system of a URL and the path in it, opened anew in each try."""
+    return persistently(url, lambda: work(*open_url(url)))
+
+
+def _write(url: str, work: Callable[[Any, str], None]) -> None:
     try:
-        persistently(url, work)
+        _at(url, work)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{url} cannot be written: {error}; expected a bucket that exists; make it first"

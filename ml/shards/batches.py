@@ -40,19 +40,17 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         order: EpochOrder,
         config: PairConfig,
         condition_dim: int,
-        rank: int,
-        world: int,
+        rows: range,
         keeps_decoded: bool = False,
     ) -> None:
-        """Nothing is opened yet.
+        """Open nothing yet.
 
         Args:
             split: the segments.
             order: which of them make up a batch.
             config: how to draw.
             condition_dim: length of a condition.
-            rank: this process among those that train.
-            world: their number.
+            rows: of the global batch, those that this rank reads.
             keeps_decoded: keep what was decoded in memory; changes no result.
         """
         self._segments = split.segments
@@ -61,7 +59,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         self._config = config
         self._rate_hz = split.rate_hz
         self._condition_dim = condition_dim
-        self._rows = range(rank, order.batch_size, world)
+        self._rows = rows
         self._samples = round(config.chunk_s * split.rate_hz)
         self._members = ShardMembers(split.shards, keeps_decoded=keeps_decoded)
         self._places_of_texts = split.places_of_texts

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, file_fingerprint
 from ml.object_store import file_sizes, read_bytes, read_files
@@ -53,82 +53,9 @@ class Shard:
         return cls(name=index.name, sha256=index.sha256, bytes=index.bytes, payload=index.payload)
 
 
-class ShardFolder(Protocol):
-    """The shards of one corpus."""
-
-    @property
-    def name(self) -> str:
-        """Name of the corpus."""
-        ...
-
-    @property
-    def url(self) -> str | None:
-        """Where the shards lie, if not on disk; without a slash at its end."""
-        ...
-
-    @property
-    def cache(self) -> ShardCache | None:
-        """What keeps copies of the tars, and wants to know when they are used; None on disk."""
-        ...
-
-    def where(self, name: str) -> str:
-        """Name the path or URL of a file of the folder."""
-        ...
-
-    def sizes(self) -> dict[str, int]:
-        """List the files of the folder, hidden ones aside, with their sizes.
-
-        Raises:
-            RemoteError: the URL cannot be read.
-        """
-        ...
-
-    def manifest(self) -> dict[str, Any]:
-        """Read the manifest.
-
-        Raises:
-            ArtifactError: there is none, or it is of another format.
-            RemoteError: the URL cannot be read.
-        """
-        ...
-
-    def indexes(
-        self, names: Sequence[str], *, has_segments: bool = True
-    ) -> Iterator[ShardIndex | DamagedShardError]:
-        """Read the index of each shard, or say what is wrong with it.
-
-        Args:
-            names: file names of the tars.
-            has_segments: False: leave the segments out, which is faster.
-
-        Raises:
-            RemoteError: the URL cannot be read.
-        """
-        ...
-
-    def open(self, shard: Shard) -> int:
-        """Open a tar: a file descriptor, for the caller to close.
-
-        Raises:
-            FileNotFoundError: the tar does not exist.
-            DamagedShardError: it is not what its index describes (found where it is fetched).
-            ArtifactError: it cannot be brought here.
-        """
-        ...
-
-    def checksum(self, shard: Shard) -> str:
-        """Compute the SHA-256 of a tar as it lies there, past any cache.
-
-        Raises:
-            FileNotFoundError: the tar does not exist.
-            RemoteError: the URL cannot be read.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on disk."""
+    """The shards of one corpus in a folder on disk."""
 
     path: Path
     url: None = None
@@ -144,7 +71,7 @@ class LocalFolder:
         return str(self.path / name)
 
     def sizes(self) -> dict[str, int]:
-        """List the files of the folder with their sizes."""
+        """List the files of the folder, hidden ones aside, with their sizes."""
         if not self.path.is_dir():
             return {}
         sizes = {}
@@ -155,33 +82,50 @@ class LocalFolder:
         return sizes
 
     def manifest(self) -> dict[str, Any]:
-        """Read the manifest."""
+        """Read the manifest.
+
+        Raises:
+            ArtifactError: there is none, or it is of another format.
+        """
         return read_shards_manifest(self.path)
 
     def indexes(
         self, names: Sequence[str], *, has_segments: bool = True
     ) -> Iterator[ShardIndex | DamagedShardError]:
-        """Read the index of each shard, or say what is wrong with it."""
+        """Read the index of each shard, or say what is wrong with it.
+
+        Args:
+            names: file names of the tars.
+            has_segments: False: leave the segments out, which is faster.
+        """
         for name in names:
             yield _index_at(self, name, self.path, has_segments)
 
     def open(self, shard: Shard) -> int:
-        """Open a tar."""
+        """Open a tar: a file descriptor, for the caller to close.
+
+        Raises:
+            FileNotFoundError: the tar does not exist.
+        """
         return os.open(self.path / shard.name, os.O_RDONLY)
 
     def checksum(self, shard: Shard) -> str:
-        """Compute the SHA-256 of a tar."""
+        """Compute the SHA-256 of a tar.
+
+        Raises:
+            FileNotFoundError: the tar does not exist.
+        """
         return file_fingerprint(self.path / shard.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFolder:
-    """The shards of one corpus at a URL."""
+    """The shards of one corpus at a URL; every call raises ``RemoteError`` if it cannot be read."""
 
     url: str
     """Without a slash at its end; its last part is the name of the corpus."""
     cache: ShardCache
-    """Where its tars are kept."""
+    """Where copies of its tars are kept; wants to know when they are used."""
 
     @property
     def name(self) -> str:
@@ -197,7 +141,7 @@ class RemoteFolder:
         return file_sizes(self.url)
 
     def manifest(self) -> dict[str, Any]:
-        """Read the manifest."""
+        """Read the manifest; raises as that of ``LocalFolder``."""
         url = self.where(MANIFEST_NAME)
         try:
             content = read_bytes(url)
@@ -216,7 +160,7 @@ class RemoteFolder:
     def indexes(
         self, names: Sequence[str], *, has_segments: bool = True
     ) -> Iterator[ShardIndex | DamagedShardError]:
-        """Read the index of each shard, or say what is wrong with it."""
+        """Read the index of each shard, or say what is wrong with it: see ``LocalFolder``."""
         with self._empty_folder() as path:
             for start in range(0, len(names), INDEXES_AT_ONCE):
                 wanted = {index_path(path, name): name for name in names[start:][:INDEXES_AT_ONCE]}
@@ -228,7 +172,13 @@ class RemoteFolder:
                     file.unlink(missing_ok=True)
 
     def open(self, shard: Shard) -> int:
-        """Open a tar in the cache, fetched when it is not there."""
+        """Open a tar in the cache, fetched when it is not there.
+
+        Raises:
+            FileNotFoundError: the tar does not exist.
+            DamagedShardError: it is not what its index describes.
+            ml.shards.cache.CacheRoomError: too little room for the tar.
+        """
         url = self.where(shard.name)
         try:
             return self.cache.open(shard.sha256, shard.bytes, lambda: _blocks(url, shard.bytes))
@@ -237,7 +187,11 @@ class RemoteFolder:
             raise DamagedShardError(damage, self.name) from None
 
     def checksum(self, shard: Shard) -> str:
-        """Compute the SHA-256 of a tar as it lies there, past the cache."""
+        """Compute the SHA-256 of a tar as it lies there, past the cache.
+
+        Raises:
+            FileNotFoundError: the tar does not exist.
+        """
         digest = hashlib.sha256()
         for block in _blocks(self.where(shard.name), shard.bytes):
             digest.update(block)
@@ -250,6 +204,10 @@ class RemoteFolder:
             path = Path(parent) / self.name
             path.mkdir()
             yield path
+
+
+ShardFolder = LocalFolder | RemoteFolder
+"""The shards of one corpus, wherever they lie."""
 
 
 def training_folder(layout: DataLayout, corpus: str) -> ShardFolder:

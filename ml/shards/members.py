@@ -31,7 +31,7 @@ class ShardMembers:
     def __init__(
         self, shards: Sequence[tuple[ShardFolder, Shard]], *, keeps_decoded: bool = False
     ) -> None:
-        """Nothing is opened yet.
+        """Open nothing yet.
 
         Args:
             shards: what is read.
@@ -145,23 +145,22 @@ class ShardMembers:
             raise self._damaged(shard, key, f"{n_bytes} of {expected} bytes at {offset}")
 
     def _open_shard(self, shard: int, key: str) -> int:
-        if shard in self._bad:
-            raise self._damaged(shard, key, self._bad[shard])
         folder, described = self._shards[shard]
-        try:
-            handle = folder.open(described)
-        except FileNotFoundError:
-            self._bad[shard] = "the file does not exist"
-            raise self._damaged(shard, key, self._bad[shard]) from None
-        except DamagedShardError as error:
-            self._bad[shard] = error.damage.problem  # not fetched again for each of its samples
-            raise self._damaged(shard, key, self._bad[shard]) from None
-        size = os.fstat(handle).st_size
-        if size != described.bytes:
-            os.close(handle)
-            self._bad[shard] = f"{size} bytes, expected {described.bytes}"
-            raise self._damaged(shard, key, self._bad[shard])
-        return handle
+        if shard not in self._bad:  # else it would be fetched again for each of its samples
+            try:
+                handle = folder.open(described)
+            except FileNotFoundError:
+                problem = "the file does not exist"
+            except DamagedShardError as error:
+                problem = error.damage.problem
+            else:
+                size = os.fstat(handle).st_size
+                if size == described.bytes:
+                    return handle
+                os.close(handle)
+                problem = f"{size} bytes, expected {described.bytes}"
+            self._bad[shard] = problem
+        raise self._damaged(shard, key, self._bad[shard])
 
     def _damaged(self, shard: int, key: str, problem: str) -> DamagedShardError:
         folder, described = self._shards[shard]

@@ -144,8 +144,7 @@ class ShardPairs:
             order=order,
             config=config,
             condition_dim=self.condition_dim,
-            rank=rank,
-            world=world,
+            rows=range(rank, batch_size, world),
             keeps_decoded=max(1, workers) * segments.decoded_bytes <= decoded_gb * 1e9,
         )
         self._workers = workers
