@@ -225,7 +225,8 @@ class _Pass:
         for model in models:
             if isinstance(model, nn.Module):
                 model.to(device).eval()
-        self._models, self._conditions = models, conditions
+        self._models, self._classes = models, conditions.classes
+        self._condition_rows = {m.model_id: condition_rows(m, conditions) for m in models}
         self._device, self._batch_chunks = device, batch_chunks
         self._precision: Precision = precision
         self._stems_done = 0
@@ -269,15 +270,13 @@ class _Pass:
     @torch.inference_mode()
     def _embed(self, mixes: Tensor, stems: np.ndarray) -> None:
         mels: dict[str, Tensor] = {}
-        vectors = self._conditions.vectors
-        classes = torch.from_numpy(self._conditions.classes[stems]).to(self._device)
+        classes = torch.from_numpy(self._classes[stems]).to(self._device)
         with autocast(self._device, self._precision):
             for model in self._models:
                 key = model.log_mel.fingerprint()
                 if key not in mels:
                     mels[key] = model.log_mel(mixes)
-                condition = None
-                if vectors is not None and model.condition_dim is not None:
-                    condition = torch.from_numpy(vectors[stems]).to(self._device)
+                rows = self._condition_rows[model.model_id]
+                condition = None if rows is None else torch.from_numpy(rows[stems]).to(self._device)
                 asked = model.query_vectors(mels[key], condition, classes)
                 self._vectors[model.model_id].append(asked.float().cpu().numpy())

@@ -17,7 +17,9 @@ from ml.labels.clap_files import ClapFiles
 from ml.retrieval.embeddings.baselines import is_baseline, load_models
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.embeddings.clap_audio import ClapAudioModel
-from ml.retrieval.embeddings.files import read_embeddings, vectors_of
+from ml.retrieval.embeddings.files import read_embeddings, unit_rows, vectors_of
+from ml.retrieval.embeddings.passes import query_chunks
+from ml.retrieval.embeddings.source import open_source
 from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 
 
@@ -77,6 +79,19 @@ def test_query_is_the_mixs_embedding_plus_the_text(
             text = "music" if conditioning == "none" else row["label"]
             expected = mix + model.encode_labels([text])[0]
             np.testing.assert_allclose(query, expected / np.linalg.norm(expected), atol=1e-3)
+
+
+def test_alignment_asks_with_the_instrument_too(
+    model: ClapAudioModel, corpus: str, layout: DataLayout, label_vectors: Any
+) -> None:
+    embed_corpus(corpus, [model], layout, label_vectors, precision="fp32")
+    queries = read_embeddings(layout, model.model_id, corpus).queries
+    source = open_source(corpus, layout, None)
+    by_model = query_chunks(source, [model], label_vectors, "fine", precision="fp32")
+    asked = by_model[model.model_id]
+    for row, query in zip(queries.to_pylist(), vectors_of(queries), strict=True):
+        chunks = asked.vectors[asked.stem_ids == row["stem_id"]]
+        np.testing.assert_allclose(unit_rows(chunks.mean(0)[None])[0], query, atol=1e-6)
 
 
 def test_it_is_scored_beside_other_models(
