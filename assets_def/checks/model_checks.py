@@ -38,9 +38,8 @@ def embeddings_are_not_collapsed(
 ) -> dg.AssetCheckResult:
     """The gallery of each trained model spreads over more than a point or a line."""
     from ml.parquet import read_table
-    from ml.retrieval.embeddings.baselines import UNTRAINED
     from ml.retrieval.embeddings.files import GALLERY, vectors_of
-    from ml.training.models import read_models
+    from ml.training.models import UNTRAINED, read_models
 
     layout, numbers, is_spread = home.layout, {}, True
     for name, checkpoint in read_models(layout).items():

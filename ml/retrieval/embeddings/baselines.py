@@ -1,9 +1,12 @@
-"""What needs no training here: a stem's spectrum; and which models an evaluation compares."""
+"""The models of a home, opened by name or model_id, with the baselines that need no training.
+
+``spectrum`` is made from the contrastive checkpoint, ``clap-audio`` is CLAP off the shelf
+(``ml.retrieval.embeddings.clap_audio``), ``untrained`` is where training began.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +16,13 @@ from ml.audio.mel import spectrum_vectors
 from ml.labels.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.retrieval.embeddings.clap_audio import CLAP_AUDIO, ClapAudioModel
+from ml.training.models import CONTRASTIVE, UNTRAINED, find_checkpoint, read_models
 
 if TYPE_CHECKING:
     from ml.artifacts import DataLayout
     from ml.retrieval.embeddings.model import EmbeddingModel
 
 SPECTRUM = "spectrum"
-UNTRAINED = "untrained"
-CONTRASTIVE = "contrastive"
 
 
 class SpectrumModel(nn.Module):
@@ -55,7 +57,7 @@ class SpectrumModel(nn.Module):
 
     @torch.inference_mode()
     def gallery_vectors(self, mel: Tensor) -> Tensor:
-        """(batch, mel_bin, frame) → (batch, 2 · mel_bin), not of unit norm."""
+        """Embed log-mels: (batch, mel_bin, frame) → (batch, 2 · mel_bin), not of unit norm."""
         return spectrum_vectors(mel.float()) - self.spectrum_mean
 
     def query_vectors(
@@ -64,19 +66,19 @@ class SpectrumModel(nn.Module):
         condition: Tensor | None = None,  # noqa: ARG002
         classes: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """The same of a mix; condition and classes are ignored."""
+        """Embed a mix in the same way; condition and classes are ignored."""
         return self.gallery_vectors(mel)
 
 
 def is_baseline(model: EmbeddingModel) -> bool:
-    """Whether a model only shows what needs no training here; nobody queries it."""
+    """Tell whether a model only shows what needs no training here; nobody queries it."""
     return model.name in (SPECTRUM, UNTRAINED, CLAP_AUDIO)
 
 
 def load_models(
     layout: DataLayout, names: Sequence[str] | None = None, clap: ClapFiles | None = None
 ) -> list[EmbeddingModel]:
-    """The models of this home, ``spectrum`` made from the contrastive one, and ``clap-audio``.
+    """Load the models of a home, ``spectrum`` and ``clap-audio``.
 
     Args:
         layout: where ``runs/models.json`` lies.
@@ -89,25 +91,35 @@ def load_models(
             missing.
         ValueError: no model has such a name.
     """
-    from ml.training.models import read_models
-
-    paths, clap = read_models(layout), clap or clap_files(layout.clap)
+    trained, clap = read_models(layout), clap or clap_files(layout.clap)
     if names and CLAP_AUDIO in names:
         clap.require()
     known = [
-        *paths,
-        *([SPECTRUM] if CONTRASTIVE in paths else []),
+        *trained,
+        *([SPECTRUM] if CONTRASTIVE in trained else []),
         *([] if clap.missing else [CLAP_AUDIO]),
     ]
     unknown = [name for name in names or [] if name not in known]
     if unknown:
         raise ValueError(f"no model is called {unknown[0]!r}; expected one of: {', '.join(known)}")
-    return [_load(name, paths, clap) for name in names or known]
+    return [open_model(name, layout, clap) for name in names or known]
 
 
-def _load(name: str, paths: Mapping[str, Path], clap: ClapFiles) -> EmbeddingModel:
-    if name == CLAP_AUDIO:
-        return ClapAudioModel(clap)
-    if name == SPECTRUM:
-        return SpectrumModel(load_model(paths[CONTRASTIVE]))
-    return load_model(paths[name])
+def open_model(text: str, layout: DataLayout, clap: ClapFiles | None = None) -> EmbeddingModel:
+    """Load the model that a name or a model_id means.
+
+    Args:
+        text: what ``find_model`` takes, or ``spectrum`` or ``clap-audio``, alone or with the rest
+            of its model_id.
+        layout: where models lie.
+        clap: CLAP's files; None: those of the home.
+
+    Raises:
+        ArtifactError: there is no such model, or its files are missing or damaged.
+    """
+    if text == CLAP_AUDIO or text.startswith(f"{CLAP_AUDIO}-"):
+        return ClapAudioModel(clap or clap_files(layout.clap))
+    if text == SPECTRUM:
+        text = f"{SPECTRUM}-{CONTRASTIVE}"
+    model = load_model(find_checkpoint(layout, text.removeprefix(f"{SPECTRUM}-")))
+    return SpectrumModel(model) if text.startswith(f"{SPECTRUM}-") else model

@@ -61,7 +61,7 @@ class ClapAudioModel(nn.Module):
 
     @torch.inference_mode()
     def gallery_vectors(self, mel: Tensor) -> Tensor:
-        """(batch, mel_bin, frame) of stems → (batch, 512) unit norm."""
+        """Embed stems: (batch, mel_bin, frame) → (batch, 512) unit norm."""
         return self.audio(mel)
 
     @torch.inference_mode()
@@ -71,12 +71,12 @@ class ClapAudioModel(nn.Module):
         condition: Tensor | None = None,
         classes: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """The same of mixes, plus ``condition``: (batch, 512) of ``encode_labels``."""
+        """Embed mixes in the same way and add ``condition``: (batch, 512) of ``encode_labels``."""
         vectors = self.audio(mel)
         return vectors if condition is None else vectors + condition
 
     def encode_labels(self, texts: Sequence[str]) -> np.ndarray:
-        """Labels → (text, 512) float32, unit norm, by CLAP's text branch."""
+        """Encode labels by CLAP's text branch: (text, 512) float32, unit norm."""
         return self._text.encode(texts)
 
 
@@ -88,9 +88,9 @@ class ClapLogMel:
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, /) -> Tensor:
-        """The log-mel in dB."""
+        """Compute the log-mel in dB."""
         return self._model[0].audio.log_mel(waveform)
 
     def fingerprint(self) -> str:
-        """Every checkpoint of LAION's holds the same filters."""
+        """Name the filters: every checkpoint of LAION's holds the same."""
         return CLAP_AUDIO

@@ -1,14 +1,9 @@
 """Embeddings as files: ``embeddings/<model_id>/<corpus>/`` and what its Parquet files hold.
 
-``gallery.parquet`` one row a stem, ``chunks.parquet`` one row a sounding chunk of a stem,
-``queries-<conditioning>.parquet`` one row a query. All vectors are float32 of unit norm.
-
-[predecessor_files] Embeddings of the ``predecessor`` protocol as files, in a folder beside the
-default ones.
-
-``embeddings/<model_id>/<corpus>/predecessor/`` holds ``gallery.parquet`` (the target encoder's; in
-phase 1 the encoder's), ``encoder-gallery.parquet`` (phase 2 only) and
-``queries-<conditioning>.parquet``. Vectors are float32 of unit norm.
+``gallery.parquet`` has one row a stem, ``chunks.parquet`` one row a sounding chunk of a stem,
+``queries-<conditioning>.parquet`` one row a query. The ``predecessor`` protocol has a folder of
+that name beside them: ``gallery.parquet`` (the target encoder's; in phase 1 the encoder's),
+``encoder-gallery.parquet`` (phase 2 only) and queries. All vectors are float32 of unit norm.
 """
 
 from __future__ import annotations
@@ -22,62 +17,19 @@ import numpy as np
 
 from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, read_manifest
+from ml.kinds import ArtifactKind
 from ml.parquet import read_table
 from ml.scores.files import BY_ENCODER
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-FOLDER = "predecessor"
-
-
-ENCODER_GALLERY = "encoder-gallery.parquet"
-
-
-PREDECESSOR_FILES_MADE_BY = "stems evaluate retrieval --protocol predecessor"
-
-
-def read_predecessor(
-    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
-) -> dict[str, Embeddings]:
-    """Galleries and queries of a corpus by a model.
-
-    Returns:
-        What to add to the model's name → embeddings: ``""`` the target encoder's gallery (phase 1:
-        the encoder's), ``BY_ENCODER`` the encoder's (phase 2 only).
-
-    Raises:
-        ArtifactError: they were not made (with this conditioning), or are damaged.
-    """
-    folder = predecessor_folder(layout, model_id, corpus)
-    remedy = f"{PREDECESSOR_FILES_MADE_BY} --corpus {corpus}"
-    manifest = read_manifest(folder, kinds.PREDECESSOR_EMBEDDINGS)
-    made = manifest["identity"]["conditionings"]
-    if conditioning not in made:
-        raise ArtifactError(
-            f"{folder} holds queries conditioned {', '.join(made)}, not {conditioning}; make "
-            f"them with: {remedy} --conditioning {conditioning}"
-        )
-    queries = read_table(folder / queries_name(conditioning))
-    galleries = {"": GALLERY}
-    if manifest["has_encoder_gallery"]:
-        galleries[BY_ENCODER] = ENCODER_GALLERY
-    return {
-        suffix: Embeddings(manifest=manifest, gallery=read_table(folder / file), queries=queries)
-        for suffix, file in galleries.items()
-    }
-
-
-def predecessor_folder(layout: DataLayout, model_id: str, corpus: str) -> Path:
-    """Where the embeddings of this protocol lie."""
-    return layout.embeddings(model_id, corpus) / FOLDER
-
-
 GALLERY, CHUNKS = "gallery.parquet", "chunks.parquet"
-
-
-MADE_BY = "stems embed"
+ENCODER_GALLERY = "encoder-gallery.parquet"
+PREDECESSOR = "predecessor"
+"""Folder of that protocol's embeddings, below those of the default one."""
+_ROW_BLOCK = 8192
+"""Rows that are taken at a time in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +60,80 @@ class Embeddings:
     queries: pa.Table
 
 
+def predecessor_folder(layout: DataLayout, model_id: str, corpus: str) -> Path:
+    """Name the folder of a model's embeddings of a corpus by the ``predecessor`` protocol."""
+    return layout.embeddings(model_id, corpus) / PREDECESSOR
+
+
+def read_embedding_manifest(layout: DataLayout, model_id: str, corpus: str) -> dict[str, Any]:
+    """Read the manifest of a model's embeddings of a corpus.
+
+    Raises:
+        ArtifactError: there are none, or they have another format.
+    """
+    return read_manifest(layout.embeddings(model_id, corpus), kinds.EMBEDDINGS)
+
+
+def read_embeddings(
+    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
+) -> Embeddings:
+    """Read gallery and queries of a corpus by a model.
+
+    Raises:
+        ArtifactError: they were not made (with this conditioning), or are damaged.
+    """
+    folder = layout.embeddings(model_id, corpus)
+    manifest = _manifest_with(folder, kinds.EMBEDDINGS, conditioning)
+    return Embeddings(
+        manifest=manifest,
+        gallery=read_table(folder / GALLERY),
+        queries=read_table(folder / queries_name(conditioning)),
+    )
+
+
+def read_predecessor(
+    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
+) -> dict[str, Embeddings]:
+    """Read galleries and queries of a corpus by a model, of the ``predecessor`` protocol.
+
+    Returns:
+        What to add to the model's name → embeddings: ``""`` the target encoder's gallery (phase 1:
+        the encoder's), ``BY_ENCODER`` the encoder's (phase 2 only).
+
+    Raises:
+        ArtifactError: they were not made (with this conditioning), or are damaged.
+    """
+    folder = predecessor_folder(layout, model_id, corpus)
+    manifest = _manifest_with(folder, kinds.PREDECESSOR_EMBEDDINGS, conditioning)
+    queries = read_table(folder / queries_name(conditioning))
+    galleries = {"": GALLERY}
+    if manifest["has_encoder_gallery"]:
+        galleries[BY_ENCODER] = ENCODER_GALLERY
+    return {
+        suffix: Embeddings(manifest=manifest, gallery=read_table(folder / file), queries=queries)
+        for suffix, file in galleries.items()
+    }
+
+
+def _manifest_with(folder: Path, kind: ArtifactKind, conditioning: str) -> dict[str, Any]:
+    """Read the manifest of embeddings, which must have queries of a conditioning."""
+    manifest = read_manifest(folder, kind)
+    made = manifest["identity"]["conditionings"]
+    if conditioning not in made:
+        raise ArtifactError(
+            f"{folder} holds queries conditioned {', '.join(made)}, not {conditioning}; make "
+            f"them with: {kind.remedy(folder)} --conditioning {conditioning}"
+        )
+    return manifest
+
+
 def queries_name(conditioning: str) -> str:
-    """File name of the queries made with a conditioning."""
+    """Name the file of the queries made with a conditioning."""
     return f"queries-{conditioning}.parquet"
 
 
 def stem_schema(dim: int, *, has_start: bool = False) -> pa.Schema:
-    """Columns of ``gallery.parquet``, with ``has_start`` of ``chunks.parquet``."""
+    """List the columns of ``gallery.parquet``, with ``has_start`` of ``chunks.parquet``."""
     import pyarrow as pa
 
     columns = [(name, pa.string()) for name in ("stem_id", "track_id", "corpus", "split")]
@@ -132,7 +151,7 @@ def stem_schema(dim: int, *, has_start: bool = False) -> pa.Schema:
 def stem_table(
     rows: Sequence[StemRow], vectors: np.ndarray, start_s: np.ndarray | None = None
 ) -> pa.Table:
-    """Rows and their vectors (row, dim) as an Arrow table."""
+    """Put stems and their vectors (row, dim) into an Arrow table."""
     import pyarrow as pa
 
     schema = stem_schema(vectors.shape[1], has_start=start_s is not None)
@@ -146,7 +165,7 @@ def stem_table(
 
 
 def query_table(rows: Sequence[StemRow], labels: Sequence[str], vectors: np.ndarray) -> pa.Table:
-    """Queries: the stems looked for, the texts conditioned with, the vectors (row, dim)."""
+    """Put queries into a table: stems looked for, texts conditioned with, vectors (row, dim)."""
     import pyarrow as pa
 
     return pa.table(
@@ -160,7 +179,7 @@ def query_table(rows: Sequence[StemRow], labels: Sequence[str], vectors: np.ndar
 
 
 def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
-    """(row, dim) float32 as a column of fixed-size lists."""
+    """Make a column of fixed-size lists from (row, dim) float32."""
     import pyarrow as pa
 
     flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
@@ -168,51 +187,14 @@ def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def vectors_of(table: pa.Table) -> np.ndarray:
-    """The ``vector`` column as (row, dim) float32."""
+    """Read the ``vector`` column as (row, dim) float32."""
     column = table["vector"].combine_chunks()
     dim = column.type.list_size
     return column.flatten().to_numpy().reshape(-1, dim)
 
 
-def read_embedding_manifest(layout: DataLayout, model_id: str, corpus: str) -> dict[str, Any]:
-    """The manifest of a model's embeddings of a corpus.
-
-    Raises:
-        ArtifactError: there are none, or they have a newer format.
-    """
-    folder = layout.embeddings(model_id, corpus)
-    return read_manifest(folder, kinds.EMBEDDINGS)
-
-
-def read_embeddings(
-    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
-) -> Embeddings:
-    """Gallery and queries of a corpus by a model.
-
-    Raises:
-        ArtifactError: they were not made (with this conditioning), or are damaged.
-    """
-    manifest = read_embedding_manifest(layout, model_id, corpus)
-    folder = layout.embeddings(model_id, corpus)
-    made = manifest["identity"]["conditionings"]
-    if conditioning not in made:
-        raise ArtifactError(
-            f"{folder} holds queries conditioned {', '.join(made)}, not {conditioning}; make "
-            f"them with: {MADE_BY} {corpus} --conditioning {conditioning}"
-        )
-    return Embeddings(
-        manifest=manifest,
-        gallery=read_table(folder / GALLERY),
-        queries=read_table(folder / queries_name(conditioning)),
-    )
-
-
-_ROW_BLOCK = 8192
-"""Rows that are taken at a time in float64."""
-
-
 def unit_rows(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
-    """Rows divided by their Euclidean norm: (row, dim) float32.
+    """Divide rows by their Euclidean norm: (row, dim) float32.
 
     Raises:
         ValueError: not two-dimensional, or a row that is zero or not finite (names the row).

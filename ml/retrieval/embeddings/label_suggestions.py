@@ -1,10 +1,9 @@
-"""Labels for stems that have none, by ear of CLAP; a person confirms them, never this module.
+"""Labels for stems that have none, as CLAP hears them; a person confirms them, never this module.
 
-The CSV that comes out is a manifest of the whole corpus (``ml.corpora.readers.manifest``), with
-ids as they
-are. Unlabelled stems have an empty ``labels`` and, behind the columns that the reader knows,
-``suggestion_1``, ``similarity_1`` and so on; a suggestion is written as ``labels`` wants it. Who
-agrees copies it there and adds the CSV as a corpus.
+The CSV that comes out is a manifest of the whole corpus (``ml.corpora.readers.manifest``), with ids
+as they are. Unlabelled stems have an empty ``labels`` and, behind the columns that the reader
+knows, ``suggestion_1``, ``similarity_1`` and so on; a suggestion is written as ``labels`` wants it.
+Who agrees copies it there and adds the CSV as a corpus.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ import numpy as np
 import torch
 
 from ml.artifacts import DataLayout, write_aside
-from ml.audio.activity import active_intervals
-from ml.audio.chunks import active_starts
 from ml.audio.files import read_stem
 from ml.corpora.readers.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from ml.corpora.table import read_corpus_tracks, tracks_of_table
@@ -28,7 +25,8 @@ from ml.labels.taxonomy import CATEGORIES
 from ml.progress import progress
 from ml.retrieval.embeddings.clap_audio import ClapAudioModel
 from ml.retrieval.embeddings.files import unit_rows
-from ml.retrieval.embeddings.source import ACTIVITY
+from ml.retrieval.embeddings.passes import EmbeddingPass
+from ml.retrieval.embeddings.source import sounding_chunks
 from ml.tracks import CorpusError, Stem
 
 _BATCH_CHUNKS = 16
@@ -73,60 +71,48 @@ def suggest_labels(
             f"{len(streams)} stems of {name} are streams of a container, {streams[0]} the first, "
             f"and a CSV lists files; label this corpus where it comes from"
         )
-    heard = [s for t in tracks_of_table(table) for s in t.stems if not s.labels]
-    found = _proposals(heard, ClapAudioModel(files), instruments, top, torch.device(device))
-    _write(out, rows, found, top)
+    unknown = [s for t in tracks_of_table(table) for s in t.stems if not s.labels]
+    proposals = _propose(unknown, ClapAudioModel(files), instruments, top, torch.device(device))
+    _write(out, rows, proposals, top)
     unlabelled = sum(not row["labels"] for row in rows)
     return {
         "stems": len(rows),
         "unlabelled": unlabelled,
-        "suggested": len(found),
-        "silent": unlabelled - len(found),
+        "suggested": len(proposals),
+        "silent": unlabelled - len(proposals),
     }
 
 
-def _proposals(
+def _propose(
     stems: Sequence[Stem],
     model: ClapAudioModel,
     instruments: Mapping[str, str],
     top: int,
     device: torch.device,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Stem id → its best (labels, cosine), best first; silent stems are left out."""
+    """Find the best (labels, cosine) of each stem, best first; silent stems are left out."""
     if not stems:
         return {}
-    model.to(device)
     texts = list(instruments)
     labels = model.encode_labels(texts)  # (instrument, dim)
-    found: dict[str, list[tuple[str, float]]] = {}
+    proposals: dict[str, list[tuple[str, float]]] = {}
     for stem in progress(stems, total=len(stems), label="listening"):
-        vector = _embed(read_stem(stem, rate_hz=model.rate_hz), model, device)
-        if vector is not None:
+        waveform = read_stem(stem, rate_hz=model.rate_hz)
+        run = EmbeddingPass([model], device=device, batch_chunks=_BATCH_CHUNKS, precision="fp32")
+        run.add_stem(0, sounding_chunks(waveform, model.rate_hz, model.chunk_s))
+        run.finish()
+        _, means = run.gallery(model).stem_means()
+        for vector in unit_rows(means, "the stem"):  # none where it never sounds
             cosines = labels @ vector
             best = np.argsort(-cosines, kind="stable")[:top]
-            found[stem.stem_id] = [(instruments[texts[i]], float(cosines[i])) for i in best]
-    return found
-
-
-def _embed(waveform: np.ndarray, model: ClapAudioModel, device: torch.device) -> np.ndarray | None:
-    """(dim,) unit norm: what the gallery would hold of the stem; None if it never sounds."""
-    size = round(model.chunk_s * model.rate_hz)
-    intervals = active_intervals(waveform, model.rate_hz, ACTIVITY)
-    starts = active_starts(intervals, len(waveform), size, model.rate_hz)
-    if not starts:
-        return None
-    total = np.zeros(model.dim)
-    for first in range(0, len(starts), _BATCH_CHUNKS):
-        chunks = [waveform[start : start + size] for start in starts[first : first + _BATCH_CHUNKS]]
-        mel = model.log_mel(torch.from_numpy(np.stack(chunks)).to(device))
-        total += model.gallery_vectors(mel).double().sum(0).cpu().numpy()
-    return unit_rows(total[None] / len(starts), "the stem")[0]
+            proposals[stem.stem_id] = [(instruments[texts[i]], float(cosines[i])) for i in best]
+    return proposals
 
 
 def _write(
     out: Path,
     rows: Sequence[Mapping[str, Any]],
-    found: Mapping[str, Sequence[tuple[str, float]]],
+    proposals: Mapping[str, Sequence[tuple[str, float]]],
     top: int,
 ) -> None:
     """One line a file, as the manifest reader wants it, unlabelled stems with their proposals."""
@@ -135,7 +121,7 @@ def _write(
         writer = csv.DictWriter(file, [*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *proposed])
         writer.writeheader()
         for row in rows:
-            best = found.get(row["stem_id"], ())
+            best = proposals.get(row["stem_id"], ())
             values = [value for text, cosine in best for value in (text, f"{cosine:.3f}")]
             extra = dict(zip(proposed, values, strict=False))
             for audio in row["files"]:

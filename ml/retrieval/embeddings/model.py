@@ -1,6 +1,8 @@
-"""What a model must offer to be embedded with, evaluated and queried.
+"""What a model must offer to be embedded with and queried, and what its queries ask for.
 
-[conditions] What a query is conditioned with: the text of a stem's label and its embedding.
+An ``EmbeddingModel`` turns log-mels into vectors; ``Conditions`` hold what each query asks for: its
+text, the text's vector, its class. ``condition_rows`` is the one place that says which of these a
+model takes.
 """
 
 from __future__ import annotations
@@ -16,16 +18,39 @@ from ml.artifacts import ArtifactError
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.tracks import MUSIC, Stem
 
+CONDITIONINGS = ("fine", "coarse", "none")
+"""``fine``: a stem's last label, ``coarse``: its first, ``none``: ``"music"`` for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the query of each stem is conditioned with."""
+
+    texts: tuple[str, ...]
+    """(stem,)"""
+    vectors: np.ndarray | None
+    """(stem, condition_dim) float32; None when no model takes any."""
+    classes: np.ndarray
+    """(stem,) int64 into ``FOUR_CLASSES``, for the predecessor's table of four."""
+
+    def of(self, stems: slice) -> Conditions:
+        """Keep those of some of the stems."""
+        return Conditions(
+            texts=self.texts[stems],
+            vectors=None if self.vectors is None else self.vectors[stems],
+            classes=self.classes[stems],
+        )
+
 
 class Frontend(Protocol):
     """A log-mel: waveform (batch, samples) to (batch, mel_bin, frame)."""
 
     def __call__(self, waveform: Tensor, /) -> Tensor:
-        """The standardised log-mel."""
+        """Compute the standardised log-mel."""
         ...
 
     def fingerprint(self) -> str:
-        """Equal for two frontends that compute the same function."""
+        """Identify the function: equal for two frontends that compute the same."""
         ...
 
 
@@ -34,7 +59,7 @@ class EmbeddingModel(Protocol):
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Name in tables."""
         ...
 
     @property
@@ -83,13 +108,13 @@ class EmbeddingModel(Protocol):
         ...
 
     def gallery_vectors(self, mel: Tensor) -> Tensor:
-        """(batch, mel_bin, frame) of stems → (batch, dim), not of unit norm."""
+        """Embed stems: (batch, mel_bin, frame) → (batch, dim), not of unit norm."""
         ...
 
     def query_vectors(
         self, mel: Tensor, condition: Tensor | None = None, classes: Tensor | None = None
     ) -> Tensor:
-        """(batch, mel_bin, frame) of mixes → (batch, dim), not of unit norm.
+        """Embed what mixes lack: (batch, mel_bin, frame) → (batch, dim), not of unit norm.
 
         ``condition`` is (batch, condition_dim), ``classes`` (batch,) into ``FOUR_CLASSES``.
         """
@@ -101,70 +126,14 @@ class EncodesLabels(Protocol):
     """A model with a label encoder of its own; the corpus's conditions are not for it."""
 
     def encode_labels(self, texts: Sequence[str]) -> np.ndarray:
-        """Labels → (text, width) float32, what ``query_vectors`` takes as ``condition``."""
+        """Encode labels as ``query_vectors`` takes them: (text, width) float32."""
         ...
-
-
-def condition_rows(model: EmbeddingModel, conditions: Conditions) -> np.ndarray | None:
-    """What a model's queries are conditioned with: (stem, width) float32; None: with nothing."""
-    if isinstance(model, EncodesLabels):
-        return model.encode_labels(conditions.texts)
-    return None if model.condition_dim is None else conditions.vectors
-
-
-def check_label_encoder(model: EmbeddingModel, encoder: Mapping[str, Any]) -> None:
-    """Refuse conditions by another label encoder than the model was trained with.
-
-    Args:
-        model: the model.
-        encoder: ``name``, ``dim`` and ``fingerprint`` of what made the conditions.
-
-    Raises:
-        ArtifactError: they differ; names both.
-    """
-    trained = model.label_encoder
-    if model.condition_dim is None or not trained:
-        return
-    keys = ("name", "dim", "fingerprint")
-    if any(trained.get(key) != encoder.get(key) for key in keys):
-        found, expected = (
-            f"{e.get('name')} ({e.get('dim')} dimensions, {str(e.get('fingerprint'))[:12]})"
-            for e in (encoder, trained)
-        )
-        raise ArtifactError(
-            f"the labels are encoded by {found}, but model {model.name} ({model.model_id}) was "
-            f"trained with {expected}; encode them with that, or use a model trained with this one"
-        )
-
-
-CONDITIONINGS = ("fine", "coarse", "none")
-"""``fine``: a stem's last label, ``coarse``: its first, ``none``: ``"music"`` for all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What the query of each stem is conditioned with."""
-
-    texts: tuple[str, ...]
-    """(stem,)"""
-    vectors: np.ndarray | None
-    """(stem, condition_dim) float32; None when no model takes any."""
-    classes: np.ndarray
-    """(stem,) int64 into ``FOUR_CLASSES``, for the predecessor's table of four."""
-
-    def of(self, stems: slice) -> Conditions:
-        """Those of some of the stems."""
-        return Conditions(
-            texts=self.texts[stems],
-            vectors=None if self.vectors is None else self.vectors[stems],
-            classes=self.classes[stems],
-        )
 
 
 def conditions_of(
     stems: Sequence[Stem], conditioning: str, label_vectors: Mapping[str, np.ndarray]
 ) -> Conditions:
-    """Conditions of the stems that are looked for.
+    """Make the conditions of the stems that are looked for.
 
     Args:
         stems: the targets.
@@ -198,3 +167,39 @@ def _text(stem: Stem, conditioning: str) -> str:
     if conditioning == "none":
         return MUSIC
     return stem.label if conditioning == "fine" else stem.category or MUSIC
+
+
+def condition_rows(model: EmbeddingModel, conditions: Conditions) -> np.ndarray | None:
+    """Pick or make what a model's queries take as ``condition``.
+
+    Returns:
+        (stem, width) float32; None for a model that takes none.
+    """
+    if isinstance(model, EncodesLabels):
+        return model.encode_labels(conditions.texts)
+    return None if model.condition_dim is None else conditions.vectors
+
+
+def check_label_encoder(model: EmbeddingModel, encoder: Mapping[str, Any]) -> None:
+    """Refuse conditions by another label encoder than the model was trained with.
+
+    Args:
+        model: the model.
+        encoder: ``name``, ``dim`` and ``fingerprint`` of what made the conditions.
+
+    Raises:
+        ArtifactError: they differ; names both.
+    """
+    trained = model.label_encoder
+    if model.condition_dim is None or not trained:
+        return
+    keys = ("name", "dim", "fingerprint")
+    if any(trained.get(key) != encoder.get(key) for key in keys):
+        found, expected = (
+            f"{e.get('name')} ({e.get('dim')} dimensions, {str(e.get('fingerprint'))[:12]})"
+            for e in (encoder, trained)
+        )
+        raise ArtifactError(
+            f"the labels are encoded by {found}, but model {model.name} ({model.model_id}) was "
+            f"trained with {expected}; encode them with that, or use a model trained with this one"
+        )

@@ -1,17 +1,15 @@
 """Embeddings of a corpus in parts, so that a pass that was stopped goes on where it was.
 
-A part is a run of whole tracks, about an hour of stems: its vectors are held in memory while it is
-made, and no more than it is lost when the process is killed. ``parts/NNNNNN/`` in the folder of the
-embeddings holds the files that the whole will have, with the rows of its tracks;
+A *part* is a run of whole tracks, about an hour of stems: its vectors are held in memory while it
+is made, and no more than it is lost when the process is killed. ``parts/NNNNNN/`` in the folder of
+the embeddings holds the files that the whole will have, with the rows of its tracks;
 ``parts/begun.json`` says what they are parts of. Batches end where a part ends: the rows are the
 same bits whether or not a pass was stopped in between. When all are made they are joined, in order.
 
-[part_jobs] One part of a corpus through some models: what a unit of embedding is, here or in a
-worker.
-
-A job holds what is asked of the tracks of its part; models are not sent with it. A worker loads
-them by their id from the home, each once: the home must lie at the same path for all workers, as
-the corpora must (a shared mount). What it makes goes back as tables, which whoever asked writes.
+A *job* is one part and what is asked of it. This process computes it, or the worker of an executor,
+whose tables come back and are written here. Models are not sent with a job: a worker loads them by
+their id from the home, each once. The home must lie at the same path for all workers, as the
+corpora must (a shared mount).
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,10 +38,13 @@ from ml.device import Precision, choose_device, keep_freed_memory
 from ml.kinds import ArtifactKind
 from ml.labels.clap_files import ClapFiles
 from ml.locks import lock
+from ml.models.stem_jepa import StemJepa
 from ml.parquet import join_tables, write_table
 from ml.progress import progress
+from ml.retrieval.embeddings.baselines import open_model
 from ml.retrieval.embeddings.files import (
     CHUNKS,
+    ENCODER_GALLERY,
     GALLERY,
     StemRow,
     queries_name,
@@ -51,26 +52,24 @@ from ml.retrieval.embeddings.files import (
     stem_table,
     unit_rows,
 )
-from ml.retrieval.embeddings.model import Conditions
+from ml.retrieval.embeddings.model import Conditions, EmbeddingModel
 from ml.retrieval.embeddings.passes import EmbeddingPass
 from ml.retrieval.embeddings.source import EmbeddingSource, TrackAudio, read_tracks
+from ml.retrieval.embeddings.whole_files import WholeFilePass, whole_file_mels
 from ml.tracks import Track
-from ml.training.models import find_checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ml.retrieval.embeddings.model import EmbeddingModel
-
-
 PARTS = "parts"
-
-
 PART_S = 3600.0
 """Seconds of stems in a part; the last track may reach beyond."""
-
-
+MODELS_KEPT = 8
+"""How many models a worker keeps in memory; the least recently used goes first."""
 _BEGUN = "begun.json"
+
+PartTables = Mapping[str, Mapping[str, "pa.Table"]]
+"""model_id → file name → table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +82,40 @@ class Part:
     """Their stems among all those of the source."""
 
 
-PartTables = Mapping[str, Mapping[str, "pa.Table"]]
-"""model_id → file name → table."""
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions:
+    """How stems are embedded, here or by a worker."""
+
+    protocol: Literal["default", "predecessor"] = "default"
+    """See ``ml.retrieval.embeddings.build``."""
+    device: str
+    """``auto``, ``cpu`` or ``cuda``, of whoever computes."""
+    batch_chunks: int
+    precision: Precision
+    layout: DataLayout
+    """Where a worker finds the models."""
+    clap: ClapFiles | None = None
+    """None: those in the home."""
 
 
-EmbedPart = Callable[[Part, Sequence[str], Iterator[TrackAudio]], PartTables]
-"""A part, the model_ids that it is asked of and the audio of its tracks → its tables."""
+@dataclass(frozen=True, kw_only=True)
+class PartJob:
+    """A part, and what is asked of it."""
 
-
-EmbedParts = Callable[[Sequence[tuple[Part, Sequence[str]]]], Iterable[tuple[Part, PartTables]]]
-"""Parts, each with the model_ids that it is asked of → the same parts in any order, with their
-tables."""
+    corpus: str
+    """Its name."""
+    part: Part
+    model_ids: Sequence[str]
+    """Which models; all of one sample rate and chunk length."""
+    rows: Sequence[StemRow]
+    """Of the stems of the part."""
+    conditions: Mapping[str, Conditions]
+    """Per conditioning, for the same stems."""
+    options: EmbeddingOptions
 
 
 def parts_of(source: EmbeddingSource) -> list[Part]:
-    """The parts of a source: a pure function of its tracks and their lengths."""
+    """Cut a source into parts: a pure function of its tracks and their lengths."""
     length_s = dict(zip(source.table["stem_id"], source.table["duration_s"], strict=True))
     lengths_s = (sum(length_s[stem.stem_id] for stem in track.stems) for track in source.tracks)
     begins_s = itertools.accumulate(lengths_s, initial=0.0)
@@ -111,6 +129,9 @@ def parts_of(source: EmbeddingSource) -> list[Part]:
         parts.append(Part(number=len(parts), tracks=tracks, stems=slice(first, stop)))
         first = stop
     return parts
+
+
+# Parts on disk.
 
 
 @contextlib.contextmanager
@@ -147,59 +168,10 @@ def _begin(folder: Path, identity: Mapping[str, Any], format_version: int) -> No
         write_json(parts / _BEGUN, version)
 
 
-def make_parts(
-    source: EmbeddingSource,
-    folders: Mapping[str, Path],
-    embed: EmbedPart,
-    *,
-    rate_hz: int,
-    label: str,
-) -> None:
-    """Make the parts that are missing, in one pass over the tracks that these need.
-
-    Args:
-        source: what is embedded.
-        folders: model_id → folder of its embeddings, locked and begun.
-        embed: makes one.
-        rate_hz: sample rate of the audio.
-        label: of the progress.
-    """
-    missing = _missing(source, folders)
-    tracks = [track for part, _ in missing for track in part.tracks]
-    audios = progress(
-        read_tracks(tracks, rate_hz),
-        total=len(source.tracks),
-        done=len(source.tracks) - len(tracks),
-        label=label,
-    )
-    for part, model_ids in missing:
-        made = embed(part, model_ids, itertools.islice(audios, len(part.tracks)))
-        _keep(part, folders, made)
-    next(audios, None)  # so that the progress ends
-
-
-def gather_parts(
-    source: EmbeddingSource, folders: Mapping[str, Path], embed: EmbedParts, *, label: str
-) -> None:
-    """Have the parts that are missing made elsewhere, and write each as it comes.
-
-    Args:
-        source: what is embedded.
-        folders: model_id → folder of its embeddings, locked and begun.
-        embed: has them made.
-        label: of the progress.
-    """
-    missing = _missing(source, folders)
-    total = len(parts_of(source))
-    done = total - len(missing)
-    for part, made in progress(embed(missing), total=total, done=done, label=f"{label}, parts"):
-        _keep(part, folders, made)
-
-
-def _missing(
+def missing_parts(
     source: EmbeddingSource, folders: Mapping[str, Path]
-) -> list[tuple[Part, Sequence[str]]]:
-    """Parts that are not there for all models, with the model_ids that they are missing for."""
+) -> list[tuple[Part, list[str]]]:
+    """List the parts that are not there for all models, with the model_ids that lack them."""
     wanted = [
         (part, [m for m, folder in folders.items() if not _path(folder, part).is_dir()])
         for part in parts_of(source)
@@ -207,21 +179,23 @@ def _missing(
     return [(part, model_ids) for part, model_ids in wanted if model_ids]
 
 
-def _keep(part: Part, folders: Mapping[str, Path], made: PartTables) -> None:
-    for model_id, tables in made.items():
+def write_part(part: Part, folders: Mapping[str, Path], tables: PartTables) -> None:
+    """Write the tables of a part into the folder of each model."""
+    for model_id, files in tables.items():
         with write_folder_aside(_path(folders[model_id], part)) as aside:
-            for name, table in tables.items():
+            for name, table in files.items():
                 write_table(table, aside / name)
 
 
-def join_parts(source: EmbeddingSource, folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """Write the files of these names from all parts; returns how many rows each has.
+def join_parts(source: EmbeddingSource, folder: Path) -> dict[str, int]:
+    """Write the files that the parts hold as whole ones; returns how many rows each has.
 
     From here until the caller writes a new one there is no manifest: what is on disk is neither
     the old embeddings nor all of the new ones.
     """
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     paths = [_path(folder, part) for part in parts_of(source)]
+    names = sorted(path.name for path in paths[0].iterdir())
     return {name: join_tables([path / name for path in paths], folder / name) for name in names}
 
 
@@ -237,37 +211,35 @@ def _path(folder: Path, part: Part) -> Path:
     return folder / PARTS / f"{part.number:06d}"
 
 
-MODELS_KEPT = 8
-"""How many models a worker keeps in memory; the least recently used goes first."""
+# The work.
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelHome:
-    """Where a worker finds models."""
+def compute_parts(
+    jobs: Sequence[PartJob],
+    models: Sequence[EmbeddingModel],
+    source: EmbeddingSource,
+    *,
+    label: str,
+) -> Iterator[tuple[Part, PartTables]]:
+    """Embed parts one after another in this process, the next tracks decoded meanwhile.
 
-    layout: DataLayout
-    clap: ClapFiles | None = None
-    """None: those in the home."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartJob:
-    """A part, and what is asked of it."""
-
-    corpus: str
-    """Its name."""
-    part: Part
-    model_ids: Sequence[str]
-    """Which models; all of one sample rate and chunk length."""
-    rows: Sequence[StemRow]
-    """Of the stems of the part."""
-    conditions: Mapping[str, Conditions]
-    """Per conditioning, for the same stems."""
-    device: str
-    """``auto``, ``cpu`` or ``cuda``, of whoever computes."""
-    batch_chunks: int
-    precision: Precision
-    home: ModelHome
+    Args:
+        jobs: the parts of a source that are missing.
+        models: at least those of the jobs.
+        source: what the parts are of.
+        label: of the progress.
+    """
+    tracks = [track for job in jobs for track in job.part.tracks]
+    audios = progress(
+        read_tracks(tracks, models[0].rate_hz),
+        total=len(source.tracks),
+        done=len(source.tracks) - len(tracks),
+        label=label,
+    )
+    for job in jobs:
+        asked = [model for model in models if model.model_id in job.model_ids]
+        yield job.part, _embed(job, asked, itertools.islice(audios, len(job.part.tracks)))
+    next(audios, None)  # so that the progress ends
 
 
 def compute_part(job: PartJob) -> tuple[Part, PartTables]:
@@ -278,72 +250,26 @@ def compute_part(job: PartJob) -> tuple[Part, PartTables]:
         AudioError: an audio file is missing here, or has gone.
     """
     keep_freed_memory()
-    models = [_load(model_id, job.home) for model_id in job.model_ids]
-    return job.part, embed_part(job, models, read_tracks(job.part.tracks, models[0].rate_hz))
-
-
-def embed_part(
-    job: PartJob, models: Sequence[EmbeddingModel], audios: Iterator[TrackAudio]
-) -> PartTables:
-    """Embed the tracks of a part.
-
-    Args:
-        job: what is asked.
-        models: those of the job.
-        audios: its tracks, in order.
-    """
-    run = EmbeddingPass(
-        models,
-        job.conditions,
-        device=choose_device(job.device),
-        batch_chunks=job.batch_chunks,
-        precision=job.precision,
-    )
-    first_stem = 0
-    for audio in audios:
-        run.add(audio, first_stem)
-        first_stem += len(audio.stems)
-    run.finish()
-    return {model.model_id: _tables(model, run, job) for model in models}
-
-
-def _tables(model: EmbeddingModel, run: EmbeddingPass, job: PartJob) -> dict[str, pa.Table]:
-    what = f"by {model.name} of part {job.part.number} of {job.corpus}"
-    vectors = run.vectors[model.model_id]
-    chunk_stems = np.asarray(run.chunk_stems, dtype=np.int64)
-    chunks = np.concatenate([np.zeros((0, model.dim), np.float32), *vectors.chunks])
-    sounding, place = np.unique(chunk_stems, return_inverse=True)
-    sums = np.zeros((len(sounding), model.dim))
-    np.add.at(sums, place, chunks)
-    gallery = unit_rows(sums / np.bincount(place)[:, None], f"gallery vectors {what}")
-    unit_chunks = unit_rows(chunks, f"chunk vectors {what}")
-    start_s = np.asarray(run.chunk_start_s)
-    tables = {
-        GALLERY: stem_table([job.rows[i] for i in sounding], gallery),
-        CHUNKS: stem_table([job.rows[i] for i in chunk_stems], unit_chunks, start_s),
-    }
-    asked = np.flatnonzero(run.query_counts)
-    for name, condition in job.conditions.items():
-        predicted = vectors.query_sums[name][asked] / run.query_counts[asked, None]
-        queries = unit_rows(predicted, f"{name} query vectors {what}")
-        texts = [condition.texts[i] for i in asked]
-        tables[queries_name(name)] = query_table([job.rows[i] for i in asked], texts, queries)
-    return tables
+    layout, clap = job.options.layout, job.options.clap
+    models = [worker_model(model_id, layout, clap) for model_id in job.model_ids]
+    return job.part, _embed(job, models, read_tracks(job.part.tracks, models[0].rate_hz))
 
 
 @lru_cache(maxsize=MODELS_KEPT)
-def _load(model_id: str, home: ModelHome) -> EmbeddingModel:
-    from ml.labels.clap_files import clap_files
-    from ml.models.stem_jepa import load_model
-    from ml.retrieval.embeddings.baselines import SPECTRUM, SpectrumModel
-    from ml.retrieval.embeddings.clap_audio import CLAP_AUDIO, ClapAudioModel
+def worker_model(model_id: str, layout: DataLayout, clap: ClapFiles | None) -> EmbeddingModel:
+    """Load a model by its id where a worker finds it, once a process.
 
-    model: EmbeddingModel
-    if model_id.startswith(f"{CLAP_AUDIO}-"):
-        model = ClapAudioModel(home.clap or clap_files(home.layout.clap))
-    else:
-        checkpoint = load_model(_checkpoint(home.layout, model_id.removeprefix(f"{SPECTRUM}-")))
-        model = SpectrumModel(checkpoint) if model_id.startswith(SPECTRUM) else checkpoint
+    Raises:
+        ArtifactError: it is not there, or is another one.
+    """
+    try:
+        model = open_model(model_id, layout, clap)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"a worker finds no checkpoint of the model {model_id} below {layout.runs}; expected "
+            "the same home at the same path for all workers: share it with them (a mount), or "
+            f"embed without a cluster (compute.dask_scheduler: null). {error}"
+        ) from None
     if model.model_id != model_id:
         raise ArtifactError(
             f"a worker finds the model {model.model_id}, expected {model_id}; put the same files "
@@ -352,12 +278,90 @@ def _load(model_id: str, home: ModelHome) -> EmbeddingModel:
     return model
 
 
-def _checkpoint(layout: DataLayout, model_id: str) -> Path:
-    try:
-        return find_checkpoint(layout, model_id)
-    except ArtifactError as error:
-        raise ArtifactError(
-            f"a worker finds no checkpoint of the model {model_id} below {layout.runs}; expected "
-            "the same home at the same path for all workers: share it with them (a mount), or "
-            f"embed without a cluster (compute.dask_scheduler: null). {error}"
-        ) from None
+def _embed(
+    job: PartJob, models: Sequence[EmbeddingModel], audios: Iterator[TrackAudio]
+) -> PartTables:
+    """Embed the tracks of a part, which come in order, with the models of a job."""
+    if job.options.protocol == "predecessor":
+        return _embed_whole_files(job, [m for m in models if isinstance(m, StemJepa)], audios)
+    run = EmbeddingPass(
+        models,
+        job.conditions,
+        device=choose_device(job.options.device),
+        batch_chunks=job.options.batch_chunks,
+        precision=job.options.precision,
+    )
+    first_stem = 0
+    for audio in audios:
+        for i in range(len(audio.stems)):
+            chunks = list(audio.stem_chunks(i, models[0].chunk_s))
+            run.add_stem(first_stem + i, chunks)
+            if chunks:  # what never sounds is no target
+                run.add_mix(first_stem + i, audio.mix_chunks(i, models[0].chunk_s))
+        first_stem += len(audio.stems)
+    run.finish()
+    return {model.model_id: _chunk_tables(model, run, job) for model in models}
+
+
+def _chunk_tables(model: EmbeddingModel, run: EmbeddingPass, job: PartJob) -> dict[str, pa.Table]:
+    what = f"by {model.name} of part {job.part.number} of {job.corpus}"
+    chunks = run.gallery(model)
+    sounding, means = chunks.stem_means()
+    gallery = unit_rows(means, f"gallery vectors {what}")
+    vectors = unit_rows(chunks.vectors, f"chunk vectors {what}")
+    tables = {
+        GALLERY: stem_table([job.rows[i] for i in sounding], gallery),
+        CHUNKS: stem_table([job.rows[i] for i in chunks.stems], vectors, chunks.start_s),
+    }
+    for name, conditions in job.conditions.items():
+        asked, means = run.queries(model, name).stem_means()
+        queries = unit_rows(means, f"{name} query vectors {what}")
+        texts = [conditions.texts[i] for i in asked]
+        tables[queries_name(name)] = query_table([job.rows[i] for i in asked], texts, queries)
+    return tables
+
+
+def _embed_whole_files(
+    job: PartJob, models: Sequence[StemJepa], audios: Iterator[TrackAudio]
+) -> PartTables:
+    device = choose_device(job.options.device)
+    passes = [
+        WholeFilePass(
+            model,
+            job.conditions,
+            device=device,
+            batch_chunks=job.options.batch_chunks,
+            precision=job.options.precision,
+        )
+        for model in models
+    ]
+    frontends = {model.log_mel.fingerprint(): model.log_mel for model in models}
+    first_stem = 0
+    for audio in audios:
+        mels = {key: whole_file_mels(mel, audio, device) for key, mel in frontends.items()}
+        for run in passes:
+            run.add(*mels[run.model.log_mel.fingerprint()], first_stem)
+        first_stem += len(audio.stems)
+    return {run.model.model_id: _whole_file_tables(run, job.rows) for run in passes}
+
+
+def _whole_file_tables(run: WholeFilePass, rows: Sequence[StemRow]) -> dict[str, pa.Table]:
+    galleries = {GALLERY: run.gallery, ENCODER_GALLERY: run.encoder_gallery}
+    tables = {
+        file: stem_table(rows, _layer_norm(vectors, file))
+        for file, vectors in galleries.items()
+        if vectors
+    }
+    none = run.gallery[0][:0]  # where no track has two stems
+    for name, vectors in run.queries.items():
+        file = queries_name(name)
+        texts = [run.conditions[name].texts[i] for i in run.query_stems]
+        queries = _layer_norm([none, *vectors], file)
+        tables[file] = query_table([rows[i] for i in run.query_stems], texts, queries)
+    return tables
+
+
+def _layer_norm(batches: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Apply LayerNorm without affine and eps, then unit norm: (row, dim) float32."""
+    vectors = np.concatenate(batches)
+    return unit_rows(vectors - vectors.mean(axis=1, keepdims=True), f"vectors for {name}")

@@ -1,42 +1,65 @@
-"""Chunks of some tracks through several models: batches across stems, sums per stem.
+"""Chunks in, one vector a chunk out: the one way from sound to vectors, for several models at once.
 
-[alignment_pass] Query vectors chunk by chunk: one pass over the mixes of a corpus.
-
-``ml.retrieval.embeddings.build`` keeps only their sums per query. Mixes, chunks and the rule of
-what sounds
-are the same.
+A pass takes chunks of stems (for a gallery) and of mixes (for queries), in batches across stems; a
+log-mel is computed once for all models with the same frontend. What becomes of the rows is up to
+who asks: embeddings keep the mean of each stem (``ChunkRows.stem_means``), alignment ranks the rows
+one by one, a person's query (``ml.retrieval.queries.mix``) has one mix only. Whole files, which the
+``predecessor`` protocol embeds, are ``ml.retrieval.embeddings.whole_files``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ml.audio.chunks import active_starts
 from ml.device import Precision, autocast
 from ml.progress import progress
 from ml.retrieval.embeddings.model import Conditions, EmbeddingModel, condition_rows, conditions_of
-from ml.retrieval.embeddings.source import EmbeddingSource, TrackAudio, read_tracks
+from ml.retrieval.embeddings.source import Chunk, EmbeddingSource, read_tracks
+
+Model = TypeVar("Model", bound=EmbeddingModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRows:
+    """One vector a chunk by one model, in the order of the pass."""
+
+    stems: np.ndarray
+    """(chunk,) int64: number of the stem; of a mix, of the stem that it lacks."""
+    start_s: np.ndarray
+    """(chunk,) where the chunk begins in its track."""
+    vectors: np.ndarray
+    """(chunk, dim) float32, not of unit norm."""
+
+    def stem_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Average the chunks of each stem.
+
+        Returns:
+            The stems that have chunks, ascending, and (stem, dim) float64.
+        """
+        stems, place = np.unique(self.stems, return_inverse=True)
+        sums = np.zeros((len(stems), self.vectors.shape[1]))
+        np.add.at(sums, place, self.vectors)
+        return stems, sums / np.bincount(place)[:, None]
 
 
 @dataclass(kw_only=True)
-class ModelVectors:
-    """What one model made of the chunks so far."""
+class _Queue:
+    """Chunks of one kind: waveforms that wait for a full batch, vectors of those before."""
 
-    chunks: list[np.ndarray] = field(default_factory=list)
-    """Batches of (chunk, dim) float32, not of unit norm, in the order of the pass."""
-    query_sums: dict[str, np.ndarray]
-    """Per conditioning (stem, dim) float64: sum over the chunks of the stem's mix."""
-
-
-@dataclass(kw_only=True)
-class _Batch:
     stems: list[int] = field(default_factory=list)
+    start_s: list[float] = field(default_factory=list)
     waveforms: list[np.ndarray] = field(default_factory=list)
+    vectors: defaultdict[tuple[str, str], list[np.ndarray]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Per model_id and conditioning (``""`` for a gallery), batches of (chunk, dim) float32."""
 
 
 class EmbeddingPass:
@@ -44,8 +67,8 @@ class EmbeddingPass:
 
     Args:
         models: all with the same ``rate_hz`` and ``chunk_s``.
-        conditions: per conditioning, for all stems of these tracks.
-        device: where the models go.
+        conditions: per conditioning, of the stems that mixes lack; none where no mix is taken in.
+        device: where the models go; None: they stay where the first one is.
         batch_chunks: chunks in a batch.
         precision: ``bf16`` computes the encoders in autocast.
     """
@@ -53,109 +76,112 @@ class EmbeddingPass:
     def __init__(
         self,
         models: Sequence[EmbeddingModel],
-        conditions: Mapping[str, Conditions],
+        conditions: Mapping[str, Conditions] | None = None,
         *,
-        device: torch.device,
+        device: torch.device | None = None,
         batch_chunks: int = 64,
         precision: Precision = "bf16",
     ):
-        for model in models:
-            if isinstance(model, nn.Module):
-                model.to(device).eval()
-        self._models = models
-        self._frontends = {m.model_id: m.log_mel.fingerprint() for m in models}
-        self._conditions = conditions
-        self._condition_rows = {
-            m.model_id: {name: condition_rows(m, c) for name, c in conditions.items()}
-            for m in models
-        }
-        self._device = device
-        self._precision: Precision = precision
+        self._models, self._conditions = models, conditions or {}
+        self._device = _device_of(models[0]) if device is None else device
         self._batch_chunks = batch_chunks
-        self._gallery, self._mixes = _Batch(), _Batch()
-        n_stems = len(next(iter(conditions.values())).texts)
-        self.chunk_stems: list[int] = []
-        """(chunk,) index of the stem, in the order of ``ModelVectors.chunks``."""
-        self.chunk_start_s: list[float] = []
-        """(chunk,) where in its stem."""
-        self.query_counts = np.zeros(n_stems, dtype=np.int64)
-        """(stem,) sounding chunks of the stem's mix; 0: no query."""
-        self.vectors = {
-            m.model_id: ModelVectors(
-                query_sums={name: np.zeros((n_stems, m.dim)) for name in conditions}
-            )
+        self._precision: Precision = precision
+        if device is not None:
+            for model in models:
+                if isinstance(model, nn.Module):
+                    model.to(device).eval()
+        self._frontends = {m.model_id: m.log_mel.fingerprint() for m in models}
+        self._condition_rows = {
+            (m.model_id, name): condition_rows(m, c)
             for m in models
+            for name, c in self._conditions.items()
         }
+        self._gallery, self._queries = _Queue(), _Queue()
 
-    def add(self, audio: TrackAudio, first_stem: int) -> None:
-        """Take in a track whose stems are number ``first_stem`` and following of these."""
-        rate_hz = audio.rate_hz
-        size = round(self._models[0].chunk_s * rate_hz)
-        samples = audio.stems.shape[1]
-        for i in range(len(audio.stems)):
-            stem = first_stem + i
-            starts = active_starts(audio.stem_intervals[i], samples, size, rate_hz)
-            self.chunk_stems += [stem] * len(starts)
-            self.chunk_start_s += [start / rate_hz for start in starts]
-            for start in starts:
-                self._push(self._gallery, stem, audio.stem_chunk(i, start, size))
-            if not starts:
-                continue
-            starts = active_starts(audio.mix_intervals[i], samples, size, rate_hz)
-            self.query_counts[stem] = len(starts)
-            for start in starts:
-                self._push(self._mixes, stem, audio.mix_chunk(i, start, size))
+    def add_stem(self, stem: int, chunks: Iterable[Chunk]) -> None:
+        """Take in the sounding chunks of a stem."""
+        self._add(self._gallery, stem, chunks)
+
+    def add_mix(self, stem: int, chunks: Iterable[Chunk]) -> None:
+        """Take in the sounding chunks of the mix that lacks a stem."""
+        self._add(self._queries, stem, chunks)
 
     def finish(self) -> None:
         """Compute what is still waiting for a full batch."""
-        for batch in (self._gallery, self._mixes):
-            self._flush(batch)
+        for queue in (self._gallery, self._queries):
+            self._flush(queue)
 
-    def _push(self, batch: _Batch, stem: int, waveform: np.ndarray) -> None:
-        if batch.waveforms and len(batch.waveforms[0]) != len(waveform):
-            self._flush(batch)
-        batch.stems.append(stem)
-        batch.waveforms.append(waveform)
-        if len(batch.waveforms) == self._batch_chunks:
-            self._flush(batch)
+    def gallery(self, model: EmbeddingModel) -> ChunkRows:
+        """Return what a model made of the chunks of stems."""
+        return self._rows(self._gallery, model, "")
+
+    def queries(self, model: EmbeddingModel, conditioning: str) -> ChunkRows:
+        """Return what a model predicts from the chunks of mixes."""
+        return self._rows(self._queries, model, conditioning)
+
+    def _rows(self, queue: _Queue, model: EmbeddingModel, conditioning: str) -> ChunkRows:
+        batches = queue.vectors[model.model_id, conditioning]
+        return ChunkRows(
+            stems=np.array(queue.stems, dtype=np.int64),
+            start_s=np.array(queue.start_s, dtype=np.float64),
+            vectors=np.concatenate([np.zeros((0, model.dim), np.float32), *batches]),
+        )
+
+    def _add(self, queue: _Queue, stem: int, chunks: Iterable[Chunk]) -> None:
+        for start_s, waveform in chunks:
+            if queue.waveforms and len(queue.waveforms[0]) != len(waveform):
+                self._flush(queue)
+            queue.stems.append(stem)
+            queue.start_s.append(start_s)
+            queue.waveforms.append(waveform)
+            if len(queue.waveforms) == self._batch_chunks:
+                self._flush(queue)
 
     @torch.inference_mode()
-    def _flush(self, batch: _Batch) -> None:
-        if not batch.waveforms:
+    def _flush(self, queue: _Queue) -> None:
+        if not queue.waveforms:
             return
-        waveforms = torch.from_numpy(np.stack(batch.waveforms)).to(self._device)
-        stems = np.array(batch.stems)
-        batch.waveforms.clear()
-        batch.stems.clear()
+        waveforms = self._tensor(np.stack(queue.waveforms))
+        stems = np.array(queue.stems[-len(waveforms) :])
+        queue.waveforms.clear()
         mels: dict[str, Tensor] = {}
         with autocast(self._device, self._precision):
             for model in self._models:
                 key = self._frontends[model.model_id]
                 if key not in mels:
                     mels[key] = model.log_mel(waveforms)
-                if batch is self._gallery:
-                    vectors = model.gallery_vectors(mels[key])
-                    self.vectors[model.model_id].chunks.append(_numpy(vectors))
+                if queue is self._gallery:
+                    made = {"": model.gallery_vectors(mels[key])}
                 else:
-                    self._add_queries(model, mels[key], stems)
+                    made = self._query_vectors(model, mels[key], stems)
+                for name, vectors in made.items():
+                    queue.vectors[model.model_id, name].append(vectors.float().cpu().numpy())
 
-    def _add_queries(self, model: EmbeddingModel, mel: Tensor, stems: np.ndarray) -> None:
-        sums = self.vectors[model.model_id].query_sums
-        vectors = None
+    def _query_vectors(
+        self, model: EmbeddingModel, mel: Tensor, stems: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Predict the stems that mixes lack: (batch, dim) per conditioning."""
+        made: dict[str, Tensor] = {}
         for name, conditions in self._conditions.items():
-            rows = self._condition_rows[model.model_id][name]
-            if vectors is None or rows is not None or model.phase == "jepa":
-                condition = None if rows is None else self._tensor(rows[stems])
-                classes = self._tensor(conditions.classes[stems])
-                vectors = _numpy(model.query_vectors(mel, condition, classes))
-            np.add.at(sums[name], stems, vectors)
+            rows = self._condition_rows[model.model_id, name]
+            if made and rows is None and model.phase != "jepa":  # it asks the same for any label
+                made[name] = next(iter(made.values()))
+                continue
+            condition = None if rows is None else self._tensor(rows[stems])
+            classes = self._tensor(conditions.classes[stems])
+            made[name] = model.query_vectors(mel, condition, classes)
+        return made
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 
 
-def _numpy(vectors: Tensor) -> np.ndarray:
-    return vectors.float().cpu().numpy()
+def models_by_shape(models: Sequence[Model]) -> list[list[Model]]:
+    """Group the models that can share a pass: the same sample rate and chunk length."""
+    groups: dict[tuple[int, float], list[Model]] = {}
+    for model in models:
+        groups.setdefault((model.rate_hz, model.chunk_s), []).append(model)
+    return list(groups.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +206,7 @@ def query_chunks(
     batch_chunks: int = 64,
     precision: Precision = "bf16",
 ) -> dict[str, QueryChunks]:
-    """Query chunks of all tracks by each model.
+    """Predict the queries of all tracks chunk by chunk; embeddings keep only their means.
 
     Args:
         source: the tracks.
@@ -188,7 +214,7 @@ def query_chunks(
         label_vectors: (condition_dim,) per text; may be empty when no model takes conditions.
         conditioning: what queries are conditioned with.
         device: where to compute.
-        batch_chunks: chunks in a batch.
+        batch_chunks: chunks in a batch; batches end where a track ends.
         precision: ``bf16`` computes the encoders in autocast.
 
     Returns:
@@ -199,84 +225,31 @@ def query_chunks(
         ValueError: an unknown conditioning, or a label without a vector.
     """
     stems = [stem for track in source.tracks for stem in track.stems]
-    conditions = conditions_of(stems, conditioning, label_vectors)
-    found: dict[str, QueryChunks] = {}
-    for shape in dict.fromkeys((model.rate_hz, model.chunk_s) for model in models):
-        group = [model for model in models if (model.rate_hz, model.chunk_s) == shape]
-        run = _Pass(group, conditions, torch.device(device), batch_chunks, precision)
-        audios = read_tracks(source.tracks, group[0].rate_hz)
+    stem_ids = np.array([stem.stem_id for stem in stems], dtype=object)
+    conditions = {conditioning: conditions_of(stems, conditioning, label_vectors)}
+    predicted: dict[str, QueryChunks] = {}
+    for group in models_by_shape(models):
+        run = EmbeddingPass(
+            group,
+            conditions,
+            device=torch.device(device),
+            batch_chunks=batch_chunks,
+            precision=precision,
+        )
+        audios, stem = read_tracks(source.tracks, group[0].rate_hz), 0
         for audio in progress(audios, total=len(source.tracks), label=f"mixes of {source.corpus}"):
-            run.add(audio)
-        found |= run.result()
-    return found
-
-
-class _Pass:
-    """Chunks of the mixes of one track after another through a group of models."""
-
-    def __init__(
-        self,
-        models: Sequence[EmbeddingModel],
-        conditions: Conditions,
-        device: torch.device,
-        batch_chunks: int,
-        precision: Precision,
-    ):
-        for model in models:
-            if isinstance(model, nn.Module):
-                model.to(device).eval()
-        self._models, self._classes = models, conditions.classes
-        self._condition_rows = {m.model_id: condition_rows(m, conditions) for m in models}
-        self._device, self._batch_chunks = device, batch_chunks
-        self._precision: Precision = precision
-        self._stems_done = 0
-        self._stem_ids: list[str] = []
-        self._start_s: list[float] = []
-        self._vectors: dict[str, list[np.ndarray]] = {m.model_id: [] for m in models}
-
-    def add(self, audio: TrackAudio) -> None:
-        """Take in a track."""
-        chunks = list(self._chunks(audio))
-        size = round(self._models[0].chunk_s * audio.rate_hz)
-        for first in range(0, len(chunks), self._batch_chunks):
-            batch = chunks[first : first + self._batch_chunks]
-            mixes = np.stack([audio.mix_chunk(stem, start, size) for stem, start in batch])
-            stems = np.array([stem for stem, _ in batch]) + self._stems_done
-            self._embed(torch.from_numpy(mixes).to(self._device), stems)
-        self._stem_ids += [audio.track.stems[stem].stem_id for stem, _ in chunks]
-        self._start_s += [start / audio.rate_hz for _, start in chunks]
-        self._stems_done += len(audio.stems)
-
-    def result(self) -> dict[str, QueryChunks]:
-        """What was found, by model_id."""
-        return {
-            model.model_id: QueryChunks(
-                stem_ids=np.array(self._stem_ids, dtype=object),
-                start_s=np.array(self._start_s),
-                vectors=np.concatenate(
-                    [np.zeros((0, model.dim), np.float32), *self._vectors[model.model_id]]
-                ),
+            for i in range(len(audio.stems)):
+                run.add_mix(stem + i, audio.mix_chunks(i, group[0].chunk_s))
+            run.finish()
+            stem += len(audio.stems)
+        for model in group:
+            rows = run.queries(model, conditioning)
+            predicted[model.model_id] = QueryChunks(
+                stem_ids=stem_ids[rows.stems], start_s=rows.start_s, vectors=rows.vectors
             )
-            for model in self._models
-        }
+    return predicted
 
-    def _chunks(self, audio: TrackAudio) -> Iterator[tuple[int, int]]:
-        """Stem and first sample of the sounding chunks of the mix without it."""
-        size, samples = round(self._models[0].chunk_s * audio.rate_hz), audio.stems.shape[1]
-        for stem, intervals in enumerate(audio.mix_intervals):
-            for start in active_starts(intervals, samples, size, audio.rate_hz):
-                yield stem, start
 
-    @torch.inference_mode()
-    def _embed(self, mixes: Tensor, stems: np.ndarray) -> None:
-        mels: dict[str, Tensor] = {}
-        classes = torch.from_numpy(self._classes[stems]).to(self._device)
-        with autocast(self._device, self._precision):
-            for model in self._models:
-                key = model.log_mel.fingerprint()
-                if key not in mels:
-                    mels[key] = model.log_mel(mixes)
-                rows = self._condition_rows[model.model_id]
-                condition = None if rows is None else torch.from_numpy(rows[stems]).to(self._device)
-                asked = model.query_vectors(mels[key], condition, classes)
-                self._vectors[model.model_id].append(asked.float().cpu().numpy())
+def _device_of(model: EmbeddingModel) -> torch.device:
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else torch.device("cpu")

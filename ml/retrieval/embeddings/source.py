@@ -1,17 +1,15 @@
-"""Decoded tracks: every stem once, the mix that lacks it, and the chunks in which either sounds.
+"""What is embedded: the stems of a corpus, their audio, and the chunks in which they sound.
 
-The mix of a query is the float64 total of the track minus the stem, rounded to float32: with
+The *source* is the tracks of the chosen splits; a decoded track holds every stem once, and the mix
+that lacks it. That mix is the float64 total of the track minus the stem, rounded to float32: with
 float32 stems the subtraction is exact to about 1e-16 of full scale, far below float32's own 6e-8,
 and costs one total a track instead of one sum a stem. Nothing is clipped or rescaled.
-
-[embedding_source] Which stems of a corpus are embedded, and which of its tracks a model has seen
-in training.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ import numpy as np
 from ml import kinds
 from ml.artifacts import DataLayout, read_manifest
 from ml.audio.activity import ActivityConfig, active_intervals
-from ml.audio.chunks import MIN_ACTIVE_S
+from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.audio.files import read_stem
 from ml.retrieval.embeddings.files import StemRow
 from ml.tracks import CorpusError, Track
@@ -29,11 +27,13 @@ from ml.tracks import CorpusError, Track
 if TYPE_CHECKING:
     import polars as pl
 
-
 ACTIVITY = ActivityConfig()
-
-
+"""The rule of what sounds, for stems and mixes alike."""
 _TRACKS_AHEAD = 2
+"""Tracks that are decoded while the caller works on one."""
+
+Chunk = tuple[float, np.ndarray]
+"""Where a chunk begins in seconds, and its waveform: (samples,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,38 @@ class TrackAudio:
     """Per stem: when the mix without it sounds, in seconds."""
 
     def stem_chunk(self, stem: int, start: int, samples: int) -> np.ndarray:
-        """(samples,) float32 of a stem; shorter at the end of the track."""
+        """Cut a stem: (samples,) float32, shorter at the end of the track."""
         return self.stems[stem, start : start + samples]
 
     def mix_chunk(self, stem: int, start: int, samples: int) -> np.ndarray:
-        """(samples,) float32 of the mix without a stem; shorter at the end of the track."""
+        """Cut the mix without a stem: (samples,) float32, shorter at the end of the track."""
         window = slice(start, start + samples)
         return (self.total[window] - self.stems[stem, window]).astype(np.float32)
+
+    def stem_chunks(self, stem: int, chunk_s: float) -> Iterator[Chunk]:
+        """Yield the sounding chunks of a stem."""
+        for start, samples in self._starts(self.stem_intervals[stem], chunk_s):
+            yield start / self.rate_hz, self.stem_chunk(stem, start, samples)
+
+    def mix_chunks(self, stem: int, chunk_s: float) -> Iterator[Chunk]:
+        """Yield the sounding chunks of the mix without a stem."""
+        for start, samples in self._starts(self.mix_intervals[stem], chunk_s):
+            yield start / self.rate_hz, self.mix_chunk(stem, start, samples)
+
+    def _starts(
+        self, intervals: Sequence[tuple[float, float]], chunk_s: float
+    ) -> Iterator[tuple[int, int]]:
+        size = round(chunk_s * self.rate_hz)
+        for start in active_starts(intervals, self.stems.shape[1], size, self.rate_hz):
+            yield start, size
+
+
+def sounding_chunks(waveform: np.ndarray, rate_hz: int, chunk_s: float) -> list[Chunk]:
+    """Cut a waveform, (samples,) float32, into its sounding chunks, as tracks are cut."""
+    size = round(chunk_s * rate_hz)
+    intervals = active_intervals(waveform, rate_hz, ACTIVITY)
+    starts = active_starts(intervals, len(waveform), size, rate_hz)
+    return [(start / rate_hz, waveform[start : start + size]) for start in starts]
 
 
 def read_track(track: Track, rate_hz: int) -> TrackAudio:
@@ -88,14 +113,10 @@ def read_track(track: Track, rate_hz: int) -> TrackAudio:
 
 def read_tracks(tracks: Iterable[Track], rate_hz: int) -> Iterator[TrackAudio]:
     """Decode tracks in order, the next ones in a thread while the caller works on one."""
-    yield from _ahead(lambda track: read_track(track, rate_hz), tracks)
-
-
-def _ahead(function: Callable[[Track], TrackAudio], items: Iterable[Track]) -> Iterator[TrackAudio]:
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: deque[Future[TrackAudio]] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
+        for track in tracks:
+            pending.append(pool.submit(read_track, track, rate_hz))
             if len(pending) > _TRACKS_AHEAD:
                 yield pending.popleft().result()
         while pending:
@@ -116,7 +137,7 @@ class EmbeddingSource:
     """What decides these, and the rules of silence."""
 
     def rows(self) -> list[StemRow]:
-        """One per stem, in the order of the tracks."""
+        """Describe the stems, in the order of the tracks."""
         length = dict(zip(self.table["stem_id"], self.table["duration_s"], strict=True))
         return [
             StemRow(
@@ -138,7 +159,7 @@ class EmbeddingSource:
 def open_source(
     name: str, layout: DataLayout, splits: Sequence[str] | None, **identity: Any
 ) -> EmbeddingSource:
-    """The tracks of a corpus to embed.
+    """Choose the tracks of a corpus to embed.
 
     Args:
         name: the corpus.
@@ -155,14 +176,14 @@ def open_source(
     manifest = read_manifest(layout.tracks(name), kinds.CORPUS_TRACKS)
     table = read_corpus_tracks(layout, name)
     tracks = [track for track in tracks_of_table(table) if track.stems]
-    found = {track.split for track in tracks}
-    chosen = splits or (["test"] if "test" in found else None)
+    known = {track.split for track in tracks}
+    chosen = splits or (["test"] if "test" in known else None)
     if chosen is not None:
         tracks = [track for track in tracks if track.split in chosen]
     if not tracks:
         raise CorpusError(
             f"corpus {name} has no usable track in the splits {', '.join(chosen or ['(all)'])}; "
-            f"it has: {', '.join(sorted(str(s) for s in found)) or 'no tracks'}"
+            f"it has: {', '.join(sorted(str(s) for s in known)) or 'no tracks'}"
         )
     identity |= {
         "corpus": name,

@@ -1,6 +1,6 @@
 """Ask for a stem: by a mix and an instrument in words, by an example, or by words alone.
 
-[instrument_note] What a person should know about the instrument they asked for, beside the answer.
+``instrument_note`` says beside the answer how the model takes an instrument it was not trained on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from ml.artifacts import ArtifactError
 from ml.labels.encoder import LabelEncoder
 from ml.labels.encoders import build_label_encoder
-from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.retrieval.embeddings.model import EmbeddingModel, EncodesLabels, check_label_encoder
 from ml.retrieval.queries.by_label import nearest_first, nearest_labels, search_by_label
 from ml.retrieval.queries.candidates import (
@@ -32,8 +31,6 @@ from ml.retrieval.queries.mix import (
     query_vectors,
     read_chunks,
     stem_vectors,
-    takes_condition,
-    takes_instrument,
 )
 from ml.retrieval.tables.database import sql_text
 from ml.retrieval.tables.search import StemTables, TableRows
@@ -78,15 +75,18 @@ class StemRetriever:
 
     @property
     def takes_instrument(self) -> bool:
-        """Whether the instrument changes what ``query`` finds; some models listen to the mix only.
+        """Tell whether the instrument changes what ``query`` finds.
 
-        Such a model (``contrastive``, ``untrained``, ``spectrum``) still answers; narrow its answer
-        with ``where``.
+        Some models listen to the mix only (``contrastive``, ``untrained``, ``spectrum``); they
+        still answer, narrow it with ``where``.
         """
-        return takes_instrument(self.model)
+        if isinstance(self.model, EncodesLabels) or self.model.condition_dim is not None:
+            return True
+        predictor = getattr(getattr(self.model, "config", None), "predictor", None)
+        return getattr(predictor, "conditioning", None) == "class"
 
     def with_tables(self, tables: StemTables) -> StemRetriever:
-        """The same model with other tables of it (a newer version); nothing is loaded again."""
+        """Search other tables of the same model (a newer version); nothing is loaded again."""
         return StemRetriever(self.model, tables, self._encoder)
 
     def query(
@@ -99,7 +99,7 @@ class StemRetriever:
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
     ) -> list[Candidate]:
-        """The stems that fit best with a mix.
+        """Find the stems that fit best with a mix.
 
         Args:
             mix: a path, an array at the model's rate, (array, rate in Hz), or a list of these to
@@ -135,7 +135,7 @@ class StemRetriever:
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
     ) -> list[Candidate]:
-        """More stems like one: those whose embeddings are nearest to its own.
+        """Find more stems like one: those whose embeddings are nearest to its own.
 
         Args:
             example: the key of a stem of the table (``<corpus>/<stem_id>``), which itself is not
@@ -176,7 +176,7 @@ class StemRetriever:
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
     ) -> list[Candidate]:
-        """Stems of an instrument, without a mix: by their labels alone (``by_label``).
+        """Find stems of an instrument, without a mix: by their labels alone (``by_label``).
 
         Args:
             instrument: free text.
@@ -200,21 +200,21 @@ class StemRetriever:
         cosines = nearest_first(np.array(known) @ asked, labels)
         self._check_where(where, self._rows.centroid(labels[0]))
         filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
-        found = search_by_label(self.tables, self._rows, cosines, k, where=where, **filters)
-        chunks = self._rows.chunks([owner_of(hit) for hit, _ in found])
+        hits = search_by_label(self.tables, self._rows, cosines, k, where=where, **filters)
+        chunks = self._rows.chunks([owner_of(hit) for hit, _ in hits])
         places = {
             owner_of(hit): place_alone(chunks[owner_of(hit)], self._rows.centroid(label))
-            for hit, label in found
+            for hit, label in hits
             if owner_of(hit) in chunks
         }
-        return candidates_of([hit for hit, _ in found], places)
+        return candidates_of([hit for hit, _ in hits], places)
 
     def embed_mix(self, mix: Mix, instrument: str | None = None) -> np.ndarray:
-        """The predicted embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
+        """Predict the embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
         return self._ask(mix, instrument).mean
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Instruments in words by the label encoder: (text, width) float32, unit norm.
+        """Encode instruments in words by the label encoder: (text, width) float32, unit norm.
 
         Raises:
             ValueError: a text is blank, or there is no label encoder.
@@ -227,14 +227,14 @@ class StemRetriever:
             return self._encoder.encode(texts)
 
     def _ask(self, mix: Mix, instrument: str | None) -> ChunkVectors:
-        """What each chunk of a mix asks for."""
+        """Predict the stem from each chunk of a mix."""
         text = MUSIC if instrument is None else _not_blank(instrument)
         chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
-        condition = self.encode_texts([text])[0] if takes_condition(self.model) else None
-        return query_vectors(self.model, chunks, condition, FOUR_CLASSES.index(four_class([text])))
+        vector = None if self.model.condition_dim is None else self.encode_texts([text])[0]
+        return query_vectors(self.model, chunks, text, vector)
 
     def _example(self, example: Mix, exclude_own_track: bool) -> tuple[np.ndarray, str | None]:
-        """The vector of an example, and the condition that keeps it out of what is found."""
+        """Embed an example; with the condition that keeps it out of what is found."""
         row = self.tables.row(example) if isinstance(example, str) else None
         if row is not None:
             own = f"key <> {sql_text(row['key'])}"
@@ -263,6 +263,28 @@ class StemRetriever:
             self.tables.search(vector, 1, where=where)
 
 
+def instrument_note(retriever: StemRetriever, instrument: str) -> str | None:
+    """Say how a model takes an instrument that its training has not met; None: nothing to say.
+
+    By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
+    """
+    model = retriever.model
+    if not retriever.takes_instrument:
+        return (
+            f'model {model.name} listens to the mix only, "{instrument}" changes nothing; narrow '
+            f"the answer with a filter, or use a model with a predictor"
+        )
+    labels = getattr(model, "manifest", {}).get("training_labels") or []
+    if not labels or instrument in labels or model.condition_dim is None:
+        return None
+    *known, asked = retriever.encode_texts([*labels, instrument])
+    nearest = nearest_labels(asked, dict(zip(labels, known, strict=True)))
+    shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
+    spelt = get_close_matches(instrument.lower(), labels, n=1)
+    meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
+    return f'"{instrument}" is not a training label; it acts like: {shown}{meant}'
+
+
 def _both(condition: str | None, where: str | None) -> str | None:
     parts = [part for part in (condition, where and f"({where})") if part]
     return " AND ".join(parts) or None
@@ -283,7 +305,7 @@ def _tables(table: Any) -> StemTables:
 
 
 def _encoder_of(model: EmbeddingModel) -> LabelEncoder:
-    """The label encoder that a model was trained with."""
+    """Load the label encoder that a model was trained with."""
     if "name" not in model.label_encoder:
         raise ValueError(
             f"model {model.name} was trained without a label encoder; to search by text, open the "
@@ -297,25 +319,3 @@ def _encoder_of(model: EmbeddingModel) -> LabelEncoder:
 def _check_encoder(model: EmbeddingModel, encoder: LabelEncoder) -> None:
     described = {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
     check_label_encoder(model, described)
-
-
-def instrument_note(retriever: StemRetriever, instrument: str) -> str | None:
-    """How a model takes an instrument that its training has not met; None: there is nothing to say.
-
-    By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
-    """
-    model = retriever.model
-    if not retriever.takes_instrument:
-        return (
-            f'model {model.name} listens to the mix only, "{instrument}" changes nothing; narrow '
-            f"the answer with a filter, or use a model with a predictor"
-        )
-    labels = getattr(model, "manifest", {}).get("training_labels") or []
-    if not labels or instrument in labels or model.condition_dim is None:
-        return None
-    *known, asked = retriever.encode_texts([*labels, instrument])
-    nearest = nearest_labels(asked, dict(zip(labels, known, strict=True)))
-    shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
-    spelt = get_close_matches(instrument.lower(), labels, n=1)
-    meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
-    return f'"{instrument}" is not a training label; it acts like: {shown}{meant}'

@@ -1,4 +1,4 @@
-"""A pass that was stopped goes on where it was, and ends as one that was not."""
+"""A pass that was stopped goes on where it was; the workers of an executor make the same bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,24 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.corpora.label_embeddings import read_label_vectors
 from ml.corpora.table import build_corpus_tracks
+from ml.labels.clap_files import ClapFiles
 from ml.locks import LockedError, lock
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import PredictorConfig
 from ml.models.stem_jepa import StemJepa
 from ml.models.vit import ViTConfig
 from ml.parquet import join_tables, read_table, write_table
+from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings import parts
 from ml.retrieval.embeddings.baselines import load_models
 from ml.retrieval.embeddings.build import embed_corpus, embed_predecessor
+from ml.retrieval.embeddings.clap_audio import ClapAudioModel
 from ml.retrieval.embeddings.files import StemRow, predecessor_folder, stem_table
 from ml.retrieval.embeddings.parts import PARTS, parts_of
 from ml.retrieval.embeddings.source import open_source
 
 TRACKS = 6
+SPLITS = ("train", "valid", "test")
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +67,22 @@ def write_songs(write_corpus: Any, make_sine: Any, *, first_band: int) -> Path:
 
 class StoppedError(Exception):
     pass
+
+
+class StoppingExecutor(Executor):
+    """Does what it is given at once; stops after so many units."""
+
+    def __init__(self, after: int = 10**6):
+        self.units, self.after = 0, after
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.units += 1
+        if self.units > self.after:
+            future.set_exception(StoppedError())
+        else:
+            future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def stopping_model(band_model: Any, name: str = "bands", *, after: int = 10**6) -> Any:
@@ -261,6 +282,72 @@ def test_joined_tables_have_all_rows_in_order(
     assert read_table(into).equals(pa.concat_tables(tables))
     file = pq.ParquetFile(into)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [5, 5, 1]
+
+
+@pytest.fixture
+def trained(home: Path, monkeypatch: pytest.MonkeyPatch) -> DataLayout:
+    """A small trained home whose demo corpus has several parts."""
+    monkeypatch.setattr(parts, "PART_S", 60.0)
+    parts.worker_model.cache_clear()
+    made = DataLayout(home=home)
+    corpus = open_corpus("demo", home / "corpora" / "demo")
+    build_corpus_tracks("demo", corpus, made)  # the files lie elsewhere than when it was made
+    assert len(parts_of(open_source("demo", made, SPLITS))) > 3
+    return made
+
+
+def embed(layout: DataLayout, models: list[Any], **options: Any) -> list[dict[str, bytes]]:
+    vectors = read_label_vectors(layout, "demo")
+    made = embed_corpus("demo", models, layout, vectors, splits=SPLITS, **options)
+    return [embeddings(artifact.path) for artifact in made]
+
+
+def test_workers_make_the_same_bytes_as_this_process(trained: DataLayout) -> None:
+    models = load_models(trained, ["contrastive", "film", "spectrum"])
+    here = embed(other_home(trained), models)
+    with ThreadPoolExecutor(2) as threads:
+        assert embed(trained, models, executor=threads) == here
+    assert parts.worker_model.cache_info().currsize == 3  # each was loaded, and once a process
+
+
+def test_what_was_made_before_an_executor_failed_is_kept(trained: DataLayout) -> None:
+    models = load_models(trained, ["film"])
+    here = embed(other_home(trained), models)
+    with pytest.raises(StoppedError):
+        embed(trained, models, executor=StoppingExecutor(after=2))
+    folder = trained.embeddings(models[0].model_id, "demo")
+    n_made = len(list((folder / PARTS).glob("0*")))
+    assert n_made <= 2
+    assert not (folder / "manifest.json").exists()
+    executor = StoppingExecutor()
+    assert embed(trained, models, executor=executor) == here
+    assert executor.units == len(parts_of(open_source("demo", trained, SPLITS))) - n_made
+    assert not (folder / PARTS).exists()
+
+
+def test_a_champion_that_is_no_current_model_is_found(trained: DataLayout) -> None:
+    elsewhere = shutil.copytree(
+        next(trained.runs.glob("film-tiny*/model")), trained.home.with_name("champion")
+    )
+    models = load_models(trained, ["film"])
+    write_champion(trained, models[0].model_id, elsewhere)
+    shutil.rmtree(trained.runs)
+    (tables,) = embed(trained, models, executor=StoppingExecutor())
+    assert "gallery.parquet" in tables
+
+
+def test_clap_is_loaded_from_the_files_of_the_settings(trained: DataLayout, tiny_clap: ClapFiles):
+    model_id = ClapAudioModel(tiny_clap).model_id
+    assert parts.worker_model(model_id, trained, tiny_clap).model_id == model_id
+    with pytest.raises(ArtifactError, match="expected clap-audio-0123; put the same files"):
+        parts.worker_model("clap-audio-0123", trained, tiny_clap)
+
+
+def test_a_worker_without_the_models_says_so(trained: DataLayout) -> None:
+    models = load_models(trained, ["film"])
+    shutil.rmtree(trained.runs)
+    with pytest.raises(ArtifactError, match=r"no checkpoint of the model .*share it with them"):
+        embed(trained, models, executor=StoppingExecutor())
 
 
 PROGRAM = """
