@@ -1,4 +1,4 @@
-"""Stems by an instrument in words alone, without a mix: the labels that mean it, best ones first.
+"""Stems by an instrument in words alone, without a mix: by the labels that mean it, best first.
 
 A stem's score is the cosine of the text with the nearest of its labels, coarse or fine, by the
 label encoder. Stems of one label are equal then; among these, the more typical comes first: the one
@@ -31,7 +31,7 @@ def search_by_label(
     exclude_tracks: Sequence[str] = (),
     per_track: int | None = None,
 ) -> list[tuple[Hit, str]]:
-    """The k stems whose labels are nearest to a text.
+    """Find the k stems whose labels are nearest to a text.
 
     Args:
         tables: what is searched.
@@ -48,12 +48,12 @@ def search_by_label(
     Raises:
         ValueError: ``where`` is not understood.
     """
-    found: list[tuple[Hit, str]] = []
+    labelled: list[tuple[Hit, str]] = []
     for label, cosine in label_cosines:
         is_searched = False
-        while not is_searched and len(found) < k:
-            left = k - len(found)
-            condition = _condition(label, where, [hit.row for hit, _ in found], per_track)
+        while not is_searched and len(labelled) < k:
+            left = k - len(labelled)
+            condition = _condition(label, where, [hit.row for hit, _ in labelled], per_track)
             hits = tables.search(
                 rows.centroid(label),
                 left,
@@ -61,40 +61,14 @@ def search_by_label(
                 exclude_tracks=exclude_tracks,
                 per_track=per_track,
             )
-            kept = _within(hits, [hit for hit, _ in found], per_track)
-            found += [(replace(hit, score=cosine), label) for hit in kept]
+            kept = _within(hits, [hit for hit, _ in labelled], per_track)
+            labelled += [(replace(hit, score=cosine), label) for hit in kept]
             is_searched = len(hits) < left or not kept
-    return found
-
-
-def _condition(label: str, where: str | None, found: Sequence[dict], per_track: int | None) -> str:
-    """The stems of a label that are not found yet and whose tracks are not full."""
-    parts = [label_filter(label), *([f"({where})"] if where else [])]
-    if found:
-        parts.append(f"key NOT IN ({', '.join(sql_text(row['key']) for row in found)})")
-    counts = Counter((row["corpus"], row["track_id"]) for row in found)
-    parts += [
-        f"NOT (corpus = {sql_text(corpus)} AND track_id = {sql_text(track)})"
-        for (corpus, track), count in counts.items()
-        if per_track is not None and count >= per_track
-    ]
-    return " AND ".join(parts)
-
-
-def _within(hits: Sequence[Hit], found: Sequence[Hit], per_track: int | None) -> list[Hit]:
-    """The hits that do not overfill their tracks."""
-    counts = Counter((hit.row["corpus"], hit.row["track_id"]) for hit in found)
-    kept = []
-    for hit in hits:
-        track = (hit.row["corpus"], hit.row["track_id"])
-        counts[track] += 1
-        if per_track is None or counts[track] <= per_track:
-            kept.append(hit)
-    return kept
+    return labelled
 
 
 def nearest_first(cosines: np.ndarray, labels: Sequence[str]) -> list[tuple[str, float]]:
-    """Labels with their cosines (label,), highest first; equal ones in the alphabet's order."""
+    """Sort labels by their cosines (label,), highest first; equal ones by the alphabet."""
     order = np.lexsort((labels, -cosines))
     return [(labels[int(i)], float(cosines[i])) for i in order]
 
@@ -102,7 +76,7 @@ def nearest_first(cosines: np.ndarray, labels: Sequence[str]) -> list[tuple[str,
 def nearest_labels(
     vector: np.ndarray, known: Mapping[str, np.ndarray], k: int = 3
 ) -> list[tuple[str, float]]:
-    """The labels that a query's text is closest to: how the model will take it.
+    """Find the labels that a query's text is closest to: how the model will take it.
 
     Args:
         vector: (dim,) of the text, unit norm.
@@ -117,3 +91,29 @@ def nearest_labels(
         return []
     cosines = np.array([known[text] @ vector for text in texts], dtype=np.float64)
     return nearest_first(cosines, texts)[:k]
+
+
+def _condition(label: str, where: str | None, found: Sequence[dict], per_track: int | None) -> str:
+    """Ask for the stems of a label that are not found yet and whose tracks are not full."""
+    parts = [label_filter(label), *([f"({where})"] if where else [])]
+    if found:
+        parts.append(f"key NOT IN ({', '.join(sql_text(row['key']) for row in found)})")
+    counts = Counter((row["corpus"], row["track_id"]) for row in found)
+    parts += [
+        f"NOT (corpus = {sql_text(corpus)} AND track_id = {sql_text(track)})"
+        for (corpus, track), count in counts.items()
+        if per_track is not None and count >= per_track
+    ]
+    return " AND ".join(parts)
+
+
+def _within(hits: Sequence[Hit], found: Sequence[Hit], per_track: int | None) -> list[Hit]:
+    """Keep the hits that do not overfill their tracks."""
+    counts = Counter((hit.row["corpus"], hit.row["track_id"]) for hit in found)
+    kept = []
+    for hit in hits:
+        track = (hit.row["corpus"], hit.row["track_id"])
+        counts[track] += 1
+        if per_track is None or counts[track] <= per_track:
+            kept.append(hit)
+    return kept

@@ -1,11 +1,10 @@
-"""Found stems as files to listen to: the best chunk of each, and how it sounds with the mix.
+"""Found stems as files: where each lies, its best chunk to listen to, and that with the mix.
 
-A folder of excerpts holds ``01-<label>-<track>.wav`` (the chunk of the stem at its own rate, with
-its channels), ``01-<label>-<track>-with-mix.wav`` (the mix from ``mix_start_s`` on plus that chunk,
+``StemFiles`` says which files a stem of the table is made of, as its corpus has them now. A folder
+of excerpts holds ``01-<label>-<track>.wav`` (the chunk of the stem at its own rate, with its
+channels), ``01-<label>-<track>-with-mix.wav`` (the mix from ``mix_start_s`` on plus that chunk,
 sample by sample) and ``results.json``. All are 32-bit float WAV, so that nothing is clipped or
 rounded; a preview above full scale is turned down as a whole, and ``preview_gain_db`` says so.
-
-[stem_files] Which files a stem of the table is made of, as its corpus has them now.
 """
 
 from __future__ import annotations
@@ -36,15 +35,52 @@ from ml.retrieval.queries.mix import Mix, mix_window
 from ml.tracks import Stem
 
 RESULTS_NAME = "results.json"
-
-
 FORMAT_VERSION = 1
-
-
 MADE_BY = "stems query --save"
-
-
 _NAME_LENGTH = 40
+
+
+class StemFiles:
+    """Looks stems up in ``corpus_tracks``; any thread may ask.
+
+    The table itself names files too, but knows nothing of a corpus that was moved since, of the
+    streams of a container, or of stems that begin late.
+
+    Args:
+        layout: where ``corpus_tracks`` lie.
+    """
+
+    def __init__(self, layout: DataLayout):
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._read: dict[str, tuple[int, Mapping[str, Stem]]] = {}
+
+    def stem(self, row: Mapping[str, Any]) -> Stem:
+        """Find the stem of a row of the table; its files are not looked at.
+
+        Raises:
+            ArtifactError: ``corpus_tracks`` of its corpus is damaged.
+        """
+        known = self._corpus(row["corpus"])
+        if row["stem_id"] in known:
+            return known[row["stem_id"]]
+        files = tuple(Path(line) for line in row["audio"].splitlines() if line)
+        return Stem(stem_id=row["stem_id"], files=files)
+
+    def _corpus(self, name: str) -> Mapping[str, Stem]:
+        """Read the stems of a corpus by their ids; none when it has no ``corpus_tracks`` here."""
+        from ml.corpora.table import read_corpus_tracks, tracks_of_table
+
+        manifest = self._layout.tracks(name) / MANIFEST_NAME
+        with self._lock:
+            if not manifest.is_file():
+                return {}
+            written_ns = manifest.stat().st_mtime_ns
+            if name not in self._read or self._read[name][0] != written_ns:
+                tracks = tracks_of_table(read_corpus_tracks(self._layout, name))
+                stems = {stem.stem_id: stem for track in tracks for stem in track.stems}
+                self._read[name] = written_ns, stems
+            return self._read[name][1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +140,13 @@ def check_folder(folder: Path) -> None:
     advice = f"{MADE_BY} replaces only folders that it wrote; name a new folder"
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is a file; {advice}")
-    found = {path.name for path in folder.iterdir()}
-    if strange := sorted(found - _own_names(folder)):
+    held = {path.name for path in folder.iterdir()}
+    if strange := sorted(held - _own_names(folder)):
         raise ArtifactError(f"{folder} holds {strange[0]} ({len(strange)} such files); {advice}")
 
 
 def stem_window(stem: Stem, start_s: float, duration_s: float) -> tuple[np.ndarray, int]:
-    """A piece of a stem, with its channels: the sum of its files.
+    """Read a piece of a stem, with its channels: the sum of its files.
 
     Args:
         stem: the stem; before its ``start_s`` there is silence.
@@ -137,7 +173,7 @@ def stem_window(stem: Stem, start_s: float, duration_s: float) -> tuple[np.ndarr
 
 
 def safe_name(*texts: str) -> str:
-    """Texts as a file name that every system takes: letters, digits, ``_`` and single dashes."""
+    """Make a file name that every system takes: letters, digits, ``_`` and single dashes."""
     parts = [re.sub(r"\W+", "-", text).strip("-_")[:_NAME_LENGTH].strip("-") for text in texts]
     return "-".join(part for part in parts if part)
 
@@ -173,58 +209,15 @@ def _write(path: Path, audio: np.ndarray, rate_hz: int) -> None:
 
 
 def _own_names(folder: Path) -> set[str]:
-    """The files that ``results.json`` says this module wrote; none if it is someone else's."""
+    """List the files that ``results.json`` says this module wrote; none if it is not ours."""
     if not (folder / RESULTS_NAME).is_file():
         return set()
     try:
-        found = read_json(folder / RESULTS_NAME)
+        results = read_json(folder / RESULTS_NAME)
     except ArtifactError:
         return set()
-    if not isinstance(found, dict) or found.get("made_by") != MADE_BY:
+    if not isinstance(results, dict) or results.get("made_by") != MADE_BY:
         return set()
-    rows = [row for row in found.get("candidates") or () if isinstance(row, dict)]
+    rows = [row for row in results.get("candidates") or () if isinstance(row, dict)]
     listed = {row.get(what) for row in rows for what in ("excerpt", "preview")}
     return {RESULTS_NAME, *(name for name in listed if name)}
-
-
-class StemFiles:
-    """Looks stems up in ``corpus_tracks``; any thread may ask.
-
-    The table itself names files too, but knows nothing of a corpus that was moved since, of the
-    streams of a container, or of stems that begin late.
-
-    Args:
-        layout: where ``corpus_tracks`` lie.
-    """
-
-    def __init__(self, layout: DataLayout):
-        self._layout = layout
-        self._lock = threading.Lock()
-        self._read: dict[str, tuple[int, Mapping[str, Stem]]] = {}
-
-    def stem(self, row: Mapping[str, Any]) -> Stem:
-        """The stem of a row of the table; its files are not looked at.
-
-        Raises:
-            ArtifactError: ``corpus_tracks`` of its corpus is damaged.
-        """
-        known = self._corpus(row["corpus"])
-        if row["stem_id"] in known:
-            return known[row["stem_id"]]
-        files = tuple(Path(line) for line in row["audio"].splitlines() if line)
-        return Stem(stem_id=row["stem_id"], files=files)
-
-    def _corpus(self, name: str) -> Mapping[str, Stem]:
-        """Stems of a corpus by their ids; none when it has no ``corpus_tracks`` here."""
-        from ml.corpora.table import read_corpus_tracks, tracks_of_table
-
-        manifest = self._layout.tracks(name) / MANIFEST_NAME
-        with self._lock:
-            if not manifest.is_file():
-                return {}
-            written_ns = manifest.stat().st_mtime_ns
-            if name not in self._read or self._read[name][0] != written_ns:
-                tracks = tracks_of_table(read_corpus_tracks(self._layout, name))
-                stems = {stem.stem_id: stem for track in tracks for stem in track.stems}
-                self._read[name] = written_ns, stems
-            return self._read[name][1]

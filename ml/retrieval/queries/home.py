@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_retriever(settings: Settings, model: str | None = None) -> StemRetriever:
-    """What answers the queries of a home.
+    """Open what answers the queries of a home.
 
     Args:
         settings: of the home; they say where the label encoder lies.
@@ -53,7 +53,7 @@ class Retrievers:
         self._retriever: StemRetriever | None = None
 
     def current(self) -> StemRetriever:
-        """The retriever for one query; what was loaded is used again while it is still right.
+        """Return the retriever for one query; what was loaded is used while it is still right.
 
         ``champion.json`` is read once a call. After a promotion the next call loads the new
         model, after a publication it reads the tables again; who holds an earlier retriever may
@@ -74,7 +74,7 @@ class Retrievers:
 
 
 def _label_encoder(settings: Settings, model: StemJepa) -> LabelEncoder | None:
-    """The encoder that the model was trained with; for one that takes none, that of the settings.
+    """Open the encoder that the model was trained with; if it takes none, that of the settings.
 
     The latter only compares labels; missing files of CLAP are no hindrance then.
     """
