@@ -131,13 +131,7 @@ class ShardPairs:
             window_shards=config.window_shards,
         )
         self.batches_per_epoch = order.batches_per_epoch
-        if order.has_repeats:
-            _log.warning(
-                "split %s has %d tracks for batches of %d: a batch holds several pairs of a track",
-                split,
-                len(self.tracks),
-                batch_size,
-            )
+        _warn_of_repeats(order, split)
         _warn_of_small_cache(segments, config)
         self._dataset = PairBatches(
             split=segments,
@@ -213,6 +207,16 @@ def _same(manifests: Manifests, entry: str) -> Any:
 
 def _place(folder: ShardFolder) -> str:
     return folder.where("").rstrip("/")
+
+
+def _warn_of_repeats(order: EpochOrder, split: str) -> None:
+    if order.has_repeats:
+        _log.warning(
+            "split %s has %d tracks for batches of %d: a batch holds several pairs of a track",
+            split,
+            order.n_tracks,
+            order.batch_size,
+        )
 
 
 def _warn_of_small_cache(segments: SplitSegments, config: PairConfig) -> None:
