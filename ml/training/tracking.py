@@ -186,7 +186,8 @@ class MlflowTracker:
         # A process killed right after creating the run has left one that nobody remembers.
         mine = f"tags.training_id = '{tags['training_id']}'"
         begun = client.search_runs([experiment_id], filter_string=mine, max_results=1)
-        run = begun[0] if begun else client.create_run(experiment_id, None, tags, self.run_name)
+        name = self.run_name
+        run = begun[0] if begun else client.create_run(experiment_id, tags=tags, run_name=name)
         state = {"run_id": run.info.run_id, "lines": 0, "through_step": 0}
         write_json(shipped, state)
         self._describe(client, state, params)
