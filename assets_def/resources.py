@@ -1,12 +1,9 @@
-"""The Dagster face of a home: where things lie, what is set, where runs are tracked.
+"""What all assets name in their signatures: the home, and the corpora that they are partitioned by.
 
-Classes only; ``pipelines`` makes the instances.
+The class ``StemsHome`` only; ``pipelines`` makes its instances. Partition keys are registered from
+the settings (``pipelines.home``, ``pipelines.triggers``), never typed in twice.
 https://docs.dagster.io/guides/build/external-resources
-
-[partitions] How assets are partitioned: one key a corpus, and nothing else.
-
-Keys are registered from the settings (``pipelines.home``, ``pipelines.sensors``), never typed in
-twice. https://docs.dagster.io/guides/build/partitions-and-backfills
+https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
 import os
@@ -19,6 +16,12 @@ from pydantic import Field
 from ml.artifacts import DataLayout
 from ml.settings import Settings, load_settings
 
+corpora = dg.DynamicPartitionsDefinition(name="corpus")
+"""The corpora of ``STEMS_HOME/config.yaml``: one key a corpus, and no other partitions."""
+NO_STEMS = ("beats",)
+"""Kinds of corpora without stems; ``ml.retrieval.tables.completeness.NO_STEMS``, not imported:
+slow."""
+
 
 class StemsHome(dg.ConfigurableResource):
     """One ``STEMS_HOME``: its settings, its layout, its MLflow store."""
@@ -30,7 +33,7 @@ class StemsHome(dg.ConfigurableResource):
     workers: int = Field(default=0, ge=0, description="processes for audio work; 0: one a core")
 
     def settings(self, **training: Any) -> Settings:
-        """The settings as they are now.
+        """Read the settings as they are now.
 
         Args:
             training: settings of the section ``training`` that win over all others (launchpad).
@@ -54,5 +57,6 @@ class StemsHome(dg.ConfigurableResource):
         return self.workers or len(os.sched_getaffinity(0))
 
 
-corpora = dg.DynamicPartitionsDefinition(name="corpus")
-"""The corpora of ``STEMS_HOME/config.yaml``."""
+def corpora_with_stems(settings: Settings) -> tuple[str, ...]:
+    """List the corpora of the settings that retrieval is about."""
+    return tuple(name for name, chosen in settings.corpora.items() if chosen.kind not in NO_STEMS)

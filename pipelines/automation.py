@@ -1,13 +1,27 @@
-"""Retraining by the clock: conditions under which assets are made without anybody asking.
+"""How work follows work: the condition under which each asset is made without anybody asking.
 
-On each tick of ``automation.cron`` a corpus is scanned, its shards are made, both phases trained,
-every corpus embedded and scored, beats tracked: each asset once its own inputs are there.
-``champion`` and ``report`` follow whenever these have come to an end, also where one corpus has
-failed: then the champion stays, and its run says why. Off until ``retraining`` is turned on under
-Automation.
+Two things begin a retraining: each tick of ``automation.cron``, and a change of ``corpus_files``
+(observed where the sensor ``changed_corpora`` is on). The corpus is scanned, its labels are
+encoded and its shards made. Both phases are trained on a tick, or once
+``automation.min_new_hours`` of new music are in the shards. Then every corpus is embedded with
+the new models, and scored, and beats are tracked; without a training, the corpora that have
+changed. ``champion`` and ``report`` follow whenever these have come to an end, also where one
+corpus has failed: then the champion stays, and its run says why.
+
+Nothing of this happens until the sensor ``retraining`` is turned on under Automation.
 https://docs.dagster.io/guides/automate/declarative-automation
+
+Two limits of Dagster 1.13.27 shape the conditions:
+
+- ``will_be_requested`` is empty where two assets cannot be made in one run (a corpus's shards,
+  and the training of all). So training waits for the evaluation after the tick, when the runs
+  that it waits for are in progress.
+- ``since_last_handled`` of an unpartitioned asset is always false where ``asset_matches`` asks for
+  it from a partitioned one (each evaluation counts as the first). ``_unhandled`` is the same
+  without that reset.
 """
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,13 +31,14 @@ import dagster as dg
 from dagster_shared.check import CheckError
 
 from assets_def.assets import beats, champion, corpus, embeddings, retrieval, training
-from assets_def.assets import retrieval as instruments
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora_with_stems
+from ml.artifacts import read_json
 from ml.settings import Settings, SettingsError
-from pipelines.evaluation import corpora_with_stems, has_unseen_tracks
+from pipelines.evaluation import has_unseen_tracks
 
 RETRAINING = "retraining"
 """Name of the sensor that evaluates the conditions."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +55,10 @@ class InCorpora(dg.AutomationCondition[dg.AssetKey]):
     def evaluate(
         self, context: dg.AutomationContext[dg.AssetKey]
     ) -> dg.AutomationResult[dg.AssetKey]:
-        """Those among the candidates."""
-        chosen = context.candidate_subset.compute_intersection_with_partition_keys(
-            set(self.corpora)
-        )
+        """Choose those among the candidates; a corpus that is not registered yet is none."""
+        candidates = context.candidate_subset
+        names = candidates.expensively_compute_partition_keys() & set(self.corpora)
+        chosen = candidates.compute_intersection_with_partition_keys(names)
         return dg.AutomationResult(context, chosen)
 
 
@@ -61,7 +76,7 @@ class HasUnseenTracks(dg.AutomationCondition[dg.AssetKey]):
     def evaluate(
         self, context: dg.AutomationContext[dg.AssetKey]
     ) -> dg.AutomationResult[dg.AssetKey]:
-        """Those among the candidates; tables are read for them only."""
+        """Choose those among the candidates; tables are read for them only."""
         candidates = context.candidate_subset
         names = candidates.expensively_compute_partition_keys()
         unseen = {name for name in names if has_unseen_tracks(self.home, name)}
@@ -69,40 +84,94 @@ class HasUnseenTracks(dg.AutomationCondition[dg.AssetKey]):
         return dg.AutomationResult(context, chosen)
 
 
+@dataclass(frozen=True)
+class HasNewMusic(dg.AutomationCondition[dg.AssetKey]):
+    """True once shards hold ``automation.min_new_hours`` that no model was trained on."""
+
+    home: StemsHome
+
+    @property
+    def description(self) -> str:
+        """For the UI."""
+        return "there is enough new music to train on"
+
+    def evaluate(
+        self, context: dg.AutomationContext[dg.AssetKey]
+    ) -> dg.AutomationResult[dg.AssetKey]:
+        """Accept the candidate, an asset without partitions; tables are read only for one."""
+        candidate = context.candidate_subset
+        is_true = not candidate.is_empty and is_worth_training(self.home.settings())
+        return dg.AutomationResult(context, candidate if is_true else context.get_empty_subset())
+
+
+def is_worth_training(settings: Settings) -> bool:
+    """Tell whether shards hold ``automation.min_new_hours`` that no model was trained on.
+
+    The hours are of all of ``training.corpora``, so that small additions add up.
+    """
+    from ml.shards.new_hours import new_training_hours
+    from ml.training.models import read_models
+
+    layout, wanted = settings.layout, settings.automation.min_new_hours
+    models = read_models(layout) if layout.models_index.is_file() else {}
+    current = models.get(settings.training.presets[0])
+    seen = read_json(current / "manifest.json")["training_tracks"] if current else []
+    try:
+        hours = new_training_hours(layout, settings.training.corpora, seen)
+    except ValueError as error:
+        _log.warning("nothing is trained: %s", error)
+        return False
+    _log.info("%.2f hours are new, %g are wanted for a training", hours, wanted)
+    return hours > 0 and hours >= wanted
+
+
 def automation_conditions(home: StemsHome) -> Mapping[dg.AssetKey, dg.AutomationCondition]:
-    """When each asset of a retraining is made.
+    """Say of each asset when it is made.
 
     Raises:
         SettingsError: ``automation.cron`` or ``automation.timezone`` is wrong.
     """
-    settings = home.settings()
-    on_tick = _on_cron(settings)
-    with_stems, with_beats = corpora_with_stems(settings), settings.beats.scored
-    by_corpus = on_tick & InCorpora(with_stems)
-    of_beats = {
-        beats.beat_features.key: on_tick & InCorpora(with_beats),
-        beats.beat_probe.key: on_tick,
-        beats.beat_scores.key: on_tick,
-    }
+    conditions, settings = dg.AutomationCondition, home.settings()
+    tick, of_stems = _cron_tick(settings), InCorpora(corpora_with_stems(settings))
+    of_beats, of_training = (
+        InCorpora(names) for names in (settings.beats.scored, settings.training.corpora)
+    )
+    is_idle = ~conditions.any_deps_in_progress() & ~conditions.in_progress()
+    is_ready = ~conditions.any_deps_missing() & is_idle
+    follows = _unhandled(conditions.any_deps_updated()) & is_ready
+    has_enough = _after(corpus.stem_shards) & HasNewMusic(home)
+    will_train = conditions.asset_matches(
+        training.contrastive_encoder.key,
+        _unhandled(tick) | conditions.any_deps_in_progress() | has_enough,
+    )
+    with_models = ~will_train & is_ready
     return {
-        **(of_beats if with_beats else {}),
-        corpus.corpus_tracks.key: on_tick & InCorpora(tuple({*with_stems, *with_beats})),
-        corpus.label_embeddings.key: by_corpus,
-        corpus.stem_shards.key: on_tick & InCorpora(tuple(settings.training.corpora)),
-        training.contrastive_encoder.key: on_tick,
-        training.stem_jepa.key: on_tick,
-        embeddings.stem_embeddings.key: by_corpus,
-        retrieval.retrieval_scores.key: by_corpus,
-        instruments.instrument_scores.key: by_corpus & HasUnseenTracks(home),
-        champion.champion.key: _once_made(embeddings.stem_embeddings.key),
-        retrieval.report.key: _once_made(
-            retrieval.retrieval_scores.key, instruments.instrument_scores.key, beats.beat_scores.key
-        ),
+        corpus.corpus_tracks.key: _unhandled(tick | conditions.any_deps_updated())
+        & ~conditions.in_progress()
+        & InCorpora(tuple({*of_stems.corpora, *of_beats.corpora})),
+        corpus.label_embeddings.key: follows & of_stems,
+        corpus.stem_shards.key: follows & of_training,
+        training.contrastive_encoder.key: (_unhandled(tick) & ~tick | has_enough) & is_ready,
+        training.stem_jepa.key: is_ready
+        & _unhandled(conditions.any_deps_updated().allow(_of(training.contrastive_encoder))),
+        embeddings.stem_embeddings.key: with_models
+        & _after(corpus.corpus_tracks, corpus.label_embeddings, training.stem_jepa)
+        & of_stems,
+        retrieval.retrieval_scores.key: follows,
+        retrieval.instrument_scores.key: follows & HasUnseenTracks(home),
+        beats.beat_features.key: with_models
+        & _after(corpus.corpus_tracks, training.stem_jepa)
+        & of_beats,
+        beats.beat_probe.key: _after(beats.beat_features) & is_ready,
+        beats.beat_scores.key: follows,
+        champion.champion.key: _after(embeddings.stem_embeddings) & is_idle,
+        retrieval.report.key: is_idle
+        & _after(retrieval.retrieval_scores, retrieval.instrument_scores, beats.beat_scores),
     }
 
 
 def retraining_sensor(assets: Iterable[dg.AssetKey]) -> dg.AutomationConditionSensorDefinition:
-    """The switch of all conditions; stopped at first."""
+    """Make the switch of all conditions; stopped at first."""
     with warnings.catch_warnings():
         # Conditions of our own are evaluated in this location; Dagster calls that beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -112,28 +181,32 @@ def retraining_sensor(assets: Iterable[dg.AssetKey]) -> dg.AutomationConditionSe
             default_status=dg.DefaultSensorStatus.STOPPED,
             use_user_code_server=True,
             emit_backfills=False,
-            description="Retraining by the clock (automation.cron): scan, shards, both phases, "
-            "embeddings, scores, beats, champion.",
+            description="Retraining by the clock (automation.cron) and of what changed_corpora "
+            "has seen: scan, shards, both phases, embeddings, scores, beats, champion, report.",
         )
 
 
-def _once_made(*upstream: dg.AssetKey) -> dg.AutomationCondition:
-    """When something upstream was made and nothing more of it is on the way, whatever failed."""
-    conditions = dg.AutomationCondition
-    made = conditions.any_deps_match(conditions.newly_updated())
-    return (
-        made.allow(dg.AssetSelection.assets(*upstream)).since_last_handled()
-        & ~conditions.any_deps_match(conditions.will_be_requested())
-        & ~conditions.any_deps_in_progress()
-        & ~conditions.in_progress()
-    )
+def _after(*upstream: dg.AssetsDefinition) -> dg.AutomationCondition:
+    """Hold once one of these was made, whatever became of the others."""
+    made = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.newly_updated())
+    return _unhandled(made.allow(_of(*upstream)))
 
 
-def _on_cron(settings: Settings) -> dg.AutomationCondition:
+def _of(*assets: dg.AssetsDefinition) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(asset.key for asset in assets))
+
+
+def _unhandled(condition: dg.AutomationCondition) -> dg.AutomationCondition:
+    """Hold from when a condition was true until the asset is asked for or made."""
+    handled = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    return condition.since(handled)
+
+
+def _cron_tick(settings: Settings) -> dg.AutomationCondition:
     chosen = settings.automation
     try:
         ZoneInfo(chosen.timezone)
-        return dg.AutomationCondition.on_cron(chosen.cron, chosen.timezone)
+        return dg.AutomationCondition.cron_tick_passed(chosen.cron, chosen.timezone)
     except (CheckError, KeyError, ValueError) as error:
         raise SettingsError(
             f"automation.cron = {chosen.cron!r} with timezone {chosen.timezone!r} in "

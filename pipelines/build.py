@@ -1,4 +1,4 @@
-"""One function that puts everything together for a home: ``build_definitions``."""
+"""``build_definitions``: assets, checks, jobs, triggers and resources of a home, as one."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -6,24 +6,21 @@ from datetime import timedelta
 import dagster as dg
 
 from assets_def.assets import beats, champion, corpus, embeddings, retrieval, training
-from assets_def.assets import retrieval as instruments
 from assets_def.checks import corpus_checks, model_checks, score_checks
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora_with_stems
 from ml.settings import Settings, SettingsError, default_home
 from pipelines.automation import automation_conditions, retraining_sensor
-from pipelines.evaluation import corpora_with_stems
 from pipelines.execute import asset_progress
 from pipelines.failures import failed_runs
 from pipelines.jobs import all_jobs
-from pipelines.schedules import all_schedules
-from pipelines.sensors import all_sensors
+from pipelines.triggers import changed_corpora, corpora_of_settings, nightly_evaluation
 
 FRESHNESS = {
     corpus.stem_shards.key: dg.FreshnessPolicy.time_window(
         fail_window=timedelta(days=60), warn_window=timedelta(days=30)
     ),
     **dict.fromkeys(
-        (retrieval.retrieval_scores.key, instruments.instrument_scores.key, beats.beat_scores.key),
+        (retrieval.retrieval_scores.key, retrieval.instrument_scores.key, beats.beat_scores.key),
         dg.FreshnessPolicy.time_window(
             fail_window=timedelta(days=30), warn_window=timedelta(days=14)
         ),
@@ -33,7 +30,7 @@ FRESHNESS = {
 
 
 def build_definitions(**resource_overrides: object) -> dg.Definitions:
-    """Fresh definitions for a home.
+    """Make fresh definitions for a home.
 
     Args:
         resource_overrides: resources by name instead of the default ones; ``home`` is a
@@ -53,15 +50,15 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
             automation_condition=automated.get(spec.key), freshness_policy=FRESHNESS.get(spec.key)
         )
 
-    modules = [corpus, training, embeddings, champion, retrieval, instruments, beats]
+    modules = [corpus, training, embeddings, champion, retrieval, beats]
     loaded = dg.load_assets_from_modules(modules)
     assets = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=dg.map_asset_specs(with_policies, assets),
+        assets=[corpus.corpus_files, *dg.map_asset_specs(with_policies, assets)],
         asset_checks=dg.load_asset_checks_from_modules([corpus_checks, model_checks, score_checks]),
-        jobs=all_jobs,
-        schedules=all_schedules,
-        sensors=[*all_sensors, retraining_sensor(automated), failed_runs],
+        jobs=list(all_jobs.values()),
+        schedules=[nightly_evaluation],
+        sensors=[corpora_of_settings, changed_corpora, retraining_sensor(automated), failed_runs],
         resources=resources,
         executor=dg.in_process_executor,
         loggers={"console": dg.colored_console_logger, "progress": asset_progress},
@@ -71,7 +68,7 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
 def _needed_corpora(
     settings: Settings,
 ) -> Mapping[dg.AssetKey, Mapping[dg.AssetKey, Sequence[str]]]:
-    """Unpartitioned asset → upstream asset → of which corpora it needs that.
+    """Map an unpartitioned asset to its upstream assets, and these to the corpora that it needs.
 
     Raises:
         SettingsError: a corpus that is needed does not exist, or training has none.
@@ -86,20 +83,20 @@ def _needed_corpora(
     rule = settings.promotion
     _require_known(settings, (*rule.corpora, *rule.gallery), "promotion", "promotion")
     shards, features = corpus.stem_shards.key, beats.beat_features.key
-    found = corpora_with_stems(settings)
-    scores = (retrieval.retrieval_scores.key, instruments.instrument_scores.key)
+    with_stems = corpora_with_stems(settings)
+    scores = (retrieval.retrieval_scores.key, retrieval.instrument_scores.key)
     return {
         training.contrastive_encoder.key: {shards: trained_on},
         training.stem_jepa.key: {shards: trained_on},
-        champion.champion.key: {embeddings.stem_embeddings.key: found},
-        retrieval.report.key: dict.fromkeys(scores, found),
+        champion.champion.key: {embeddings.stem_embeddings.key: with_stems},
+        retrieval.report.key: dict.fromkeys(scores, with_stems),
         beats.beat_probe.key: {features: chosen.corpora},
         beats.beat_scores.key: {features: chosen.scored},
     }
 
 
 def _require_known(settings: Settings, names: Sequence[str], listed_in: str, section: str) -> None:
-    """Dagster itself would take unknown partitions without a word."""
+    """Refuse unknown corpora; Dagster itself takes them as partitions without a word."""
     for name in names:
         if name not in settings.corpora:
             raise SettingsError(

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml.settings import Settings
-    from pipelines.execute import Step
+    from pipelines.steps import Step
 
 CORPORA = ("demo", "demo-plain", "demo-swapped")
 """Training and held-out songs; the latter without production character; with swapped ones."""
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The parser of ``python -m pipelines.demo``."""
+    """Make the parser of ``python -m pipelines.demo``."""
     from pipelines.home import run_options
 
     parser = argparse.ArgumentParser(
@@ -61,27 +61,20 @@ def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) 
     """Build the demo in a home that has its configuration; returns the exit code."""
     from assets_def.resources import StemsHome
     from ml.settings import load_settings
-    from pipelines.execute import failures_text
-    from pipelines.steps import execute_in_home
-    from pipelines.summary import conclusion, example_query, scored_corpora, step_times
+    from pipelines.execute import execute_in_home
+    from pipelines.run import conclude
+    from pipelines.summary import example_query
 
     settings = load_settings(home, overrides)
     resource = StemsHome(home=str(settings.home), overrides=overrides, workers=workers)
     songs_s = build_songs(settings, resource.processes)
     outcomes = execute_in_home(resource, demo_steps(settings))
-    if any(outcome.is_stopped for outcome in outcomes):
-        raise KeyboardInterrupt
-    timed = [("demo songs", songs_s), *step_times(outcomes)]
     query = example_query(settings, CORPORA[0])
-    print(conclusion(settings, scored_corpora(outcomes), timed, query=query))
-    if failures := failures_text(outcomes):
-        print(f"\nNot all went well:\n{failures}", file=sys.stderr)
-        return 1
-    return 0
+    return conclude(settings, outcomes, timed=[("demo songs", songs_s)], query=query)
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings that the command line changes."""
+    """Give the settings that the command line changes."""
     songs = {"train_songs": args.songs, "heldout_songs": args.heldout}
     demo = {key: value for key, value in songs.items() if value is not None}
     overrides: dict[str, Any] = {"demo": demo} if demo else {}
@@ -102,26 +95,17 @@ def build_songs(settings: "Settings", workers: int) -> float:
 
 
 def demo_steps(settings: "Settings") -> list["Step"]:
-    """The whole graph: shards for what is trained on, everything else for the demo corpora."""
-    from pipelines.steps import (
-        TRAIN,
-        beat_steps,
-        evaluate_step,
-        prepare_step,
-        report_step,
-        train_step,
-    )
+    """Plan the whole graph: shards for what is trained on, the rest for the demo corpora."""
+    from pipelines.steps import Step, beat_steps, evaluate_step, prepare_steps, train_step
 
     trained_on = settings.training.corpora
+    train = train_step(trained_on)
     return [
-        *(
-            prepare_step(name, has_shards=name in trained_on)
-            for name in dict.fromkeys((*CORPORA, *trained_on))
-        ),
-        train_step(trained_on),
-        *(evaluate_step(name, needs=[f"prepare_corpus {name}", TRAIN]) for name in CORPORA),
-        *beat_steps(settings, needs=[TRAIN]),
-        report_step(needs=[TRAIN]),
+        *prepare_steps(dict.fromkeys((*CORPORA, *trained_on)), trained_on=trained_on),
+        train,
+        *(evaluate_step(name, needs=(f"prepare_corpus {name}", train.name)) for name in CORPORA),
+        *beat_steps(settings, needs=(train.name,)),
+        Step(job="write_report", needs=(train.name,)),
     ]
 
 

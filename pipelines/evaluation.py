@@ -1,25 +1,14 @@
 """Which corpora can be evaluated, and by what: nothing is asked for that must fail."""
 
-import logging
 from collections.abc import Iterator
 
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora_with_stems
 from ml.artifacts import MANIFEST_NAME
 from ml.settings import Settings
 
-_log = logging.getLogger(__name__)
-NO_STEMS = ("beats",)
-"""Kinds of corpora without stems; ``ml.retrieval.tables.completeness.NO_STEMS``, not imported:
-slow."""
-
-
-def corpora_with_stems(settings: Settings) -> tuple[str, ...]:
-    """The corpora of the settings that retrieval is about."""
-    return tuple(name for name, found in settings.corpora.items() if found.kind not in NO_STEMS)
-
 
 def evaluable_corpora(settings: Settings) -> list[str]:
-    """The corpora with stems that were scanned and whose labels were encoded."""
+    """List the corpora with stems that were scanned and whose labels were encoded."""
     layout = settings.layout
     return [
         name
@@ -28,24 +17,15 @@ def evaluable_corpora(settings: Settings) -> list[str]:
     ]
 
 
-def trackable_corpora(settings: Settings) -> tuple[str, ...]:
-    """The corpora of ``beats``; none until all of them were scanned."""
-    layout, chosen = settings.layout, settings.beats.scored
-    missing = [name for name in chosen if not (layout.tracks(name) / MANIFEST_NAME).is_file()]
-    if missing:
-        _log.info("beats are not tracked: %s was not scanned yet", ", ".join(missing))
-    return () if missing else chosen
-
-
 def evaluation_assets(home: StemsHome, name: str) -> Iterator[str]:
-    """What can be made of a corpus: instruments need queries of tracks nobody was trained on."""
+    """Yield what can be made of a corpus: instruments need tracks that nobody was trained on."""
     yield from ("stem_embeddings", "retrieval_scores")
     if has_unseen_tracks(home, name):
         yield "instrument_scores"
 
 
 def has_unseen_tracks(home: StemsHome, name: str) -> bool:
-    """Whether some track that would be evaluated was not trained on by any current model."""
+    """Tell whether some track that would be evaluated was not trained on by any current model."""
     from ml.artifacts import read_json
     from ml.retrieval.embeddings.seen import seen_tracks
     from ml.retrieval.embeddings.source import open_source

@@ -1,13 +1,8 @@
-"""Runs steps (some assets of one job, for one corpus) one after the other in this process.
+"""Runs steps one after the other in this process, and shows how far they are.
 
 What is made and where it is recorded is the same as in Dagster's UI: the jobs of the definitions,
 the home's persistent instance. A step that fails does not hide the others: those that do not need
-it still run.
-
-[progress] What people see while assets are made in this process: which asset is running, and how
-it ended.
-
-Longer pieces of work inside an asset show their own bar on a terminal (``ml.progress``).
+it still run. Longer pieces of work inside an asset show their own bar (``ml.progress``).
 """
 
 import logging
@@ -16,34 +11,18 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 import psutil
 
-_log = logging.getLogger("stems.progress")
-
+from assets_def.resources import StemsHome
+from pipelines.failures import failure_text, is_interruption
+from pipelines.home import open_instance
+from pipelines.steps import Step
 
 _PROCESS_TAG = "stems/process"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One Dagster run."""
-
-    job: str
-    """Name of the job."""
-    assets: tuple[str, ...]
-    """Which of its assets."""
-    partition: str | None = None
-    """The corpus; None for assets that are not partitioned."""
-    needs: tuple[str, ...] = ()
-    """Names of earlier steps without which this one makes no sense."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it, and ``needs`` of other steps."""
-        return self.job if self.partition is None else f"{self.job} {self.partition}"
+_log = logging.getLogger("stems.progress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,42 +44,38 @@ class Outcome:
     """Asset → whether it was up to date."""
 
 
-def execute_steps(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, steps: Sequence[Step]
-) -> list[Outcome]:
-    """Run the steps in order.
+def execute_in_home(home: StemsHome, steps: Sequence[Step]) -> list[Outcome]:
+    """Run steps in the Dagster instance of a home, which must have been installed.
 
     Args:
-        definitions: of ``pipelines.build.build_definitions``.
-        instance: where runs are recorded.
-        steps: what to run; a step's ``needs`` come before it.
+        home: where, and with which settings.
+        steps: what to run, in order; a step's ``needs`` come before it.
 
     Returns:
         One outcome a step.
+
+    Raises:
+        ml.settings.SettingsError: settings are wrong.
     """
-    close_dead_runs(instance)
-    total = sum(len(step.assets) for step in steps)
+    from pipelines.build import build_definitions
+
+    definitions = build_definitions(home=home)
+    total, first = sum(len(step.assets) for step in steps), 1
     outcomes: dict[str, Outcome] = {}
-    first = 1
-    for step in steps:
-        if problem := _reason_to_leave_out(step, outcomes):
-            outcomes[step.name] = Outcome(step=step, status="left out", problem=problem)
-            _log.warning("%s is left out: %s", step.name, problem)
-        else:
-            outcomes[step.name] = _execute(definitions, instance, step, first, total)
-        first += len(step.assets)
+    with open_instance(home.settings()) as instance:
+        close_dead_runs(instance)
+        for step in steps:
+            if problem := _reason_to_leave_out(step, outcomes):
+                outcomes[step.name] = Outcome(step=step, status="left out", problem=problem)
+                _log.warning("%s is left out: %s", step.name, problem)
+            else:
+                outcomes[step.name] = _execute(definitions, instance, step, first, total)
+            first += len(step.assets)
     return list(outcomes.values())
 
 
-def _reason_to_leave_out(step: Step, outcomes: Mapping[str, Outcome]) -> str:
-    if any(outcome.is_stopped for outcome in outcomes.values()):
-        return "you stopped it"
-    lacking = [name for name in step.needs if outcomes[name].status != "done"]
-    return f"it needs {', '.join(lacking)}" if lacking else ""
-
-
 def failures_text(outcomes: Sequence[Outcome]) -> str:
-    """One line for each step that was not done; empty when all were."""
+    """Say what was not done, one line a step; empty when all were."""
     lines = []
     for outcome in outcomes:
         if outcome.status == "failed":
@@ -111,27 +86,11 @@ def failures_text(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def close_dead_runs(instance: dg.DagsterInstance) -> int:
-    """Mark runs as failed whose process was killed, and free the pools they hold.
-
-    Returns:
-        How many there were.
-    """
-    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    dead = [run for run in instance.get_runs(running) if _is_dead(run.tags.get(_PROCESS_TAG))]
-    for run in dead:
-        instance.report_run_failed(run, "its process was killed; run the same command again")
-    _free_pools_of_ended_runs(instance)
-    return len(dead)
-
-
-def _free_pools_of_ended_runs(instance: dg.DagsterInstance) -> None:
-    """A run of the UI whose process was killed holds its pools, which only a daemon looks after."""
-    storage = instance.event_log_storage
-    for run_id in storage.get_concurrency_run_ids():
-        run = instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            storage.free_concurrency_slots_for_run(run_id)
+def _reason_to_leave_out(step: Step, outcomes: Mapping[str, Outcome]) -> str:
+    if any(outcome.is_stopped for outcome in outcomes.values()):
+        return "you stopped it"
+    lacking = [name for name in step.needs if outcomes[name].status != "done"]
+    return f"it needs {', '.join(lacking)}" if lacking else ""
 
 
 def _execute(
@@ -149,37 +108,49 @@ def _execute(
         raise_on_error=False,
     )
     elapsed_s = time.monotonic() - started_s
-    if result.success:
-        versions, reused = _materializations(result)
+    if not result.success:
+        failed = next((event for event in result.all_events if event.is_step_failure), None)
         return Outcome(
             step=step,
-            status="done",
+            status="failed",
+            problem=f"{failed.step_key}: {failure_text(failed)}" if failed else "it was stopped",
+            is_stopped=failed is None or is_interruption(failed),
             run_id=result.run_id,
             elapsed_s=elapsed_s,
-            data_versions=versions,
-            reused=reused,
         )
-    failed = [event for event in result.all_events if event.is_step_failure]
-    return Outcome(
-        step=step,
-        status="failed",
-        problem=f"{failed[0].step_key}: {failure_text(failed[0])}" if failed else "it was stopped",
-        is_stopped=not failed or is_interruption(failed[0]),
-        run_id=result.run_id,
-        elapsed_s=elapsed_s,
-    )
-
-
-def _materializations(
-    result: dg.ExecuteInProcessResult,
-) -> tuple[dict[str, str], dict[str, bool]]:
     versions, reused = {}, {}
     for event in result.get_asset_materialization_events():
         made = event.step_materialization_data.materialization
         name = made.asset_key.to_user_string()
         versions[name] = (made.tags or {})["dagster/data_version"]
         reused[name] = bool(made.metadata["reused"].value)
-    return versions, reused
+    return Outcome(
+        step=step,
+        status="done",
+        run_id=result.run_id,
+        elapsed_s=elapsed_s,
+        data_versions=versions,
+        reused=reused,
+    )
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> int:
+    """Mark runs as failed whose process was killed, and free the pools they hold.
+
+    Returns:
+        How many there were.
+    """
+    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    dead = [run for run in instance.get_runs(running) if _is_dead(run.tags.get(_PROCESS_TAG))]
+    for run in dead:
+        instance.report_run_failed(run, "its process was killed; run the same command again")
+    # A run of the UI whose process was killed holds its pools, which only a daemon looks after.
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    return len(dead)
 
 
 def _this_process() -> str:
@@ -187,7 +158,7 @@ def _this_process() -> str:
 
 
 def _is_dead(process: str | None) -> bool:
-    """Whether a run of this module was made by a process of this host that is gone."""
+    """Tell whether a run of this module was made by a process of this host that is gone."""
     if process is None:
         return False
     pid, created, host = process.split(" ", 2)
@@ -197,6 +168,17 @@ def _is_dead(process: str | None) -> bool:
         return f"{psutil.Process(int(pid)).create_time():.0f}" != created
     except psutil.NoSuchProcess:
         return True
+
+
+@dg.logger(
+    config_schema={"assets": [str], "partition": str, "first": int, "total": int},
+    description="Plain lines for people who watch a terminal.",
+)
+def asset_progress(context: dg.InitLoggerContext) -> logging.Logger:
+    """Make the logger ``progress`` of the code location."""
+    logger = logging.Logger("asset_progress")
+    logger.addHandler(AssetProgress(**context.logger_config))
+    return logger
 
 
 class AssetProgress(logging.Handler):
@@ -259,41 +241,3 @@ class AssetProgress(logging.Handler):
 
 def _plain(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def failure_text(event: dg.DagsterEvent) -> str:
-    """The message of the exception that made a step fail, without its stack."""
-    error = _cause(event)
-    if error is None:
-        return "no message"
-    if error.message.strip().endswith(error.cls_name or " "):
-        return "it was stopped" if is_interruption(event) else f"{error.cls_name}, no message"
-    name, colon, said = error.message.strip().partition(": ")
-    is_named = bool(colon) and name.rsplit(".", 1)[-1] == error.cls_name
-    return said if is_named else error.message.strip()
-
-
-def is_interruption(event: dg.DagsterEvent) -> bool:
-    """Whether a step failed because someone stopped it."""
-    error = _cause(event)
-    stopped = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
-    return error is not None and error.cls_name in stopped
-
-
-def _cause(event: dg.DagsterEvent) -> Any:
-    """Class and message of the exception at the bottom of a failed step."""
-    error = event.step_failure_data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error
-
-
-@dg.logger(
-    config_schema={"assets": [str], "partition": str, "first": int, "total": int},
-    description="Plain lines for people who watch a terminal.",
-)
-def asset_progress(context: dg.InitLoggerContext) -> logging.Logger:
-    """The logger ``progress`` of the code location."""
-    logger = logging.Logger("asset_progress")
-    logger.addHandler(AssetProgress(**context.logger_config))
-    return logger

@@ -20,7 +20,7 @@ _PCM16 = "  payload: pcm16"
 
 
 def run_options() -> argparse.ArgumentParser:
-    """Options of everything that runs in a home, for ``parents`` of a parser."""
+    """Make the options of everything that runs in a home, for ``parents`` of a parser."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
     parser.add_argument("--steps", type=int, help="training steps a phase (default: of the size)")
@@ -56,7 +56,7 @@ def install_home(settings: "Settings", *, is_demo: bool = False) -> list[Path]:
 
 
 def open_instance(settings: "Settings") -> "dg.DagsterInstance":
-    """The home's Dagster instance, with the corpora of the settings as partitions.
+    """Open the home's Dagster instance, with the corpora of the settings as partitions.
 
     For runs in this process: output goes to the terminal as it is (Dagster would redirect it to
     files and follow them, which no progress bar survives); events are recorded as always.
@@ -77,7 +77,7 @@ def open_instance(settings: "Settings") -> "dg.DagsterInstance":
 
 
 def missing_corpora(settings: "Settings", instance: "dg.DagsterInstance") -> list[str]:
-    """Corpora of the settings that are no partition yet, in the order of the settings."""
+    """List corpora of the settings that are no partition yet, in the order of the settings."""
     registered = set(instance.get_dynamic_partitions("corpus"))
     return [name for name in settings.corpora if name not in registered]
 

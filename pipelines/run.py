@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from assets_def.resources import StemsHome
     from ml.settings import Settings
-    from pipelines.execute import Step
+    from pipelines.execute import Outcome
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The parser of ``python -m pipelines.run``."""
+    """Make the parser of ``python -m pipelines.run``."""
     from ml.corpora.corpus import kinds_help
     from pipelines.home import run_options
 
@@ -81,16 +81,16 @@ def register(settings: "Settings", name: str, kind: str, root: Path) -> None:
         open_corpus(kind, root)
         add_corpus(settings, name, kind=kind, root=root, options={})
         return
-    found = settings.corpus(name)
-    if (found.kind, found.root.resolve()) != (kind, root):
+    known = settings.corpus(name)
+    if (known.kind, known.root.resolve()) != (kind, root):
         raise SettingsError(
-            f"{settings.layout.config_path} has a corpus {name!r} of kind {found.kind} at "
-            f"{found.root}, you said {kind} at {root}; choose another name, or change it there"
+            f"{settings.layout.config_path} has a corpus {name!r} of kind {known.kind} at "
+            f"{known.root}, you said {kind} at {root}; choose another name, or change it there"
         )
 
 
 def chosen_settings(settings: "Settings", args: argparse.Namespace) -> dict[str, Any]:
-    """Settings that the command line changes: what is trained on, and how long."""
+    """Give the settings that the command line changes: what is trained on, and how long."""
     training: dict[str, Any] = {}
     if args.train:
         training["corpora"] = list(dict.fromkeys((*settings.training.corpora, args.name)))
@@ -100,51 +100,66 @@ def chosen_settings(settings: "Settings", args: argparse.Namespace) -> dict[str,
 
 
 def run_corpus(home: "StemsHome", name: str, *, is_trained_on: bool) -> int:
-    """Everything for one corpus of the settings; returns the exit code."""
-    from pipelines.evaluation import evaluable_corpora
-    from pipelines.execute import failures_text
-    from pipelines.steps import execute_in_home
-    from pipelines.summary import conclusion, scored_corpora, step_times
+    """Make everything for one corpus of the settings; returns the exit code."""
+    from pipelines.evaluation import evaluable_corpora, evaluation_assets
+    from pipelines.execute import execute_in_home
+    from pipelines.steps import Step, evaluate_step, prepare_steps, train_step
 
     settings = home.settings()
-    corpora = [*settings.training.corpora] if is_trained_on else [name]
-    outcomes = execute_in_home(home, first_steps(corpora, is_trained_on=is_trained_on))
+    trained_on = settings.training.corpora if is_trained_on else ()
+    steps = prepare_steps(trained_on or [name], trained_on=trained_on)
+    outcomes = execute_in_home(home, [*steps, train_step(trained_on)] if trained_on else steps)
     if all(outcome.status == "done" for outcome in outcomes):
         # A new model becomes champion only with all that can be found embedded.
-        found = evaluable_corpora(settings) if is_trained_on else [name]
-        outcomes += execute_in_home(home, last_steps(home, found))
+        evaluated = evaluable_corpora(settings) if is_trained_on else [name]
+        steps = [evaluate_step(x, assets=tuple(evaluation_assets(home, x))) for x in evaluated]
+        for step in steps:
+            if "instrument_scores" not in step.assets:
+                print(
+                    f"every track of {step.partition} was trained on: its scores are marked as seen"
+                )
+        outcomes += execute_in_home(home, [*steps, Step(job="write_report")])
+    return conclude(settings, outcomes, note=_how_to_keep(settings, name) if trained_on else "")
+
+
+def conclude(
+    settings: "Settings",
+    outcomes: Sequence["Outcome"],
+    *,
+    timed: Sequence[tuple[str, float]] = (),
+    query: str | None = None,
+    note: str = "",
+) -> int:
+    """Print what came of the steps; returns the exit code.
+
+    Args:
+        settings: of the home.
+        outcomes: of the steps.
+        timed: name and elapsed seconds of what came before them.
+        query: a command that shows what queries do.
+        note: what else there is to say.
+
+    Raises:
+        KeyboardInterrupt: a step was interrupted.
+    """
+    from pipelines.execute import failures_text
+    from pipelines.summary import conclusion, scored_corpora, step_times
+
     if any(outcome.is_stopped for outcome in outcomes):
         raise KeyboardInterrupt
-    print(conclusion(settings, scored_corpora(outcomes), step_times(outcomes)))
-    if is_trained_on:
-        where = settings.layout.config_path
-        print(f"\nTo go on training on {name}, name it under training.corpora in {where}.")
+    times = [*timed, *step_times(outcomes)]
+    print(conclusion(settings, scored_corpora(outcomes), times, query=query))
+    if note:
+        print(f"\n{note}")
     if failures := failures_text(outcomes):
         print(f"\nNot all went well:\n{failures}", file=sys.stderr)
         return 1
     return 0
 
 
-def first_steps(corpora: Sequence[str], *, is_trained_on: bool) -> "list[Step]":
-    """Scan the corpora; when they are trained on, make their shards and train."""
-    from pipelines.steps import prepare_step, train_step
-
-    steps = [prepare_step(name, has_shards=is_trained_on) for name in corpora]
-    return [*steps, train_step(corpora)] if is_trained_on else steps
-
-
-def last_steps(home: "StemsHome", corpora: Sequence[str]) -> "list[Step]":
-    """Embed and score the corpora, write the report."""
-    from pipelines.evaluation import has_unseen_tracks
-    from pipelines.steps import evaluate_step, report_step
-
-    steps = []
-    for name in corpora:
-        is_unseen = has_unseen_tracks(home, name)
-        if not is_unseen:
-            print(f"every track of {name} was trained on: its scores are marked as seen")
-        steps.append(evaluate_step(name, is_unseen=is_unseen))
-    return [*steps, report_step()]
+def _how_to_keep(settings: "Settings", name: str) -> str:
+    where = settings.layout.config_path
+    return f"To go on training on {name}, name it under training.corpora in {where}."
 
 
 if __name__ == "__main__":

@@ -1,62 +1,64 @@
-"""The steps that the demo and single corpora are made of, and running them in a home."""
+"""What a terminal runs one after the other: some assets of one job, for one corpus or none.
 
-from collections.abc import Iterable, Sequence
+A person asks for steps (``pipelines.demo``, ``pipelines.run``) and sees them to their end; what
+follows without anybody asking is in ``pipelines.automation``.
+"""
 
-from assets_def.resources import StemsHome
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from ml.settings import Settings
-from pipelines.build import build_definitions
-from pipelines.execute import Outcome, Step, execute_steps
-from pipelines.home import open_instance
-
-TRAIN = "train_model"
-"""Name of the training step."""
+from pipelines.jobs import ASSETS
 
 
-def prepare_step(name: str, *, has_shards: bool) -> Step:
-    """Scan a corpus and encode its labels; make shards of it if it is trained on."""
-    shards = ("stem_shards",) if has_shards else ()
-    assets = ("corpus_tracks", "label_embeddings", *shards)
-    return Step(job="prepare_corpus", assets=assets, partition=name)
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One Dagster run."""
+
+    job: str
+    """Name of the job."""
+    assets: tuple[str, ...] = ()
+    """Which of its assets; empty: all."""
+    partition: str | None = None
+    """The corpus; None for assets that are not partitioned."""
+    needs: tuple[str, ...] = ()
+    """Names of earlier steps without which this one makes no sense."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "assets", self.assets or ASSETS[self.job])
+
+    @property
+    def name(self) -> str:
+        """What messages call it, and ``needs`` of other steps."""
+        return self.job if self.partition is None else f"{self.job} {self.partition}"
+
+
+def prepare_steps(names: Iterable[str], *, trained_on: Iterable[str]) -> list[Step]:
+    """Scan corpora and encode their labels; make shards of those that are trained on."""
+    shards = set(trained_on)
+    prepared = ASSETS["prepare_corpus"]
+    scanned = tuple(asset for asset in prepared if asset != "stem_shards")
+    return [
+        Step(job="prepare_corpus", assets=prepared if name in shards else scanned, partition=name)
+        for name in names
+    ]
 
 
 def train_step(trained_on: Iterable[str]) -> Step:
-    """Both phases, on corpora that are prepared before."""
-    needs = tuple(f"prepare_corpus {name}" for name in trained_on)
-    return Step(job=TRAIN, assets=("contrastive_encoder", "stem_jepa"), needs=needs)
+    """Train both phases, on corpora that are prepared before."""
+    return Step(job="train_model", needs=tuple(f"prepare_corpus {name}" for name in trained_on))
 
 
-def evaluate_step(name: str, *, needs: Iterable[str] = (), is_unseen: bool = True) -> Step:
-    """Embed a corpus that was prepared, score retrieval on it, and by instrument.
-
-    Instruments need queries of tracks that nobody was trained on.
-    """
-    assets = ("stem_embeddings", "retrieval_scores", *(("instrument_scores",) * is_unseen))
-    return Step(job="evaluate_retrieval", assets=assets, partition=name, needs=tuple(needs))
+def evaluate_step(name: str, *, needs: tuple[str, ...] = (), assets: tuple[str, ...] = ()) -> Step:
+    """Embed a corpus that was prepared, score retrieval on it, and by instrument."""
+    return Step(job="evaluate_retrieval", assets=assets, partition=name, needs=needs)
 
 
-def beat_steps(settings: Settings, *, needs: Iterable[str] = ()) -> list[Step]:
-    """Features of the corpora of ``beats``, probes on them, and their scores; none without any."""
+def beat_steps(settings: Settings, *, needs: tuple[str, ...]) -> list[Step]:
+    """Make features of the corpora of ``beats``, train probes on them, and score; none without."""
     if not settings.beats.corpora:
         return []
     features = [
-        Step(job="prepare_beats", assets=("beat_features",), partition=name, needs=tuple(needs))
-        for name in settings.beats.scored
+        Step(job="prepare_beats", partition=name, needs=needs) for name in settings.beats.scored
     ]
-    made = tuple(step.name for step in features)
-    return [*features, Step(job="evaluate_beats", assets=("beat_probe", "beat_scores"), needs=made)]
-
-
-def report_step(*, needs: Iterable[str] = ()) -> Step:
-    """Point queries at the champion, and write the report."""
-    return Step(job="write_report", assets=("champion", "report"), needs=tuple(needs))
-
-
-def execute_in_home(home: StemsHome, steps: Sequence[Step]) -> list[Outcome]:
-    """Run steps in the Dagster instance of a home, which must have been installed.
-
-    Raises:
-        ml.settings.SettingsError: settings are wrong.
-    """
-    definitions = build_definitions(home=home)
-    with open_instance(home.settings()) as instance:
-        return execute_steps(definitions, instance, steps)
+    return [*features, Step(job="evaluate_beats", needs=tuple(step.name for step in features))]

@@ -18,7 +18,7 @@ def conclusion(
     *,
     query: str | None = None,
 ) -> str:
-    """Scores, what to look at next, and how long each stage took.
+    """Say scores, what to look at next, and how long each stage took.
 
     Args:
         settings: of the home.
@@ -31,7 +31,7 @@ def conclusion(
 
 
 def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
-    """The score table of each corpus that has scores."""
+    """Write the score table of each corpus that has scores."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.scores.files import read_scores
     from ml.scores.text import table_lines
@@ -45,7 +45,7 @@ def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
 
 
 def next_text(settings: Settings, *, query: str | None) -> str:
-    """What to look at next, ready to paste."""
+    """Say what to look at next, ready to paste."""
     layout = settings.layout
     home = f" STEMS_HOME={shlex.quote(str(settings.home))}"
     if settings.home == (Path.cwd() / "data").resolve():
@@ -62,7 +62,7 @@ def next_text(settings: Settings, *, query: str | None) -> str:
 
 
 def example_query(settings: Settings, corpus: str) -> str | None:
-    """A command that asks for the stem that a mix lacks; writes the mix.
+    """Make a mix, and the command that asks for the stem that it lacks.
 
     The mix is the first held-out song with a labelled stem, without that stem. None where the
     corpus has no such song or nothing can be queried yet.
@@ -72,10 +72,10 @@ def example_query(settings: Settings, corpus: str) -> str | None:
     layout = settings.layout
     if not champion_path(layout).is_file():
         return None
-    found = _mix_without_a_stem(layout, corpus)
-    if found is None:
+    asked = _mix_without_a_stem(layout, corpus)
+    if asked is None:
         return None
-    mix, instrument = found
+    mix, instrument = asked
     stems = Path(sys.executable).with_name("stems")
     program = str(stems) if stems.exists() else shutil.which("stems") or "stems"
     if Path(program).is_relative_to(Path.cwd()):
@@ -85,21 +85,21 @@ def example_query(settings: Settings, corpus: str) -> str | None:
 
 
 def times_text(timed: Sequence[tuple[str, float]]) -> str:
-    """Elapsed time of each stage and in all."""
+    """Say the elapsed time of each stage and in all."""
     rows = [*timed, ("in all", sum(elapsed_s for _, elapsed_s in timed))]
     width = max(len(name) for name, _ in rows)
     return "\n".join(["Elapsed:", *(f"  {name:<{width}}  {t:7.1f} s" for name, t in rows)])
 
 
 def scored_corpora(outcomes: Iterable[Outcome]) -> list[str]:
-    """The corpora that were scored."""
+    """List the corpora that were scored."""
     done = (outcome for outcome in outcomes if outcome.status == "done")
     scored = (o.step.partition for o in done if "retrieval_scores" in o.step.assets)
     return [name for name in scored if name is not None]
 
 
 def step_times(outcomes: Iterable[Outcome]) -> list[tuple[str, float]]:
-    """Name and elapsed seconds of the steps that ran."""
+    """List name and elapsed seconds of the steps that ran."""
     return [(o.step.name, o.elapsed_s) for o in outcomes if o.status != "left out"]
 
 

@@ -14,8 +14,8 @@ from ml.cli.main import main as stems
 from ml.scores.files import read_scores
 from ml.training.models import read_champion
 from pipelines import demo
+from pipelines.execute import execute_in_home
 from pipelines.home import open_instance
-from pipelines.steps import execute_in_home
 
 CONFIG = """
 training:

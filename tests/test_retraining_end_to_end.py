@@ -5,22 +5,22 @@ executes what they ask for.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from assets_def.assets import corpus
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json
 from ml.retrieval.champion.promotion import roll_back
 from ml.training.models import current_champion, read_champion, read_models
 from pipelines.build import build_definitions
-from pipelines.execute import Outcome, Step
+from pipelines.execute import Outcome, execute_in_home
 from pipelines.home import install_home, open_instance
-from pipelines.stages import CONCLUDE, STAGE_TAG
-from pipelines.steps import TRAIN, evaluate_step, execute_in_home
+from pipelines.steps import Step, evaluate_step
 
 CORPORA = ("demo", "demo-plain")
 DECIDE = Step(job="write_report", assets=("champion",))
@@ -56,7 +56,7 @@ def current_id(resource: StemsHome) -> str:
 
 def retrain(resource: StemsHome) -> tuple[list[Outcome], dict[str, Any]]:
     """Phase 2, embed and score every corpus, decide; what the champion's run says."""
-    train = Step(job=TRAIN, assets=("stem_jepa",))
+    train = Step(job="train_model", assets=("stem_jepa",))
     steps = [train, *(evaluate_step(name) for name in CORPORA), DECIDE]
     return execute_in_home(resource, steps), said_of_champion(resource)
 
@@ -68,35 +68,53 @@ def said_of_champion(resource: StemsHome) -> dict[str, Any]:
     return {key: value.value for key, value in record.asset_materialization.metadata.items()}
 
 
-def sensed(resource: StemsHome, instance: dg.DagsterInstance, looks: int) -> Iterator[str]:
-    """Play the daemon: look at the corpora, then execute stage after stage; yields the stages."""
-    repository = build_definitions(home=resource).get_repository_def()
-    cursor: str | None = None
-    for name in (*["changed_corpora"] * looks, *["next_stages"] * 10):
+class Daemon:
+    """Does in this process what ``dagster dev`` does, on a repository and an instance."""
+
+    def __init__(self, resource: StemsHome, instance: dg.DagsterInstance):
+        self.repository = build_definitions(home=resource).get_repository_def()
+        self.instance, self.resource = instance, resource
+        self.cursor: str | None = None
+        self.runs_of("retraining")  # the first evaluation sees no change
+
+    def runs_of(self, sensor: str) -> Sequence[dg.RunRequest]:
+        """Evaluate a sensor; returns what it asks for."""
         context = dg.build_sensor_context(
-            instance=instance,
-            instance_ref=instance.get_ref(),
-            cursor=cursor if name == "changed_corpora" else None,
-            repository_def=repository,
-            resources={"home": resource},
+            instance=self.instance,
+            instance_ref=self.instance.get_ref(),
+            cursor=self.cursor if sensor == "retraining" else None,
+            repository_def=self.repository,
+            resources={"home": self.resource},
         )
         with context:
-            data = repository.get_sensor_def(name).evaluate_tick(context)
-        cursor = data.cursor if name == "changed_corpora" else cursor
-        for request in data.run_requests or []:
-            assert request.job_name is not None
-            repository.get_job(request.job_name).execute_in_process(
-                instance=instance,
-                partition_key=request.partition_key,
-                asset_selection=list(request.asset_selection or ()),
-                tags=dict(request.tags),
-                raise_on_error=False,
-            )
-            yield request.tags[STAGE_TAG]
+            data = self.repository.get_sensor_def(sensor).evaluate_tick(context)
+        if sensor == "retraining":
+            self.cursor = data.cursor
+        return data.run_requests or []
+
+    def look(self) -> None:
+        """Observe the files of all corpora."""
+        (request,) = self.runs_of("changed_corpora")
+        job = self.repository.get_job(request.job_name or "observe_corpora")
+        assert job.execute_in_process(instance=self.instance).success
+
+    def follow(self) -> Iterator[tuple[str | None, set[str]]]:
+        """Execute what follows, until nothing does; yields corpus and assets of each run."""
+        while requests := self.runs_of("retraining"):
+            for request in requests:
+                assets = list(request.asset_selection or ())
+                self.repository.get_job("__ASSET_JOB").execute_in_process(
+                    instance=self.instance,
+                    partition_key=request.partition_key,
+                    asset_selection=assets,
+                    raise_on_error=False,
+                )
+                yield request.partition_key, {asset.to_user_string() for asset in assets}
 
 
 @pytest.mark.slow
-def test_models_come_and_go(home: Path):
+def test_models_come_and_go(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(corpus, "SETTLED_AFTER_S", 0.0)
     shutil.rmtree(home / "runs")
     (home / "config.yaml").write_text(CONFIG)
     resource = resource_of(home, LEARNING)
@@ -111,18 +129,28 @@ def test_models_come_and_go(home: Path):
 def first_champion_by_the_sensor(resource: StemsHome) -> str:
     """New songs are scanned, trained on, evaluated, heard; without a champion A is promoted."""
     with open_instance(resource.settings()) as instance:
-        stages = list(sensed(resource, instance, looks=2))
-        assert stages == [
-            "prepare",
-            "prepare",
-            "train",
-            "evaluate",
-            "evaluate",
-            "hear",
-            "track",
-            CONCLUDE,
-        ]
-        assert list(sensed(resource, instance, looks=0)) == []
+        daemon = Daemon(resource, instance)
+        daemon.look()
+        made = list(daemon.follow())
+        assert list(daemon.follow()) == []
+    scanned = {"corpus_tracks", "label_embeddings"}
+    scored = {"stem_embeddings", "retrieval_scores", "instrument_scores"}
+    assert made[:3] == [
+        ("demo", {*scanned, "stem_shards"}),
+        ("demo-plain", scanned),
+        (None, {"contrastive_encoder", "stem_jepa"}),
+    ]
+    assert [(name, assets - {"beat_features"}) for name, assets in made[3:5]] == [
+        ("demo", scored),
+        ("demo-plain", scored),
+    ]
+    assert ["beat_features" in assets for _, assets in made].count(True) == 1
+    after = [assets for name, assets in made[5:]]
+    assert {asset for assets in after for asset in assets} == {
+        *("beat_probe", "beat_scores"),
+        *("champion", "report"),
+    }
+    assert "report" in after[-1]
     said = said_of_champion(resource)
     assert said["promoted"] is True
     assert "no champion before" in said["reason"]

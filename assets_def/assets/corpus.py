@@ -1,12 +1,75 @@
-"""From raw corpora to training shards; one partition a corpus."""
+"""From raw corpora to training shards; one partition a corpus.
+
+``corpus_files`` is observed, not made: its data version is what the files of a corpus look like.
+https://docs.dagster.io/guides/build/assets/external-assets
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable
 
 import dagster as dg
 
-from assets_def.resources import StemsHome, corpora
+from assets_def.resources import StemsHome, corpora, corpora_with_stems
 from assets_def.results import materialized
 from ml import kinds
 from ml.corpora import label_embeddings as labels
 from ml.corpora import table
+from ml.settings import Settings
+
+SETTLED_AFTER_S = 60.0
+"""For how long files must stay as they are: nobody is copying any more."""
+_log = logging.getLogger(__name__)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster calls observed assets beta
+
+    @dg.observable_source_asset(
+        group_name="corpus", partitions_def=corpora, tags={"dagster/kind/file": ""}
+    )
+    def corpus_files(context: dg.OpExecutionContext, home: StemsHome) -> dg.DataVersionsByPartition:
+        """Names, sizes and times of the files of each corpus with stems; nothing is opened.
+
+        Files that have changed are looked at twice. A corpus that someone is still copying keeps
+        the version that it had.
+        """
+        settings = home.settings()
+        registered = set(context.instance.get_dynamic_partitions(str(corpora.name)))
+        names = [name for name in corpora_with_stems(settings) if name in registered]
+        now = _fingerprints(settings, names)
+        changed = [name for name in now if now[name] != _observed(context.instance, name)]
+        if changed:
+            time.sleep(SETTLED_AFTER_S)
+        later = {name: now[name] for name in now if name not in changed}
+        later |= _fingerprints(settings, changed)
+        settled = {name: version for name, version in later.items() if version == now[name]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return dg.DataVersionsByPartition(settled)
+
+
+def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+    """Fingerprint the files of corpora; those that cannot be read are left out."""
+    from ml.corpora.file_state import files_fingerprint
+
+    prints = {}
+    for name in names:
+        corpus = settings.corpus(name)
+        try:
+            prints[name] = files_fingerprint(corpus.kind, corpus.root, corpus.options)
+        except (OSError, ValueError) as error:
+            _log.warning("corpus %s cannot be looked at: %s", name, error)
+    return prints
+
+
+def _observed(instance: dg.DagsterInstance, name: str) -> str | None:
+    """Read the version that the last observation of a corpus gave."""
+    chosen = dg.AssetRecordsFilter(asset_key=corpus_files.key, asset_partitions=[name])
+    for record in instance.fetch_observations(chosen, limit=1).records:
+        if record.asset_observation is not None:
+            return record.asset_observation.data_version
+    return None
 
 
 @dg.asset(
@@ -14,6 +77,7 @@ from ml.corpora import table
     kinds={"python", "parquet"},
     owners=["team:music-ml"],
     partitions_def=corpora,
+    deps=[corpus_files],
     code_version=str(kinds.CORPUS_TRACKS.format_version),
 )
 def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
@@ -21,8 +85,8 @@ def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
     from ml.corpora.corpus import open_corpus
 
     name = context.partition_key
-    found = home.settings().corpus(name)
-    corpus = open_corpus(found.kind, found.root, **found.options)
+    chosen = home.settings().corpus(name)
+    corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
     artifact = table.build_corpus_tracks(name, corpus, home.layout, workers=home.processes)
     return materialized(
         artifact, rows=artifact.summary["stems"], table=artifact.path / table.TABLE_NAME
@@ -38,10 +102,10 @@ def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
     code_version=str(kinds.LABEL_EMBEDDINGS.format_version),
 )
 def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
-    """The condition of every label text of the corpus, by the label encoder of the settings."""
-    settings = home.settings()
+    """Conditions of every label text of the corpus, by the label encoder of the settings."""
     from ml.labels.encoders import label_encoder_of
 
+    settings = home.settings()
     encoder = label_encoder_of(settings)
     artifact = labels.build_label_embeddings(context.partition_key, settings.layout, encoder)
     return materialized(

@@ -13,14 +13,13 @@ from assets_def.resources import StemsHome
 from pipelines.build import build_definitions
 from pipelines.execute import (
     Outcome,
-    Step,
     _reason_to_leave_out,
     close_dead_runs,
-    execute_steps,
+    execute_in_home,
     failures_text,
 )
 from pipelines.home import install_home, open_instance
-from pipelines.steps import execute_in_home, prepare_step
+from pipelines.steps import Step, prepare_steps
 
 
 @pytest.fixture
@@ -33,8 +32,7 @@ def resource(home: Path) -> StemsHome:
 def test_failing_corpus_hides_no_other(resource: StemsHome, home: Path, caplog):
     shutil.rmtree(home / "corpora" / "demo-plain")
     steps = [
-        prepare_step("demo-plain", has_shards=False),
-        prepare_step("demo-swapped", has_shards=False),
+        *prepare_steps(["demo-plain", "demo-swapped"], trained_on=[]),
         Step(
             job="embed_corpus",
             assets=("stem_embeddings",),
@@ -56,8 +54,8 @@ def test_failing_corpus_hides_no_other(resource: StemsHome, home: Path, caplog):
 
 
 def test_second_time_is_reused_with_the_same_versions(resource: StemsHome):
-    step = prepare_step("demo", has_shards=True)
-    first, second = (execute_in_home(resource, [step])[0] for _ in range(2))
+    steps = prepare_steps(["demo"], trained_on=["demo"])
+    first, second = (execute_in_home(resource, steps)[0] for _ in range(2))
     assert set(first.data_versions) == {"corpus_tracks", "label_embeddings", "stem_shards"}
     assert all(second.reused.values())
     assert first.data_versions == second.data_versions
@@ -108,8 +106,7 @@ def test_pools_of_ended_runs_are_freed_and_of_living_ones_are_not(resource: Stem
 
 
 def test_nothing_to_do(resource: StemsHome):
-    with open_instance(resource.settings()) as instance:
-        assert execute_steps(build_definitions(home=resource), instance, []) == []
+    assert execute_in_home(resource, []) == []
 
 
 def test_nothing_more_is_begun_after_a_stop():

@@ -9,9 +9,10 @@ import dagster as dg
 import pytest
 
 from assets_def.resources import StemsHome
+from pipelines.execute import execute_in_home
 from pipelines.failures import failed_runs, failures, how_to_go_on, planned_assets
 from pipelines.home import install_home, open_instance
-from pipelines.steps import execute_in_home, prepare_step
+from pipelines.steps import prepare_steps
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def message_of_sensor(instance: dg.DagsterInstance, run: dg.DagsterRun, home: St
 
 
 def failed_run(stems: StemsHome, instance: dg.DagsterInstance) -> dg.DagsterRun:
-    (failed,) = execute_in_home(stems, [prepare_step("demo-plain", has_shards=False)])
+    (failed,) = execute_in_home(stems, prepare_steps(["demo-plain"], trained_on=[]))
     run = instance.get_run_by_id(failed.run_id)
     assert run is not None
     return run

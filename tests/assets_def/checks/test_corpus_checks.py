@@ -12,8 +12,9 @@ from assets_def.checks.corpus_checks import corpus_changes
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json
 from ml.shards.index import index_path, read_shards_manifest
+from pipelines.execute import execute_in_home
 from pipelines.home import install_home, open_instance
-from pipelines.steps import execute_in_home, prepare_step
+from pipelines.steps import prepare_steps
 
 RATE_HZ = 16000
 AS_BUILT = {"shards": {"payload": "pcm16"}}
@@ -102,7 +103,7 @@ def test_a_recording_in_two_splits_stops_the_run(tmp_path: Path):
     mine = {"mine": {"kind": "manifest", "root": str(tmp_path / "corpus.csv")}}
     home = StemsHome(home=str(tmp_path / "home"), overrides={"corpora": mine}, workers=1)
     install_home(home.settings())
-    (outcome,) = execute_in_home(home, [prepare_step("mine", has_shards=True)])
+    (outcome,) = execute_in_home(home, prepare_steps(["mine"], trained_on=["mine"]))
     assert outcome.status == "failed"
     assert "no_track_in_two_splits" in outcome.problem
 
@@ -124,7 +125,7 @@ def test_drift_is_told_against_the_last_other_build(tmp_path: Path):
     found = []
     for songs, level in ((3, 0.3), (3, 0.3), (3, 0.01), (3, 0.01), (4, 0.01)):
         write_songs(tmp_path / "songs", songs=songs, level=level)
-        (outcome,) = execute_in_home(home, [prepare_step("mine", has_shards=False)])
+        (outcome,) = execute_in_home(home, prepare_steps(["mine"], trained_on=[]))
         assert outcome.status == "done"
         found.append(_last_drift(home))
     assert [passed for passed, _ in found] == [True, True, False, False, False]

@@ -16,8 +16,9 @@ from ml.beats.experiment import EVALUATION
 from ml.retrieval.champion.champion import write_champion
 from ml.scores.files import write_scores
 from ml.training.models import read_models
+from pipelines.execute import execute_in_home
 from pipelines.home import install_home
-from pipelines.steps import execute_in_home, prepare_step
+from pipelines.steps import prepare_steps
 
 ABOVE, NOT_WORSE = "retrieval_is_above_chance", "retrieval_is_not_worse_than_the_champion"
 
@@ -32,7 +33,7 @@ def resource(home: Path) -> StemsHome:
     }
     resource = StemsHome(home=str(home), overrides=chosen, workers=1)
     install_home(resource.settings())
-    assert execute_in_home(resource, [prepare_step("demo", has_shards=False)])[0].status == "done"
+    assert execute_in_home(resource, prepare_steps(["demo"], trained_on=[]))[0].status == "done"
     return resource
 
 
