@@ -1,21 +1,17 @@
-"""``launch(command, context)``: runs a command for an asset, tied to it by Dagster Pipes.
+"""Models for an asset: reused where they are trained, else trained by a process of its own.
 
-This one function is the seam where a cluster stands in (Slurm, Kubernetes): such a ``launch`` opens
-a session whose context and messages cross machines (``dg.PipesEnvContextInjector`` and a message
-reader on storage that both see), submits the command with the session's environment, waits, passes
-a cancel on, and returns the same ``Ending``. What is launched and what its ending means stand
-elsewhere (``assets_def.train_process``, ``assets_def.launch``) and know of no place.
+``train_models`` says what the process is told and what its ending means for Dagster. Three endings
+are not done: stopped or refused (once more would not help: the run fails with the process's own
+sentence), and crashed (killed, out of memory, a broken device): once more from the last checkpoint,
+then it fails.
 
-``dg.PipesSubprocessClient`` is not used: it leaks a child that takes longer to stop than it waits,
-and a child whose parent is killed.
+``launch(command, context)`` runs it, tied to the asset by Dagster Pipes. This is the seam where a
+cluster stands in (Slurm, Kubernetes): such a ``launch`` opens a session whose context and messages
+cross machines (``dg.PipesEnvContextInjector`` and a message reader on storage that both see),
+submits the command with the session's environment, waits, passes a cancel on, and returns the same
+``Ending``. ``dg.PipesSubprocessClient`` is not used: it leaks a child that takes longer to stop
+than it waits, and a child whose parent is killed.
 https://docs.dagster.io/guides/build/external-pipelines
-
-[train_models] Models for an asset: reused where they are up to date, else trained by a process of
-their own.
-
-What the process is told and what its ending means for Dagster. Three endings are not done: stopped
-or refused (once more would not help: the run fails with the process's own sentence), and crashed
-(killed, out of memory, a broken device): once more from the last checkpoint, then it fails.
 """
 
 import contextlib
@@ -25,19 +21,22 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import dagster as dg
 import psutil
 
-from assets_def import train_process
 from assets_def.resources import StemsHome
-from assets_def.stopping import STOP_WITHIN_S, UNTIL_EOF
+from assets_def.train_process import MODULE, STOP_WITHIN_S, UNTIL_EOF, train_as_set
 from ml.artifacts import MANIFEST_NAME, Artifact
 from ml.settings import Settings
+
+MAX_RETRIES = 1
+_TAIL_LINES = 20
+_log = logging.getLogger("stems.progress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,68 @@ class Ending:
     """Negative: the signal that killed it."""
     messages: Sequence[Mapping[str, Any]]
     """What it reported (``PipesContext.report_custom_message``), in order."""
+
+
+class _UnfinishedError(Exception):
+    """There is something to train."""
+
+
+def train_models(
+    presets: Sequence[str],
+    settings: Settings,
+    home: StemsHome,
+    context: dg.AssetExecutionContext,
+) -> dict[str, Artifact]:
+    """Train the models of presets, or reuse them; returns them in their order.
+
+    Args:
+        presets: what to train; one process trains them one after the other.
+        settings: of the home, with what the launchpad changed.
+        home: where.
+        context: of the asset.
+
+    Raises:
+        dagster.Failure: the process refused, was stopped, or crashed twice; metadata ``log`` is the
+            path of its log, ``log_end`` its last lines, ``resumes_from`` its last checkpoint.
+        dagster.RetryRequested: it crashed once.
+        DagsterExecutionInterruptedError: the run was cancelled; a checkpoint is saved.
+    """
+    trained = _trained(presets, settings)
+    if len(trained) == len(presets):
+        return trained
+    asset, run_id = context.asset_key.to_python_identifier(), context.run.run_id
+    log = settings.layout.logs / f"{asset}-{run_id[:8]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    ending = launch(
+        [sys.executable, "-m", MODULE],
+        context,
+        extras={
+            "home": home.home,
+            "overrides": {**home.overrides, "training": settings.training.model_dump(mode="json")},
+            "processes": settings.training.processes,
+            "presets": list(presets),
+            "tags": {"dagster_run_id": run_id},
+            "log": str(log),
+        },
+    )
+    if ending.exit_code != 0:
+        _fail(ending, log, context)
+    made = _trained(presets, settings)
+    return {name: replace(made[name], reused=name in trained) for name in presets}
+
+
+def _trained(presets: Sequence[str], settings: Settings) -> dict[str, Artifact]:
+    """Find the models that need no training; without torch where nothing was ever finished."""
+    size, trained = settings.training.size, {}
+
+    def unfinished(folder: Path, _name: str) -> NoReturn:
+        raise _UnfinishedError(folder)
+
+    for name in presets:
+        if any(settings.layout.runs.glob(f"{name}-{size}-*/model/{MANIFEST_NAME}")):
+            with contextlib.suppress(_UnfinishedError):
+                trained[name] = train_as_set(name, settings, tracker=unfinished)
+    return trained
 
 
 def launch(
@@ -68,25 +129,16 @@ def launch(
     Raises:
         DagsterExecutionInterruptedError: the step was interrupted; the command has ended.
     """
-    with (
-        _no_preview_warnings(),
-        dg.open_pipes_session(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # of what Dagster uses itself in Pipes
+        with dg.open_pipes_session(
             context=context,
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
             extras=dict(extras),
-        ) as session,
-    ):
-        exit_code = _run(command, context, session.get_bootstrap_env_vars())
+        ) as session:
+            exit_code = _run(command, context, session.get_bootstrap_env_vars())
     return Ending(exit_code=exit_code, messages=session.get_custom_messages())
-
-
-@contextlib.contextmanager
-def _no_preview_warnings() -> Iterator[None]:
-    """Dagster warns of what it uses itself in Pipes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        yield
 
 
 def _run(
@@ -115,114 +167,24 @@ def _stop(process: subprocess.Popen[bytes], context: dg.AssetExecutionContext) -
         context.log.warning("killing process %d: no end in %g s", process.pid, STOP_WITHIN_S)
     finally:  # also when a second interruption comes
         if process.poll() is None:
-            _kill_tree(process.pid)
-
-
-def _kill_tree(pid: int) -> None:
-    parent = psutil.Process(pid)
-    for one in (*parent.children(recursive=True), parent):
-        try:
-            one.kill()
-        except psutil.NoSuchProcess:
-            continue
-
-
-MAX_RETRIES = 1
-
-
-_TAIL_LINES = 20
-
-
-_log = logging.getLogger("stems.progress")
-
-
-class _UnfinishedError(Exception):
-    """There is something to train."""
-
-
-def train_models(
-    presets: Sequence[str],
-    settings: Settings,
-    home: StemsHome,
-    context: dg.AssetExecutionContext,
-) -> dict[str, Artifact]:
-    """The models of presets, in their order.
-
-    Args:
-        presets: what to train; one process trains them one after the other.
-        settings: of the home, with what the launchpad changed.
-        home: where.
-        context: of the asset.
-
-    Raises:
-        dagster.Failure: the process refused, was stopped, or crashed twice; metadata ``log`` is the
-            path of its log, ``log_end`` its last lines, ``resumes_from`` its last checkpoint.
-        dagster.RetryRequested: it crashed once.
-        DagsterExecutionInterruptedError: the run was cancelled; a checkpoint is saved.
-    """
-    if (trained := _up_to_date(presets, settings)) is not None:
-        return trained
-    asset, run_id = context.asset_key.to_python_identifier(), context.run.run_id
-    log = settings.layout.logs / f"{asset}-{run_id[:8]}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    ending = launch(
-        [sys.executable, "-m", train_process.MODULE],
-        context,
-        extras={
-            "home": home.home,
-            "overrides": {**home.overrides, "training": settings.training.model_dump(mode="json")},
-            "processes": settings.training.processes,
-            "presets": list(presets),
-            "tags": {"dagster_run_id": run_id},
-            "log": str(log),
-        },
-    )
-    if ending.exit_code != 0:
-        _fail(ending, log, context)
-    return {
-        said["preset"]: Artifact(
-            path=Path(said["path"]),
-            fingerprint=said["fingerprint"],
-            reused=said["reused"],
-            summary=said["summary"],
-        )
-        for said in _said(ending, "model")
-    }
-
-
-def _up_to_date(presets: Sequence[str], settings: Settings) -> dict[str, Artifact] | None:
-    """The models if none has to be trained; without torch where nothing was ever finished."""
-    size, runs = settings.training.size, settings.layout.runs
-    if not all(any(runs.glob(f"{name}-{size}-*/model/{MANIFEST_NAME}")) for name in presets):
-        return None
-    try:
-        return {name: _trained(name, settings) for name in presets}
-    except _UnfinishedError:
-        return None
-
-
-def _trained(preset: str, settings: Settings) -> Artifact:
-    """A finished model; a tracker is only asked for when there is something to train."""
-
-    def unfinished(folder: Path, _name: str) -> NoReturn:
-        raise _UnfinishedError(folder)
-
-    return train_process.train_as_set(preset, settings, tracker=unfinished)
-
-
-def _said(ending: Ending, kind: str) -> list[Mapping[str, Any]]:
-    return [message for message in ending.messages if message["kind"] == kind]
+            parent = psutil.Process(process.pid)
+            for started in (*parent.children(recursive=True), parent):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    started.kill()
 
 
 def _fail(ending: Ending, log: Path, context: dg.AssetExecutionContext) -> NoReturn:
-    metadata: dict[str, Any] = {"log": dg.MetadataValue.path(log), "log_end": _end_of(log)}
-    checkpoint = _checkpoint(_said(ending, "run"))
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    log_end = "\n".join(["```", *lines[-_TAIL_LINES:], "```"])
+    metadata: dict[str, Any] = {
+        "log": dg.MetadataValue.path(log),
+        "log_end": dg.MetadataValue.md(log_end),
+    }
+    checkpoint = _checkpoint(ending)
     if checkpoint is not None:
         metadata["resumes_from"] = dg.MetadataValue.path(checkpoint)
-    reasons = [*_said(ending, "refused"), *_said(ending, "stopped")]
-    if reasons:
-        sentence = reasons[0]["sentence"]
-        raise dg.Failure(sentence, metadata=metadata, allow_retries=False)
+    if reasons := [said["sentence"] for said in ending.messages if "sentence" in said]:
+        raise dg.Failure(reasons[0], metadata=metadata, allow_retries=False)
     crash = f"the training process {_manner(ending.exit_code)}; its log is {log}"
     if context.retry_number < MAX_RETRIES:
         again = f"{crash}; once more, from {checkpoint or 'its start'}"
@@ -240,14 +202,10 @@ def _manner(exit_code: int) -> str:
     return f"was killed by {name}" + (" (is memory short?)" if name == "SIGKILL" else "")
 
 
-def _checkpoint(runs: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The last checkpoint of the run that was training."""
+def _checkpoint(ending: Ending) -> Path | None:
+    """Find the last checkpoint of the run that was training."""
+    runs = [said["run"] for said in ending.messages if "run" in said]
     if not runs:
         return None
-    found = Path(runs[-1]["folder"]).glob(f"checkpoints/step-*/{MANIFEST_NAME}")
-    return max((manifest.parent for manifest in found), default=None)
-
-
-def _end_of(log: Path) -> dg.MetadataValue:
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    return dg.MetadataValue.md("\n".join(["```", *lines[-_TAIL_LINES:], "```"]))
+    manifests = Path(runs[-1]).glob(f"checkpoints/step-*/{MANIFEST_NAME}")
+    return max((manifest.parent for manifest in manifests), default=None)

@@ -30,7 +30,7 @@ time.sleep(600)
 """
 LISTENS = """
 import time
-from assets_def.stopping import accept_stop_signals, stop_at_eof
+from assets_def.train_process import accept_stop_signals, stop_at_eof
 accept_stop_signals()
 try:
     stop_at_eof()
