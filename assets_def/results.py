@@ -1,6 +1,6 @@
-"""From an ``ml`` artifact to what Dagster records of it: version, numbers, lineage."""
+"""What Dagster records: of an ``ml`` artifact, and what it recorded of earlier ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from ml.revision import git_revision
 
 _MLFLOW_UI = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the project's own store."""
+_EARLIER_LOOKED_AT = 500
+"""How many evaluations of a check ``earlier_numbers`` reads at most."""
 
 
 def materialized(
@@ -20,7 +22,7 @@ def materialized(
     table: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult:
-    """The result of an asset that is one artifact.
+    """Make the result of an asset that is one artifact.
 
     Args:
         artifact: what the builder returned; its summary becomes metadata.
@@ -38,18 +40,14 @@ def materialized(
     if rows is not None:
         shown["dagster/row_count"] = rows
     if table is not None:
-        shown["dagster/column_schema"] = column_schema(table)
-    return dg.MaterializeResult(data_version=data_version([artifact]), metadata=shown)
+        shown["dagster/column_schema"] = _column_schema(table)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.fingerprint[:16]), metadata=shown
+    )
 
 
-def data_version(artifacts: Sequence[Artifact]) -> dg.DataVersion:
-    """One version for one or several artifacts."""
-    prints = [artifact.fingerprint for artifact in artifacts]
-    return dg.DataVersion((prints[0] if len(prints) == 1 else fingerprint(prints))[:16])
-
-
-def together(folder: Path, artifacts: Mapping[str, Artifact], **summary: Any) -> Artifact:
-    """Several artifacts that one asset stands for, as one.
+def join_artifacts(folder: Path, artifacts: Mapping[str, Artifact], **summary: Any) -> Artifact:
+    """Join several artifacts that one asset stands for.
 
     Args:
         folder: what holds them all.
@@ -65,7 +63,7 @@ def together(folder: Path, artifacts: Mapping[str, Artifact], **summary: Any) ->
 
 
 def mlflow_run(checkpoint: Path, tracking_uri: str) -> dict[str, Any]:
-    """The MLflow run of a checkpoint as metadata; empty where it was not tracked."""
+    """Give the MLflow run of a checkpoint as metadata; empty where it was not tracked."""
     run_id = read_json(checkpoint / "manifest.json").get("mlflow_run_id")
     if not run_id:
         return {}
@@ -73,8 +71,32 @@ def mlflow_run(checkpoint: Path, tracking_uri: str) -> dict[str, Any]:
     return {"mlflow_run": dg.MetadataValue.url(f"{server.rstrip('/')}/#/runs/{run_id}")}
 
 
-def column_schema(path: Path) -> dg.TableSchema:
-    """Columns of a Parquet file."""
+def earlier_numbers(
+    context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, check: str
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the metadata of a check's earlier evaluations as plain values, newest first.
+
+    Artifacts are replaced when they are built anew; Dagster keeps what was said of them.
+
+    Args:
+        context: of the check that runs now.
+        asset: what it checks.
+        check: its name.
+    """
+    records = context.instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(asset.key, check), limit=_EARLIER_LOOKED_AT
+    )
+    for record in records:
+        event = record.event.dagster_event if record.event else None
+        if event is None or record.run_id == context.run.run_id:
+            continue
+        evaluation = event.event_specific_data
+        if isinstance(evaluation, dg.AssetCheckEvaluation):
+            yield {key: value.value for key, value in evaluation.metadata.items()}
+
+
+def _column_schema(path: Path) -> dg.TableSchema:
+    """Read the columns of a Parquet file."""
     import pyarrow.parquet as pq
 
     return dg.TableSchema(

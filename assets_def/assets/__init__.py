@@ -1,1 +1,1 @@
-"""Assets, one module per stage."""
+"""Assets, one module a stage: corpus, training, embeddings, champion, beats, retrieval."""

@@ -12,7 +12,7 @@ import dagster as dg
 from assets_def.assets.corpus import corpus_tracks
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome, corpora
-from assets_def.results import materialized, together
+from assets_def.results import join_artifacts, materialized
 from ml import kinds
 from ml.artifacts import Artifact
 from ml.scores import files as score_files
@@ -42,7 +42,7 @@ def beat_features(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
     counts = {key: made[0].summary[key] for key in ("tracks", "steps", "hours")}
     artifacts = {source.name: artifact for source, artifact in zip(inputs, made, strict=True)}
     return materialized(
-        together(home.layout.beats / "features", artifacts, models=len(made), **counts),
+        join_artifacts(home.layout.beats / "features", artifacts, models=len(made), **counts),
         rows=counts["steps"],
     )
 
@@ -67,7 +67,9 @@ def beat_probe(home: StemsHome) -> dg.MaterializeResult:
         for source in _inputs(home)
     }
     return materialized(
-        together(home.layout.beats / "probes", made), rows=len(made), metadata=_described(made)
+        join_artifacts(home.layout.beats / "probes", made),
+        rows=len(made),
+        metadata=_described(made),
     )
 
 
@@ -101,7 +103,7 @@ def beat_scores(home: StemsHome) -> dg.MaterializeResult:
     }
     first = next(iter(made.values()))
     return materialized(
-        together(first.path.parent, made),
+        join_artifacts(first.path.parent, made),
         rows=len(score_files.read_scores(settings.layout, evaluation=EVALUATION)),
         table=first.path / score_files.SCORES,
         metadata=_described(made),
@@ -119,8 +121,8 @@ def _inputs(home: StemsHome) -> "list[BeatInput]":
 def _beats_of(home: StemsHome, names: Sequence[str]) -> "dict[str, BeatSet]":
     from ml.beats.beat_sets import open_beat_set
 
-    found = {name: home.settings().corpus(name) for name in names}
-    return {name: open_beat_set(name, c.kind, c.root, c.options) for name, c in found.items()}
+    chosen = {name: home.settings().corpus(name) for name in names}
+    return {name: open_beat_set(name, c.kind, c.root, c.options) for name, c in chosen.items()}
 
 
 def _described(made: dict[str, Artifact]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Which model answers queries: a candidate takes the champion's place only if it is not worse."""
 
 import logging
-from typing import Any
 
 import dagster as dg
 
@@ -32,6 +31,7 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
     ``reason`` says why. It is one where there is no champion yet.
     """
+    from assets_def.score_table import comparison_markdown
     from ml.retrieval.champion.promotion import promote
     from ml.retrieval.tables.database import database_uri
     from ml.training.models import champion_path, current_champion
@@ -65,28 +65,8 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     return materialized(artifact, rows=sum(rows.values()), metadata=metadata)
 
 
-def comparison_markdown(comparisons: Any) -> str:
-    """One line a corpus and metric: candidate, champion, difference with its interval, percent.
-
-    Args:
-        comparisons: sequence of ``ml.retrieval.evaluation.compare.CorpusComparison``.
-    """
-    lines = [
-        "| corpus | metric | candidate | champion | difference | 95 % interval | queries |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for found in comparisons:
-        for row in found.metrics:
-            interval = f"{row.difference.low:+.1f}…{row.difference.high:+.1f}"
-            lines.append(
-                f"| {found.corpus} | {row.metric} | {row.a:.1f} | {row.b:.1f} | "
-                f"{row.difference.value:+.1f} | {interval} | {row.n_queries} |"
-            )
-    return "\n".join(lines)
-
-
 def _published(home: StemsHome, model_id: str) -> dict[str, int]:
-    """How many stems of each corpus a model's table holds."""
+    """Count how many stems of each corpus a model's table holds."""
     from ml.retrieval.tables.completeness import published_corpora
     from ml.retrieval.tables.database import database_uri
 

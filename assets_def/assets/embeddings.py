@@ -5,7 +5,7 @@ import dagster as dg
 from assets_def.assets.corpus import corpus_tracks, label_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome, corpora
-from assets_def.results import materialized, together
+from assets_def.results import join_artifacts, materialized
 from ml import kinds
 from ml.retrieval.embeddings import files as embedding_files
 from ml.retrieval.tables import publish as store
@@ -59,7 +59,7 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     metadata = {f"{model}/uri": artifact.summary["uri"] for model, artifact in published.items()}
     counts = {key: first.summary[key] for key in ("tracks", "gallery", "queries", "chunks")}
     return materialized(
-        together(layout.home / "embeddings", artifacts, models=len(models), **counts),
+        join_artifacts(layout.home / "embeddings", artifacts, models=len(models), **counts),
         rows=first.summary["gallery"],
         table=first.path / embedding_files.GALLERY,
         metadata=metadata,

@@ -13,7 +13,7 @@ from pydantic import Field
 from assets_def.assets.corpus import stem_shards
 from assets_def.launch import train_models
 from assets_def.resources import StemsHome
-from assets_def.results import materialized, mlflow_run, together
+from assets_def.results import join_artifacts, materialized, mlflow_run
 from ml import kinds
 from ml.settings import Settings
 
@@ -29,7 +29,7 @@ class TrainConfig(dg.Config):
     )
 
     def settings(self, home: StemsHome) -> Settings:
-        """The settings with what was chosen here; a wrong value is an error that names it."""
+        """Give the settings with what was chosen here; a wrong value is an error that names it."""
         chosen = {"size": self.size, "seed": self.seed}
         steps = {} if self.steps is None else {"steps": self.steps}
         return home.settings(
@@ -76,5 +76,5 @@ def stem_jepa(
     for name, artifact in models.items():
         described = {**artifact.summary, **mlflow_run(artifact.path, settings.tracking_uri)}
         metadata |= {f"{name}/{key}": value for key, value in described.items()}
-    artifact = together(settings.layout.runs, models)
+    artifact = join_artifacts(settings.layout.runs, models)
     return materialized(artifact, rows=len(models), metadata=metadata)

@@ -1,1 +1,1 @@
-"""checks."""
+"""Checks, one module a kind: of corpora and shards, of models, of scores."""

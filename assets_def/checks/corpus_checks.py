@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets_def.assets.corpus import corpus_tracks, label_embeddings, stem_shards
-from assets_def.checks.earlier_checks import earlier_numbers
 from assets_def.resources import StemsHome
+from assets_def.results import earlier_numbers
 from ml.shards.folders import ShardFolder, built_folder, intact_indexes
 from ml.shards.index import read_shards_manifest
 
@@ -158,7 +158,7 @@ def no_track_in_two_splits(
 
 
 def corpus_statistics(table: "pl.DataFrame") -> dict[str, Any]:
-    """What drift is seen by.
+    """Measure what drift is seen by.
 
     Args:
         table: ``corpus_tracks``.
@@ -177,7 +177,7 @@ def corpus_statistics(table: "pl.DataFrame") -> dict[str, Any]:
 
 
 def corpus_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, float]:
-    """How two builds of a corpus differ.
+    """Say how two builds of a corpus differ.
 
     Returns:
         ``hours_change`` relative to before; ``level_change_db``; ``label_change``, the share of
@@ -205,7 +205,7 @@ def _is_other_build(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _target_levels_db(folder: ShardFolder) -> list[float]:
-    """RMS in dB of targets as training draws them; -inf: silence. Empty without a train split."""
+    """Measure targets as training draws them: RMS in dB, -inf: silence; none without training."""
     from ml.shards.reader import ShardPairs
 
     if not any(s["split"] == "train" and s["segments"] for s in folder.manifest()["shards"]):

@@ -22,13 +22,13 @@ MIN_RANK = 2.0
 
 @dg.asset_check(asset=contrastive_encoder, name="loss_is_finite", blocking=True)
 def contrastive_loss_is_finite(home: StemsHome) -> dg.AssetCheckResult:
-    """The last losses of phase 1 are finite numbers."""
+    """Losses of phase 1 are finite numbers, up to the last."""
     return _losses_are_finite(home, ["contrastive"])
 
 
 @dg.asset_check(asset=stem_jepa, name="loss_is_finite", blocking=True)
 def jepa_loss_is_finite(home: StemsHome) -> dg.AssetCheckResult:
-    """The last losses of every preset are finite numbers."""
+    """Losses of every preset are finite numbers, up to the last."""
     return _losses_are_finite(home, home.settings().training.presets)
 
 
@@ -36,7 +36,7 @@ def jepa_loss_is_finite(home: StemsHome) -> dg.AssetCheckResult:
 def embeddings_are_not_collapsed(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
-    """The gallery of each trained model spreads over more than a point or a line."""
+    """Galleries of the trained models spread over more than a point or a line."""
     from ml.parquet import read_table
     from ml.retrieval.embeddings.files import GALLERY, vectors_of
     from ml.training.models import UNTRAINED, read_models
@@ -56,7 +56,7 @@ def embeddings_are_not_collapsed(
 def gallery_is_complete(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
-    """The tables of each trained model hold every stem and chunk of the corpus as it is now."""
+    """Tables of the trained models hold every stem and chunk of the corpus as it is now."""
     from ml.retrieval.tables.completeness import gallery_gaps
     from ml.retrieval.tables.database import database_uri
     from ml.retrieval.tables.publish import STEM_TABLE, count_rows
@@ -71,7 +71,7 @@ def gallery_is_complete(
 
 
 def _published_models(home: StemsHome) -> Iterator[tuple[str, str]]:
-    """Name and model_id of what queries could use."""
+    """Yield name and model_id of what queries could use."""
     from ml.training.models import UNTRAINED, read_models
 
     for name, checkpoint in read_models(home.layout).items():
@@ -94,7 +94,7 @@ def _losses_are_finite(home: StemsHome, presets: Any) -> dg.AssetCheckResult:
 
 
 def _spread(vectors: Any) -> tuple[float, float]:
-    """Mean cosine over pairs of unit vectors (stem, dim), and their effective rank.
+    """Measure the mean cosine over pairs of unit vectors (stem, dim), and their effective rank.
 
     The effective rank is exp of the entropy of the normalised singular values (Roy and Vetterli
     2007): 1 for a single direction, up to dim.

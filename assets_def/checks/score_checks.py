@@ -12,8 +12,8 @@ import dagster as dg
 
 from assets_def.assets.beats import beat_scores
 from assets_def.assets.retrieval import retrieval_scores
-from assets_def.checks.earlier_checks import earlier_numbers
 from assets_def.resources import StemsHome
+from assets_def.results import earlier_numbers
 from ml.artifacts import ArtifactError, read_json
 
 BEAT_METRIC = "f_measure"
@@ -42,7 +42,7 @@ def retrieval_is_above_chance(
 def retrieval_is_not_worse_than_the_champion(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
-    """The 95 % interval of the paired difference to the champion reaches 0 (a warning)."""
+    """Paired difference to the champion: its 95 % interval reaches 0 (a warning)."""
     from ml.retrieval.champion.promotion import LOWER_IS_BETTER
     from ml.retrieval.evaluation.compare import ComparisonConfig, NothingUnseenError, compare_models
     from ml.training.models import checkpoint_path, current_champion, find_model
@@ -61,12 +61,12 @@ def retrieval_is_not_worse_than_the_champion(
     )
     try:
         other = find_model(layout, str(checkpoint_path(layout, champion)), settings.tracking_uri)
-        found = compare_models(layout, candidate, other, corpora=[corpus], config=config)
+        comparison = compare_models(layout, candidate, other, corpora=[corpus], config=config)
     except NothingUnseenError:
         return _report(True, {"note": "every track was seen in training"})
     except ArtifactError as error:
         return _report(False, {"note": str(error)})
-    row = next(row for row in found.corpora[0].metrics if row.metric == rule.metric)
+    row = next(row for row in comparison.corpora[0].metrics if row.metric == rule.metric)
     worst = row.difference.low if rule.metric in LOWER_IS_BETTER else -row.difference.high
     numbers = {"value": row.a, "champion": row.b, "difference": row.difference.value}
     interval = {"low": row.difference.low, "high": row.difference.high}
