@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.cli.options import add_device, add_model
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,27 +19,23 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "beats",
-        help="find the beats of a recording",
         description="Print the beats of a recording in seconds, one a line, found by a linear "
         "probe on a trained encoder (stems evaluate beats trains it) and a dynamic Bayesian "
         "network of 55 to 215 bpm.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="audio file of any kind and rate")
-    parser.add_argument(
-        "--model", metavar="NAME|PATH", help="model or checkpoint folder (default: the champion)"
-    )
+    add_model(parser)
     parser.add_argument("--out", type=Path, metavar="TXT", help="write the beats to this file")
     parser.add_argument(
         "--click", type=Path, metavar="WAV", help="write the recording with clicks on its beats"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_device(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Find, write and print them."""
+    """Find the beats, write and print them."""
     from ml.artifacts import write_aside
     from ml.audio.files import read_audio
     from ml.beats.scores import tempo_bpm
@@ -62,9 +59,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         write_click_track(args.click, args.file, beats)
     if args.json:
         tempo = tempo_bpm(beats) if len(beats) > 1 else None
-        found = {"file": str(args.file), "model": model.name, "model_id": model.model_id}
-        found |= {"tempo_bpm": tempo and round(tempo, 2), "beats_s": beats.round(3).tolist()}
-        print(json.dumps(found, indent=1))
+        values = {"file": str(args.file), "model": model.name, "model_id": model.model_id}
+        values |= {"tempo_bpm": tempo and round(tempo, 2), "beats_s": beats.round(3).tolist()}
+        print(json.dumps(values, indent=1))
     elif args.out is None:
         print(_lines(beats), end="")
     else:

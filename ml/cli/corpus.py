@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml import kinds
+from ml.cli.options import cores, count_text, state_text
 from ml.corpora.corpus import kinds_help
 from ml.settings import Settings
 
@@ -27,15 +26,9 @@ _COLUMNS = (
 _RIGHT = frozenset(("s", "Hz", "ch", "peak dBFS", "rms dBFS", "active"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    name: str
-    corpus: Corpus
-
-
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("corpus", help="look into corpora, add them, build their tables")
+    parser = verbs.add_parser("corpus")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     inspect = _action(actions, "inspect", "print labels, lengths, levels and problems of all stems")
     inspect.add_argument("target", metavar="NAME|KIND", help="corpus of the settings, or a kind")
@@ -65,19 +58,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _action(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    parser = actions.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
     return parser
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes")
+    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -103,12 +90,11 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.scan import listed_tracks, scan_stems
     from ml.corpora.table import summarize, table_rows
 
-    chosen = _choose(args, settings)
-    tracks = listed_tracks(chosen.corpus)
+    tracks = listed_tracks(_open(args, settings))
     stems = [stem for track in tracks for stem in track.stems]
     measured = scan_stems(stems, workers=args.workers)
     scans = {stem.stem_id: scan for stem, scan in zip(stems, measured, strict=True)}
-    rows = table_rows(chosen.name, tracks, scans)
+    rows = table_rows(args.target, tracks, scans)
     summary = summarize(rows) | _counts(rows)
     if args.json:
         print(json.dumps({"summary": summary, "stems": rows}, indent=1, allow_nan=False))
@@ -118,15 +104,14 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _choose(args: argparse.Namespace, settings: Settings) -> _Chosen:
+def _open(args: argparse.Namespace, settings: Settings) -> Corpus:
     from ml.corpora.corpus import open_corpus
 
     options = dict(getattr(args, "options", ()))
     if args.root is not None:
-        return _Chosen(name=args.target, corpus=open_corpus(args.target, args.root, **options))
-    found = settings.corpus(args.target)
-    corpus = open_corpus(found.kind, found.root, **(found.options | options))
-    return _Chosen(name=args.target, corpus=corpus)
+        return open_corpus(args.target, args.root, **options)
+    chosen = settings.corpus(args.target)
+    return open_corpus(chosen.kind, chosen.root, **(chosen.options | options))
 
 
 def _add(args: argparse.Namespace, settings: Settings) -> int:
@@ -136,7 +121,7 @@ def _add(args: argparse.Namespace, settings: Settings) -> int:
 
     options = dict(getattr(args, "options", ()))
     corpus = open_corpus(args.kind, args.root, **options)
-    tracks = _count(len(listed_tracks(corpus)), "track")
+    tracks = count_text(len(listed_tracks(corpus)), "track")
     root = Path(args.root).expanduser().resolve()
     path = add_corpus(settings, args.name, kind=args.kind, root=root, options=options)
     print(f"{args.name} ({tracks}) is in {path}; next: stems corpus build {args.name}")
@@ -147,13 +132,12 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.corpus import open_corpus
     from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 
-    found = settings.corpus(args.name)
-    corpus = open_corpus(found.kind, found.root, **found.options)
+    chosen = settings.corpus(args.name)
+    corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
     artifact = build_corpus_tracks(args.name, corpus, settings.layout, workers=args.workers)
     for problem in read_corpus_tracks(settings.layout, args.name)["problem"].drop_nulls():
         print(problem, file=sys.stderr)
-    state = "is up to date" if artifact.reused else "is made"
-    print(f"{artifact.path} {state}: {_totals(artifact.summary)}")
+    print(f"{state_text(artifact)}: {_totals(artifact.summary)}")
     return 0
 
 
@@ -166,7 +150,7 @@ def _remove(args: argparse.Namespace, settings: Settings) -> int:
     if args.delete:
         remove_corpus(settings, args.name, delete=True)
     for uri, rows in removal.rows.items():
-        print(f"{_count(rows, 'row')} of {uri}")
+        print(f"{count_text(rows, 'row')} of {uri}")
     for folder in removal.folders:
         print(folder)
     for sentence in removal.kept:
@@ -181,13 +165,13 @@ def _list(args: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
 
     rows = []
     for name in settings.corpora:
-        found = settings.corpus(name)
+        corpus = settings.corpus(name)
         try:
             manifest = read_manifest(settings.layout.tracks(name), kinds.CORPUS_TRACKS)
             state = _totals(manifest["summary"])
         except ArtifactError:
-            state = "not built" if found.root.exists() else "not there yet"
-        rows.append([name, found.kind, str(found.root), state])
+            state = "not built" if corpus.root.exists() else "not there yet"
+        rows.append([name, corpus.kind, str(corpus.root), state])
     _print_table(["name", "kind", "root", "corpus_tracks"], rows)
     return 0
 
@@ -215,16 +199,16 @@ def _totals(summary: Mapping[str, Any]) -> str:
         if re.fullmatch(r"(train|valid|test)_tracks", key)
     ]
     return (
-        f"{_count(summary['tracks'], 'track')}, {_count(summary['stems'], 'stem')}, "
+        f"{count_text(summary['tracks'], 'track')}, {count_text(summary['stems'], 'stem')}, "
         f"{summary['usable_stems']} usable, {summary['hours']:.2f} h of music, "
         f"{summary['stem_hours']:.2f} h of stems ({summary['active_stem_hours']:.2f} h of them "
-        f"sound), {_count(summary['problems'], 'problem')}"
+        f"sound), {count_text(summary['problems'], 'problem')}"
         + (f"; tracks by split: {', '.join(splits)}" if splits else "")
     )
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The two ways of counting stems that papers use."""
+    """Count stems in the two ways that papers use."""
     return {
         "stems_by_file": sum(len(row["files"]) for row in rows),
         "stems_by_type": len({(row["track_id"], *row["labels"]) for row in rows}),
@@ -232,19 +216,13 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _counted(summary: Mapping[str, Any]) -> str:
-    by_file, by_type = summary["stems_by_file"], summary["stems_by_type"]
-    way = "file" if summary["stems"] == by_file else "type"
-    return (
-        f"{_count(by_file, 'stem')} by file, {by_type} by (category, type), counted here by {way}"
-    )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+    by_file, by_type = count_text(summary["stems_by_file"], "stem"), summary["stems_by_type"]
+    way = "file" if summary["stems"] == summary["stems_by_file"] else "type"
+    return f"{by_file} by file, {by_type} by (category, type), counted here by {way}"
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table that fits the terminal; elsewhere plain columns at their full width."""
+    """Print a table that fits the terminal; elsewhere plain columns at their full width."""
     if sys.stdout.isatty():
         _print_rich(columns, rows)
         return

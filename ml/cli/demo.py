@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
+
+from ml.cli.options import cores
 
 if TYPE_CHECKING:
     from ml.settings import Settings
@@ -14,7 +15,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb ``demo``."""
     parser = verbs.add_parser(
         "demo",
-        help="build the demo corpora",
         description="Compose and render the demo corpora (demo, demo-plain, demo-swapped) below "
         "the home's corpora folder. Nothing is downloaded. What is there already is kept.",
     )
@@ -28,7 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        default=cores(),
         help="processes (default: %(default)s)",
     )
     parser.set_defaults(run=run)
@@ -39,15 +39,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.demo.build import build_demo_corpora
     from ml.corpora.demo.songs import DemoConfig
 
-    def chosen(name: str) -> int:
-        value = getattr(args, name)
-        return getattr(settings.demo, name) if value is None else value
-
-    config = DemoConfig(
-        seed=chosen("seed"),
-        train_songs=chosen("train_songs"),
-        heldout_songs=chosen("heldout_songs"),
-    )
+    names = ("seed", "train_songs", "heldout_songs")
+    chosen = {name: value for name in names if (value := getattr(args, name)) is not None}
+    config = DemoConfig(**{**settings.demo.model_dump(), **chosen})
     artifacts = build_demo_corpora(settings.layout.corpora, config, workers=args.workers)
     for name, artifact in artifacts.items():
         summary = artifact.summary

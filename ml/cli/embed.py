@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
+from ml.cli.options import CONDITIONINGS, add_device, cores, state_text
 from ml.settings import Settings
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
-
-CONDITIONINGS = ("fine", "coarse", "none")
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "embed",
-        help="embed a corpus with the trained models and publish it to their tables",
         description="Scan the corpus and encode its labels if need be, embed its stems and their "
         "leave-one-out mixes with every model in one pass over the audio, and publish the stems of "
         "trained models to their LanceDB tables. What is up to date is not done again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("corpus", metavar="CORPUS", help="name of the corpus")
     parser.add_argument("--conditioning", choices=CONDITIONINGS, default="fine")
@@ -32,7 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that ``embed`` and ``evaluate`` share."""
+    """Add the options that ``embed`` and ``evaluate`` share."""
     parser.add_argument(
         "--models", "--model", nargs="+", metavar="NAME", help="which (default: all)"
     )
@@ -42,13 +38,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("train", "valid", "test"),
         help="which tracks (default: test where the corpus has such tracks, else all)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_device(parser)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--batch-chunks", type=int, default=64, metavar="N", help="batch size")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Embed and publish."""
+    """Embed a corpus and publish it."""
     from ml.retrieval.embeddings.baselines import is_baseline
     from ml.retrieval.tables.publish import publish_corpus
 
@@ -83,10 +79,10 @@ def embed(
     if args.batch_chunks < 1:
         raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
     name, layout = args.corpus, settings.layout
-    found = settings.corpus(name)
+    chosen = settings.corpus(name)
     models = load_models(layout, args.models, clap_files_of(settings))
-    corpus = open_corpus(found.kind, found.root, **found.options)
-    build_corpus_tracks(name, corpus, layout, workers=len(os.sched_getaffinity(0)))
+    corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
+    build_corpus_tracks(name, corpus, layout, workers=cores())
     build_label_embeddings(name, layout, label_encoder_of(settings))
     if has_champion and not args.models:
         models += earlier_champion(layout, models, name)
@@ -105,9 +101,9 @@ def embed(
             clap=clap_files_of(settings),
         )
     for model, artifact in zip(models, artifacts, strict=True):
-        state, made = "is up to date" if artifact.reused else "is made", artifact.summary
+        made = artifact.summary
         print(
-            f"{model.name}: {artifact.path} {state}: {made['gallery']} stems, "
+            f"{model.name}: {state_text(artifact)}: {made['gallery']} stems, "
             f"{made['queries']} queries ({made['silent_stems']} silent stems, "
             f"{made['silent_mixes']} silent mixes, {made['seen_tracks']} tracks seen in training)"
         )

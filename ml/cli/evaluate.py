@@ -1,4 +1,8 @@
-"""``stems evaluate``: score models on a corpus."""
+"""``stems evaluate``: score models on a corpus, by one of four evaluations.
+
+``retrieval`` (Table I), ``instruments`` (Fig. 2), ``alignment`` (the time at which a stem fits) and
+``beats`` (Table II), in this order; each embeds or prepares what it needs, scores, and prints.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ml.cli import evaluate_alignment, evaluate_beats, evaluate_instruments
-from ml.cli.embed import CONDITIONINGS, add_options, embed
-from ml.scores.text import table_lines
+from ml.cli.embed import add_options, embed
+from ml.cli.options import CONDITIONINGS, add_corpus, add_device, add_draws, draws, state_text
+from ml.cli.report import print_scores
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,55 +27,58 @@ _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "predecessor": ("predecessor",),
     "both": ("default", "predecessor"),
 }
+_HEADINGS = ("stem", "tr+inst", "tr+cat", "tr", "inst", "cat", "wrong")
+"""Of the seven shares, in their order; "tr": in the right track."""
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its evaluations."""
-    parser = verbs.add_parser("evaluate", help="score models on a corpus")
+    parser = verbs.add_parser("evaluate")
     evaluations = parser.add_subparsers(dest="evaluation", required=True, metavar="EVALUATION")
-    retrieval = evaluations.add_parser(
+    for add in (_add_retrieval, _add_instruments, _add_alignment, _add_beats):
+        add(evaluations)
+
+
+def _add_retrieval(evaluations: argparse._SubParsersAction) -> None:
+    parser = evaluations.add_parser(
         "retrieval",
         help="recall and normalised rank of leave-one-out queries (Table I)",
         description="For each stem: predict it from the mix of the others and its label, and rank "
         "all stems of the corpus. Embeds the corpus first where that was not done. Queries of "
         "tracks that a model was trained on are left out and counted; where nothing else is left, "
         "they are scored and marked as seen.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    retrieval.add_argument("--corpus", required=True, metavar="NAME", help="name of the corpus")
-    retrieval.add_argument(
+    add_corpus(parser)
+    parser.add_argument(
         "--conditioning",
         nargs="+",
         choices=CONDITIONINGS,
         default=["fine"],
         help="what queries ask for: a stem's finest label, its coarsest, or 'music' for all",
     )
-    retrieval.add_argument(
+    parser.add_argument(
         "--baselines",
         action="store_true",
         help="beside --models also what needs no learning, as far as it is there: untrained, "
         "spectrum, clap-audio",
     )
-    retrieval.add_argument(
+    parser.add_argument(
         "--protocol",
         choices=tuple(_PROTOCOLS),
         default="default",
         help="default: sounding chunks, cosine; predecessor: whole files, as the published "
         "figures were measured",
     )
-    retrieval.add_argument(
+    parser.add_argument(
         "--seen", action="store_true", help="also score the tracks seen in training, marked so"
     )
-    add_options(retrieval)
-    retrieval.add_argument("--resamples", type=int, help="of the bootstrap (default: settings)")
-    retrieval.add_argument("--seed", type=int, help="of the bootstrap (default: settings)")
-    retrieval.add_argument("--json", action="store_true", help="print a JSON list, one figure each")
-    retrieval.set_defaults(run=run)
-    for other in (evaluate_instruments, evaluate_alignment, evaluate_beats):
-        other.add_parser(evaluations)
+    add_options(parser)
+    add_draws(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON list, one figure each")
+    parser.set_defaults(run=run_retrieval)
 
 
-def run(args: argparse.Namespace, settings: Settings) -> int:
+def run_retrieval(args: argparse.Namespace, settings: Settings) -> int:
     """Embed what is missing, score, print the table."""
     from ml.corpora.label_embeddings import read_label_vectors
     from ml.retrieval.evaluation.evaluate import evaluate_by_protocol
@@ -85,7 +92,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         models = [embed(args, settings, conditioning) for conditioning in args.conditioning][-1]
         vectors = read_label_vectors(settings.layout, args.corpus)
         for protocol in _PROTOCOLS[args.protocol]:
-            artifact, found = evaluate_by_protocol(
+            artifact, scores = evaluate_by_protocol(
                 args.corpus,
                 models,
                 settings.layout,
@@ -95,7 +102,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
                 tracking_uri=settings.tracking_uri,
             )
             _print_artifact(artifact)
-            rows += found
+            rows += scores
     if args.json:
         print(json.dumps(rows, indent=1, allow_nan=False))
         return 0
@@ -105,7 +112,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _baselines(settings: Settings) -> list[str]:
-    """The models of this home that need no learning."""
+    """List the models of this home that need no learning."""
     from ml.labels.clap_files import clap_files_of
     from ml.retrieval.embeddings.baselines import is_baseline, load_models
 
@@ -117,13 +124,11 @@ def _config(args: argparse.Namespace, settings: Settings) -> EvaluationConfig:
     from ml.device import choose_device
     from ml.retrieval.evaluation.evaluate import EvaluationConfig
 
-    chosen = settings.evaluation
     return EvaluationConfig(
         conditionings=tuple(args.conditioning),
         splits=tuple(args.splits) if args.splits else None,
         has_seen_rows=args.seen,
-        resamples=chosen.bootstrap_resamples if args.resamples is None else args.resamples,
-        seed=chosen.seed if args.seed is None else args.seed,
+        **draws(args, settings),
         device=str(choose_device(args.device)),
         batch_chunks=args.batch_chunks,
         precision=args.precision,
@@ -131,7 +136,7 @@ def _config(args: argparse.Namespace, settings: Settings) -> EvaluationConfig:
 
 
 def _print_artifact(artifact: Artifact) -> None:
-    print(f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}")
+    print(state_text(artifact))
     dropped = artifact.summary["seen_queries_dropped"]
     if artifact.summary["only_seen_tracks"]:
         print("every track was seen in training: the scores are of seen tracks and marked so")
@@ -143,6 +148,7 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     """One table per evaluation and conditioning, published figures where they belong."""
     from ml.retrieval.evaluation.evaluate import PREDECESSOR
     from ml.scores.published import published_rows
+    from ml.scores.text import table_lines
 
     for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
         evaluation, conditioning = key
@@ -152,3 +158,301 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
             table += published_rows(kind, corpus, conditioning)
         print("\n".join(table_lines(f"{evaluation}: {corpus}, {conditioning}", table)))
         print()
+
+
+def _add_instruments(evaluations: argparse._SubParsersAction) -> None:
+    parser = evaluations.add_parser(
+        "instruments",
+        help="what was found instead, by instrument, and recall of labels unknown to training",
+        description="From the retrieval scores of a corpus: recall by whether training met the "
+        "label (same text, other words, not at all), what the nearest stem of each instrument's "
+        "queries was (Fig. 2), and which category was found instead.",
+    )
+    add_corpus(parser)
+    parser.add_argument(
+        "--model", metavar="NAME", help="whose instruments to print (default: highest recall@1)"
+    )
+    parser.add_argument(
+        "--other-words",
+        type=float,
+        default=0.75,
+        metavar="COSINE",
+        help="similarity from which a training label counts as the same in other words",
+    )
+    add_draws(parser)
+    parser.set_defaults(run=run_instruments)
+
+
+def run_instruments(args: argparse.Namespace, settings: Settings) -> int:
+    """Analyse, print recall by presence and the shares by instrument."""
+    from ml.labels.encoders import label_encoder_of
+    from ml.reports.tracked_instruments import track_instruments
+    from ml.retrieval.evaluation.instruments import (
+        EVALUATION,
+        evaluate_instruments,
+        read_instruments,
+    )
+    from ml.scores.files import read_scores
+
+    artifact = evaluate_instruments(
+        args.corpus,
+        settings.layout,
+        label_encoder_of(settings),
+        threshold=args.other_words,
+        **draws(args, settings),
+    )
+    track_instruments(settings.layout, args.corpus, artifact, settings.tracking_uri)
+    print(f"{state_text(artifact)}\n")
+    scores = read_scores(settings.layout, evaluation=EVALUATION, corpus=args.corpus)
+    print("\n".join(presence_lines(scores)))
+    rows = read_instruments(settings.layout, args.corpus)
+    print("\n" + "\n".join(share_lines(rows, args.model)))
+    return 0
+
+
+def presence_lines(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say recall@1, recall@10 and mean normalised rank of each model by presence group."""
+    from ml.retrieval.evaluation.presence import PRESENCES
+
+    cells = {(row["conditioning"], row["model"], row["metric"]): row for row in scores}
+    yield f"{'':28}{'queries':>8}{'R@1':>20}{'R@10':>20}{'NR mean':>20}"
+    for conditioning, model in dict.fromkeys((r["conditioning"], r["model"]) for r in scores):
+        yield f"{model}, {conditioning}"
+        for group in PRESENCES:
+            metrics = ("recall@1", "recall@10", "normalized_rank_mean")
+            rows = [cells.get((conditioning, model, f"{metric}/{group}")) for metric in metrics]
+            if rows[0] is not None:
+                figures = "".join(f"{_figure(row):>20}" for row in rows)
+                yield f"  {group:26}{rows[0]['n_queries']:>8}{figures}"
+    by_group = [row for row in scores if row["metric"].partition("/")[2] in PRESENCES]
+    chance = {row["metric"].partition("/")[0]: row["chance"] for row in by_group}
+    figures = (chance["recall@1"], chance["recall@10"], chance["normalized_rank_mean"])
+    yield f"{'chance':36}" + "".join(f"{figure:>20.1f}" for figure in figures)
+
+
+def share_lines(rows: Sequence[Mapping[str, Any]], model: str | None) -> Iterator[str]:
+    """Say the seven shares of one model's instruments.
+
+    Raises:
+        ValueError: no row is of this model.
+    """
+    from ml.retrieval.evaluation.instruments import SHARES
+
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    if model is not None and model not in models:
+        raise ValueError(f"model {model!r} was not analysed; expected one of: {', '.join(models)}")
+    if not rows:
+        yield "no query is for a labelled stem, so there are no shares by instrument"
+        return
+    right_stems = {
+        name: sum(r["right_stem"] * r["queries"] for r in rows if r["model"] == name)
+        for name in models
+    }
+    shown = model or max(right_stems, key=lambda name: right_stems[name])
+    yield f"{shown}: nearest stem in percent of the queries; presence in training"
+    yield f"{'':28}{'':>4}" + "".join(f"{text:>9}" for text in _HEADINGS)
+    for row in rows:
+        if row["model"] == shown:
+            shares = "".join(f"{row[share]:>9.0f}" for share in SHARES)
+            near = ""
+            if row["presence"] not in ("same-text", "no-label") and row["nearest_training_label"]:
+                near = f" (nearest: {row['nearest_training_label']} {row['similarity']:.2f})"
+            yield f"{row['instrument']:28}{row['queries']:>4}{shares}  {row['presence']}{near}"
+
+
+def _figure(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    interval = "" if row["low"] is None else f" ({row['low']:.1f}…{row['high']:.1f})"
+    return f"{row['value']:.1f}{interval}"
+
+
+def _add_alignment(evaluations: argparse._SubParsersAction) -> None:
+    parser = evaluations.add_parser(
+        "alignment",
+        help="whether a stem's chunk of the same time ranks above its chunks at other times",
+        description="For each chunk of a query: rank the chunks of the stem that was left out. "
+        "Prints how often the chunk of the same time comes first, its mean rank (0: always first, "
+        "50: chance), and the mean rank by distance in time. Embeds the corpus first where that "
+        "was not done.",
+    )
+    add_corpus(parser)
+    parser.add_argument("--conditioning", choices=CONDITIONINGS, default="fine")
+    add_options(parser)
+    add_draws(parser)
+    parser.set_defaults(run=run_alignment)
+
+
+def run_alignment(args: argparse.Namespace, settings: Settings) -> int:
+    """Embed what is missing, score, print the table."""
+    from ml.corpora.label_embeddings import read_label_vectors
+    from ml.device import choose_device
+    from ml.retrieval.evaluation.alignment import evaluate_alignment, read_offsets
+    from ml.scores.files import read_artifact_scores
+    from ml.scores.tracking import log_scores, tracking_runs
+
+    models = embed(args, settings, args.conditioning)
+    has_labels = (settings.layout.labels(args.corpus) / "manifest.json").is_file()
+    artifact = evaluate_alignment(
+        args.corpus,
+        settings.layout,
+        models,
+        read_label_vectors(settings.layout, args.corpus) if has_labels else {},
+        conditioning=args.conditioning,
+        device=str(choose_device(args.device)),
+        batch_chunks=args.batch_chunks,
+        precision=args.precision,
+        **draws(args, settings),
+    )
+    rows = read_artifact_scores(artifact)
+    log_scores(artifact, rows, tracking_runs(models), settings.tracking_uri)
+    print(f"{state_text(artifact)}\n")
+    print_scores(rows)
+    print("\n".join(offset_lines(read_offsets(settings.layout, args.corpus))))
+    return 0
+
+
+def offset_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say the mean rank by distance in time, models as columns."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = {(row["offset_s"], row["model"]): row["value"] for row in rows}
+    yield "mean rank (0 first, 100 last) of a stem's chunks by distance from the query's time"
+    yield f"{'seconds':>8}" + "".join(f"{model:>14}" for model in models)
+    for offset_s in sorted({row["offset_s"] for row in rows}):
+        figures = (cells.get((offset_s, model)) for model in models)
+        yield f"{offset_s:>8.0f}" + "".join(
+            f"{'' if value is None else f'{value:.1f}':>14}" for value in figures
+        )
+
+
+def _add_beats(evaluations: argparse._SubParsersAction) -> None:
+    parser = evaluations.add_parser(
+        "beats",
+        help="beats by linear probes on frozen encoders (Table II)",
+        description="Train linear probes on the frozen encoders' features of the corpora in "
+        "beats.corpora, and score beats on their held-out tracks and on beats.heldout: F-measure "
+        "(±70 ms), CMLt and AMLt of a dynamic Bayesian network, the same of picked peaks "
+        "(peak_…), and the average precision of frames; 95 %% intervals below. Beside them what "
+        "needs no training. What is up to date is not done again.",
+    )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        metavar="NAME",
+        help="which to score (default: beats.corpora and beats.heldout of the settings)",
+    )
+    parser.add_argument(
+        "--model", nargs="+", metavar="NAME", help="which to compare (default: beats.models)"
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="of the encoders, -1 the last; validation tracks choose (default: beats.layers)",
+    )
+    parser.add_argument("--by-tempo", action="store_true", help="also by class of tempo")
+    parser.add_argument("--resamples", type=int, help="of the bootstrap (default: settings)")
+    add_device(parser)
+    parser.set_defaults(run=run_beats)
+
+
+def run_beats(args: argparse.Namespace, settings: Settings) -> int:
+    """Make features, probes and scores as far as need be; print the tables."""
+    from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores
+    from ml.beats.feature_files import build_beat_features
+    from ml.beats.features import beat_inputs
+    from ml.beats.probe import ProbeConfig
+    from ml.beats.probes import build_beat_probes
+    from ml.device import choose_device
+    from ml.scores.files import read_scores
+
+    chosen, layout = settings.beats, settings.layout
+    trained_on = settings.beat_corpora()
+    scored = args.corpus or chosen.scored
+    sets = {name: _open_beats(name, settings) for name in dict.fromkeys((*trained_on, *scored))}
+    device = str(choose_device(args.device))
+    inputs = beat_inputs(layout, args.model or chosen.models, args.layers or chosen.layers, device)
+    for name in sets:
+        for artifact in build_beat_features(name, inputs, layout):
+            made = artifact.summary
+            silent = f" ({made['silent_tracks']} silent left out)" if made["silent_tracks"] else ""
+            _say(artifact, f"{made['tracks']} tracks{silent}, {made['hours']} h")
+    of_probes = {name: sets[name] for name in trained_on}
+    for source in inputs:
+        artifact = build_beat_probes(source, of_probes, layout, ProbeConfig(seed=chosen.seed))
+        _say(artifact, f"layer {artifact.summary['layer']}")
+    for name in scored:
+        artifact = build_beat_scores(
+            name,
+            sets[name],
+            inputs,
+            layout,
+            resamples=args.resamples or settings.evaluation.bootstrap_resamples,
+            seed=settings.evaluation.seed,
+        )
+        _say(artifact, f"{artifact.summary['tracks']} tracks")
+        for evaluation in (EVALUATION, PAIRED):
+            print()
+            print_scores(read_scores(layout, evaluation=evaluation, corpus=name))
+        _print_published(sets[name].name)
+        if args.by_tempo:
+            _print_tempi(artifact)
+    return 0
+
+
+def _open_beats(name: str, settings: Settings) -> Any:
+    """Open the beats of a corpus, with its ``corpus_tracks`` built."""
+    from ml.beats.beat_sets import open_beat_set
+    from ml.corpora.corpus import open_corpus
+    from ml.corpora.table import build_corpus_tracks
+
+    chosen = settings.corpus(name)
+    beats = open_beat_set(name, chosen.kind, chosen.root, chosen.options)
+    counts = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in beats.counts.items())
+    print(f"{name}: {counts}")
+    for problem in beats.problems[:10]:
+        print(f"  {problem}")
+    build_corpus_tracks(
+        name, open_corpus(chosen.kind, chosen.root, **chosen.options), settings.layout
+    )
+    return beats
+
+
+def _say(artifact: Artifact, what: str) -> None:
+    model = f"{artifact.summary['model']}: " if "model" in artifact.summary else ""
+    print(f"{model}{state_text(artifact)}: {what}")
+
+
+def _print_published(set_name: str) -> None:
+    from ml.beats.scores import PUBLISHED
+
+    rows = [row for row in PUBLISHED if row.set_name == set_name]
+    if rows:
+        print("Published (Riou et al., Table II), F-measure / CMLt / AMLt in percent:")
+    for row in rows:
+        figures = (row.f_measure, row.cmlt, row.amlt)
+        print(f"  {row.system}: {' / '.join(f'{100 * value:.1f}' for value in figures)}")
+
+
+def _print_tempi(artifact: Artifact) -> None:
+    import polars as pl
+
+    from ml.beats.experiment import TRACKS
+    from ml.beats.scores import TEMPO_CLASSES, tempo_class
+
+    table = pl.read_parquet(artifact.path / TRACKS)
+    classes = [tempo_class(bpm) for bpm in table["tempo_bpm"]]
+    table = table.with_columns(pl.Series("tempo", classes, dtype=pl.String))
+    print("By annotated tempo in bpm, F-measure / CMLt / AMLt of the network:")
+    for tempo in TEMPO_CLASSES:
+        part = table.filter(pl.col("tempo") == tempo)
+        if part.is_empty():
+            continue
+        print(f"  {tempo}: {part['track_id'].n_unique()} tracks")
+        for (model,), rows in part.group_by("model", maintain_order=True):
+            print(f"    {model}: {_means(rows, ('f_measure', 'cmlt', 'amlt'))}")
+
+
+def _means(table: Any, metrics: Sequence[str]) -> str:
+    return " / ".join(f"{table[metric].mean():.1f}" for metric in metrics)

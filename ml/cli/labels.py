@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ml.cli.options import add_device, state_text
 from ml.settings import Settings
 
 HOST_VARIABLE = "HF_ENDPOINT"
@@ -14,7 +15,7 @@ HOST_VARIABLE = "HF_ENDPOINT"
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("labels", help="compute the conditions of a corpus's labels")
+    parser = verbs.add_parser("labels")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_build(actions)
     _add_fetch(actions)
@@ -55,14 +56,13 @@ def _add_suggest(actions: argparse._SubParsersAction) -> None:
         description="Write a CSV that lists every stem of a corpus; those without labels get "
         "proposals from the taxonomy, nearest first. Copy what is right into the column labels, "
         "then add the CSV with: stems corpus add NAME manifest CSV. The corpus stays as it is.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     suggest.add_argument("name", metavar="CORPUS", help="name of the corpus")
     suggest.add_argument(
         "--out", type=Path, metavar="CSV", help="default: labels/CORPUS-suggested.csv in STEMS_HOME"
     )
     suggest.add_argument("--top", type=int, default=3, metavar="N", help="proposals a stem")
-    suggest.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_device(suggest)
     suggest.set_defaults(run=run_suggest)
 
 
@@ -74,9 +74,8 @@ def run_build(args: argparse.Namespace, settings: Settings) -> int:
     settings.corpus(args.name)  # an unknown name is an error that lists the known ones
     encoder = label_encoder_of(settings)
     artifact = build_label_embeddings(args.name, settings.layout, encoder)
-    state = "is up to date" if artifact.reused else "is made"
     summary = artifact.summary
-    print(f"{artifact.path} {state}: {summary['texts']} texts by {summary['encoder']}")
+    print(f"{state_text(artifact)}: {summary['texts']} texts by {summary['encoder']}")
     return 0
 
 
@@ -88,7 +87,7 @@ def run_fetch(args: argparse.Namespace, settings: Settings) -> int:
     if not host.startswith(("https://", "http://")):
         raise ValueError(f"{host!r} is no address of a server; expected https://…")
     artifact = fetch_clap(settings.layout.clap, host=host)
-    print(f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}:")
+    print(f"{state_text(artifact)}:")
     for name, sha256 in artifact.summary.items():
         print(f"  {sha256}  {name}")
     if settings.label_encoder.name != "clap":

@@ -1,5 +1,9 @@
 """The ``stems`` command: one verb per stage, in the order of the data.
 
+``VERBS`` says which module has which verb; it is imported when its verb is called, so that
+``stems --help`` answers at once. A module's ``add_parser(verbs)`` adds its verbs, and sets for each
+``run(args, settings)``, which returns the exit code.
+
 Exit codes: 0 done, 1 a run failed, 2 wrong use (with one sentence that says what to do).
 """
 
@@ -7,64 +11,79 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ml.artifacts import ArtifactError
-from ml.locks import LockedError
-from ml.progress import set_up_logging
+from ml.cli.options import Parser
 
-VERBS = (
-    "demo",
-    "corpus",
-    "labels",
-    "shards",
-    "train",
-    "embed",
-    "evaluate",
-    "scores",
-    "query",
-    "serve",
-    "beats",
-    "table",
-    "promote",
-    "compare",
-    "report",
-    "config",
-    "gc",
-    "migrate",
-    "import-stem-jepa",
-)
-
-
+VERBS = {
+    "demo": ("demo", "build the demo corpora"),
+    "corpus": ("corpus", "look into corpora, add them, build their tables"),
+    "labels": ("labels", "compute the conditions of a corpus's labels"),
+    "shards": ("shards", "make and check the training shards of a corpus"),
+    "train": ("train", "train a model, or resume or reuse it"),
+    "embed": ("embed", "embed a corpus with the trained models and publish it to their tables"),
+    "evaluate": ("evaluate", "score models on a corpus"),
+    "scores": ("report", "print the latest scores of every evaluation"),
+    "query": ("query", "find the stems that fit with a mix"),
+    "serve": ("serve", "open the page: drop a mix, find a stem, hear both together"),
+    "beats": ("beats", "find the beats of a recording"),
+    "table": ("table", "where the searchable tables lie, what is in them"),
+    "promote": ("promote", "make a model the one that queries use, if it is not worse"),
+    "rollback": ("promote", "let queries use the champion before again"),
+    "compare": ("report", "whether one model is better than another, and how they differ"),
+    "report": ("report", "write the HTML report"),
+    "config": ("upkeep", "show settings and where each came from"),
+    "gc": ("upkeep", "list (and delete) what nothing needs any more"),
+    "migrate": ("upkeep", "name artifacts of other formats; mend a home that was moved"),
+    "import-stem-jepa": ("train", "turn a checkpoint of the public Stem-JEPA code into a model"),
+}
+"""Verb → its module in ``ml.cli``, and its line in the help."""
 FAILED, WRONG_USE = 1, 2
 
 
+class _Verbs(argparse._SubParsersAction):
+    """The verbs; the one that is called gets its options only then."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Let the verb's module add its options, and parse them."""
+        if values[0] in VERBS:
+            module, _ = VERBS[values[0]]
+            for verb, (other, _) in VERBS.items():
+                if other == module:
+                    del self._name_parser_map[verb]
+            importlib.import_module(f"ml.cli.{module}").add_parser(self)
+        super().__call__(parser, namespace, values, option_string)
+
+
 def get_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="stems",
-        description="Find the stem that fits: stem retrieval by mix and instrument.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """Make the parser of all verbs."""
+    parser = Parser(
+        prog="stems", description="Find the stem that fits: stem retrieval by mix and instrument."
     )
     parser.add_argument(
         "--home", type=Path, default=None, help="folder of all artifacts (STEMS_HOME or ./data)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show debugging messages")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in VERBS:
-        importlib.import_module(f"ml.cli.{name.replace('-', '_')}").add_parser(verbs)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", action=_Verbs)
+    for verb, (_, help_text) in VERBS.items():
+        verbs.add_parser(verb, help=help_text)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     args = get_parser().parse_args(arguments)
-    set_up_logging(logging.DEBUG if args.verbose else logging.INFO)
+    import logging
+
+    from ml.artifacts import ArtifactError
+    from ml.locks import LockedError
+    from ml.progress import set_up_logging
     from ml.settings import load_settings
 
+    set_up_logging(logging.DEBUG if args.verbose else logging.INFO)
     try:
         return args.run(args, load_settings(args.home))
     except (ArtifactError, LockedError, RuntimeError) as error:

@@ -19,11 +19,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def _add_promote(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "promote",
-        help="make a model the one that queries use, if it is not worse",
         description="Make a model the champion: its gallery must be complete, and it may not be "
         "worse than the present champion on the evaluation set (section promotion of the "
         "settings). A promotion that was stopped half-way is finished. Exit code 1: refused.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "model",
@@ -41,25 +39,23 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Promote, and say what became of it."""
     from ml.retrieval.champion.promotion import promote
 
-    found = promote(settings, args.model, is_forced=args.force, is_dry_run=args.dry_run)
-    print(f"dry run: {found.reason}" if args.dry_run else found.reason)
-    if found.champion is None:
+    done = promote(settings, args.model, is_forced=args.force, is_dry_run=args.dry_run)
+    print(f"dry run: {done.reason}" if args.dry_run else done.reason)
+    if done.champion is None:
         print("there is no champion")
     else:
-        version = found.champion.mlflow_version
+        version = done.champion.mlflow_version
         known = f", MLflow version {version}" if version else ""
-        print(f"the champion is {found.champion.model_id}{known}")
-    return int(found.outcome == "refused")
+        print(f"the champion is {done.champion.model_id}{known}")
+    return int(done.outcome == "refused")
 
 
 def _add_rollback(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "rollback",
-        help="let queries use the champion before again",
         description="Make the previous champion the champion again, in champion.json and as "
         "MLflow's alias. The present one counts as withdrawn: it is promoted again only with "
         "stems promote --force. A second rollback undoes the first.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(run=run_rollback)
 

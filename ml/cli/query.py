@@ -1,7 +1,4 @@
-"""``stems query``: which stems fit with a mix, are like another, or play an instrument?
-
-[query_table] What ``stems query`` found, as a table on the terminal.
-"""
+"""``stems query``: which stems fit with a mix, are like another, or play an instrument?"""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml.cli.options import add_model
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,11 +22,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "query",
-        help="find the stems that fit with a mix",
         description="Rank the stems of the table: by how well they fit with a mix (MIX, perhaps "
         "--instrument), by how near they are to a stem (--like), or by what they play "
         "(--instrument alone).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "mix",
@@ -45,9 +41,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--exclude-own-track", action="store_true", help="with --like: none of that stem's track"
     )
     parser.add_argument("-k", type=int, default=10, help="how many stems")
-    parser.add_argument(
-        "--model", metavar="NAME|PATH", help="model or checkpoint folder (default: the champion)"
-    )
+    add_model(parser)
     parser.add_argument("--corpus", metavar="NAME", help="only stems of this corpus")
     parser.add_argument("--where", help="only stems for which this holds: \"category = 'guitar'\"")
     parser.add_argument("--exclude-tracks", nargs="+", default=[], metavar="ID")
@@ -69,17 +63,17 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.queries.retriever import instrument_note
 
     retriever = open_retriever(settings, args.model)
-    found = _search(args, retriever)
+    candidates = _search(args, retriever)
     asked = args.instrument if args.mix else None
     if asked is not None and (note := instrument_note(retriever, asked)):
         print(note, file=sys.stderr)
-    rows = [asdict(candidate) for candidate in found]
+    rows = [asdict(candidate) for candidate in candidates]
     if args.save is not None:
-        rows = _save(args, settings, retriever, found)
+        rows = _save(args, settings, retriever, candidates)
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
-        print_candidates(found)
+        print_candidates(candidates)
     return 0
 
 
@@ -121,14 +115,14 @@ def _save(
     args: argparse.Namespace,
     settings: Settings,
     retriever: StemRetriever,
-    found: list[Candidate],
+    candidates: list[Candidate],
 ) -> list[dict[str, Any]]:
     from ml.retrieval.queries.excerpts import PlayedMix, StemFiles, save_excerpts
 
     files, model = StemFiles(settings.layout), retriever.model
     rows = save_excerpts(
         args.save,
-        found,
+        candidates,
         lambda candidate: files.stem(asdict(candidate)),
         chunk_s=model.chunk_s,
         played=PlayedMix(mix=list(args.mix), rate_hz=model.rate_hz) if args.mix else None,
@@ -154,15 +148,15 @@ def _where(corpus: str | None, where: str | None) -> str | None:
     return " AND ".join(parts) or None
 
 
-def print_candidates(found: Sequence[Candidate]) -> None:
+def print_candidates(candidates: Sequence[Candidate]) -> None:
     """Print one line a stem; the last column only where there is a mix."""
-    if not found:
+    if not candidates:
         print("no stem passes the filters")
         return
-    has_mix = any(c.mix_start_s is not None for c in found)
+    has_mix = any(c.mix_start_s is not None for c in candidates)
     heading = ("rank", "score", "label", "corpus", "stem", "fits best at", "with mix at")
     rows: list[tuple[str, ...]] = [heading if has_mix else heading[:-1]]
-    for c in found:
+    for c in candidates:
         cells = (str(c.rank), f"{c.score:.3f}", c.label, c.corpus, c.stem_id)
         places = (_seconds(c.best_start_s), _seconds(c.mix_start_s))
         rows.append((*cells, *(places if has_mix else places[:1])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ml.cli.options import add_model
 from ml.settings import Settings
 
 
@@ -11,17 +12,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "serve",
-        help="open the page: drop a mix, find a stem, hear both together",
         description="Serve the page and its API (/openapi.json) until Ctrl-C.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=_port, default=8000, help="port; 0: any free one")
-    parser.add_argument(
-        "--model",
-        metavar="NAME|PATH",
-        help="model or checkpoint folder (default: the champion, also after a promotion)",
-    )
+    add_model(parser, "the champion, also after a promotion")
     parser.set_defaults(run=run)
 
 

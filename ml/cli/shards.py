@@ -1,21 +1,17 @@
-"""``stems shards``: make the training shards of a corpus, check them, push them.
-
-[shards_push] ``stems shards push``: the shards of a corpus to a URL. An action of
-``ml.cli.shards``.
-"""
+"""``stems shards``: make the training shards of a corpus, check them, push them to a URL."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
+from ml.cli.options import cores, state_text
 from ml.settings import Settings
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("shards", help="make and check the training shards of a corpus")
+    parser = verbs.add_parser("shards")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser(
         "build",
@@ -23,14 +19,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Cut a corpus into segments, leave silence out, write WebDataset shards. "
         "Shards that are up to date stay; an interrupted build goes on where it stopped; where "
         "labels alone have changed, audio is copied, not encoded again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     build.add_argument("name", metavar="NAME", help="name of the corpus")
     build.add_argument(
         "--fresh", action="store_true", help="make every shard anew, in a compact plan"
     )
     build.add_argument(
-        "--workers", type=_at_least_one, default=_cores(), metavar="N", help="processes"
+        "--workers", type=_at_least_one, default=cores(), metavar="N", help="processes"
     )
     build.add_argument(
         "--dry-run", action="store_true", help="print hours, disk and time; make nothing"
@@ -71,7 +66,7 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
         )
     summary = artifact.summary
     print(
-        f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}: "
+        f"{state_text(artifact)}: "
         f"{summary['shards']} shards, {summary['tracks']} tracks, {summary['segments']} segments, "
         f"{summary['stem_hours']:.2f} h of stems"
     )
@@ -114,10 +109,6 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _at_least_one(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -133,7 +124,6 @@ def _add_push(actions: argparse._SubParsersAction) -> None:
         description="Copy the shards of a corpus below a URL, only what is not there yet; the "
         "manifest comes last. Endpoint and credentials come from the environment "
         "(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", help="name of the corpus")
     parser.add_argument(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml import kinds
+from ml.cli.options import add_model
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,14 +18,10 @@ _TABLES = {"stems": "stem_embeddings", "chunks": "chunk_embeddings"}
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("table", help="where the searchable tables lie, what is in them")
+    parser = verbs.add_parser("table")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, (text, act) in _ACTIONS.items():
-        action = actions.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-        )
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         _add_arguments(name, action)
         action.set_defaults(run=run, act=act)
 
@@ -34,9 +31,7 @@ def _add_arguments(name: str, action: argparse.ArgumentParser) -> None:
         action.add_argument("model", metavar="NAME|ID", help="model, or its id")
         action.add_argument("--delete", action="store_true", help="remove it; else only listed")
         return
-    action.add_argument(
-        "--model", metavar="NAME|PATH", help="model or checkpoint folder (default: the champion)"
-    )
+    add_model(action)
     if name == "export":
         action.add_argument(
             "file", type=Path, metavar="FILE", help="ends in .parquet, or .csv (without vectors)"
@@ -53,14 +48,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _path(args: argparse.Namespace, settings: Settings) -> int:
-    print(_found(args, settings)[0])
+    print(_database(args, settings)[0])
     return 0
 
 
 def _describe(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.tables.inspect import describe_tables
 
-    uri, model = _found(args, settings)
+    uri, model = _database(args, settings)
     print(f"{uri}\n{model}")
     for table in describe_tables(uri):
         _print_table(table)
@@ -71,7 +66,7 @@ def _optimize(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.tables.index import optimize_tables
     from ml.retrieval.tables.inspect import describe_tables
 
-    uri, _ = _found(args, settings)
+    uri, _ = _database(args, settings)
     describe_tables(uri)  # says so when there are none
     optimize_tables(uri)
     for table in describe_tables(uri):
@@ -83,7 +78,7 @@ def _optimize(args: argparse.Namespace, settings: Settings) -> int:
 def _export(args: argparse.Namespace, settings: Settings) -> int:
     from ml.retrieval.tables.inspect import export_table
 
-    uri, _ = _found(args, settings)
+    uri, _ = _database(args, settings)
     rows = export_table(uri, _TABLES[args.table], args.file.expanduser(), where=args.where)
     print(f"{args.file}: {rows:,d} rows")
     return 0
@@ -113,8 +108,8 @@ _ACTIONS = {
 }
 
 
-def _found(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
-    """The database of the model that was asked for, and the model in words."""
+def _database(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
+    """Find the database of the model that was asked for, and the model in words."""
     from ml.artifacts import read_manifest
     from ml.retrieval.tables.database import database_uri
     from ml.training.models import find_checkpoint
@@ -138,8 +133,8 @@ def _print_table(table: TableDescription) -> None:
             f"{index.unindexed_rows} not in it yet"
         )
     if table.tuning is not None:
-        found = table.tuning
+        tuning = table.tuning
         print(
-            f"  search visits {found.probes} of {found.partitions} partitions: recall "
-            f"{found.recall:.3f} of the exact first ten, measured at {found.rows} rows"
+            f"  search visits {tuning.probes} of {tuning.partitions} partitions: recall "
+            f"{tuning.recall:.3f} of the exact first ten, measured at {tuning.rows} rows"
         )

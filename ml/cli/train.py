@@ -1,27 +1,32 @@
-"""``stems train``: one row of Table I at a size, on the shards of some corpora."""
+"""``stems train``: one row of Table I at a size, on the shards of some corpora.
+
+``stems import-stem-jepa``: a checkpoint of the predecessor's public code as a model of ours.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from ml.cli.options import add_device
 from ml.settings import Settings, TrainingSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb."""
+    """Add the verbs ``train`` and ``import-stem-jepa``."""
+    _add_train(verbs)
+    _add_import(verbs)
+
+
+def _add_train(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "train",
-        help="train a model, or resume or reuse it",
         description="Train one row of Table I. The same configuration, seed, shards and phase 1 "
         "name the same run: a finished one is reused, an interrupted one resumed. On several GPUs: "
         "torchrun --standalone --nproc-per-node=N -m ml.cli.main train …. 'stems train sync RUN' "
         "sends MLflow what it missed of a run while it was down.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "sync", nargs="*", metavar="sync RUN", help="send the record of a run to MLflow, not train"
@@ -53,7 +58,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="go on with this folder of the runs as it was begun, whatever the settings are now; "
         "other options may be left out, and are refused where they differ",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_device(parser)
     parser.set_defaults(run=run)
 
 
@@ -131,16 +136,17 @@ def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSe
         seed=training.seed,
         overrides=training.overrides,
     )
-    found = forecast_training(config, pairs, device=device)
-    cost = found.cost
+    forecast = forecast_training(config, pairs, device=device)
+    cost = forecast.cost
     print(
         f"{args.preset} at size {training.size}: {cost.parameters / 1e6:.2f}M parameters learned",
         f"a step of {config.batch_size} pairs: {cost.flops / 1e12:.3g} TFLOP, about "
         f"{cost.state_gb + cost.activations_gb:.2g} GB ({cost.activations_gb:.2g} GB activations)",
-        f"{found.segments} segments, {found.steps_per_epoch} steps an epoch, {found.steps} steps",
-        f"measured on {device.type}: {found.flops_per_s / 1e12:.3g} TFLOP/s, "
-        f"{found.compute_s:.3g} s computing and {found.loading_s:.3g} s loading a step",
-        f"{found.hours:.2g} h in all",
+        f"{forecast.segments} segments, {forecast.steps_per_epoch} steps an epoch, "
+        f"{forecast.steps} steps",
+        f"measured on {device.type}: {forecast.flops_per_s / 1e12:.3g} TFLOP/s, "
+        f"{forecast.compute_s:.3g} s computing and {forecast.loading_s:.3g} s loading a step",
+        f"{forecast.hours:.2g} h in all",
         sep="\n",
     )
     return 0
@@ -160,7 +166,7 @@ def _sync(words: list[str], settings: Settings) -> int:
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """``FIELD=VALUE`` pairs; values are JSON where they can be, else text.
+    """Read ``FIELD=VALUE`` pairs; values are JSON where they can be, else text.
 
     Raises:
         ValueError: a pair without ``=``.
@@ -175,3 +181,37 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             overrides[name] = text
     return overrides
+
+
+def _add_import(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser(
+        "import-stem-jepa",
+        description="Read the encoder, the target encoder and the class predictor of a Lightning "
+        "checkpoint of the public Stem-JEPA code and write a model folder that loads like ours. "
+        "Nothing in the file is executed.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="the Lightning file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write (new)")
+    parser.add_argument(
+        "--heads", type=int, default=None, help="attention heads (default: one per 64 dimensions)"
+    )
+    parser.set_defaults(run=run_import)
+
+
+def run_import(args: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - the verb's shape
+    """Read a foreign checkpoint and write a model folder."""
+    from ml.models.predecessor import NAME, read_predecessor
+    from ml.training.checkpoints import save_checkpoint
+
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists already; give a folder that is not there yet")
+    model, config = read_predecessor(args.checkpoint, heads=args.heads)
+    # What it was trained on is not in the file: evaluation cannot leave those tracks out.
+    origin = {"name": NAME, "label_encoder": {}, "training_tracks": [], "training_labels": []}
+    manifest = save_checkpoint(args.out, model, config, origin=origin)
+    size = config.model.encoder
+    print(
+        f"{args.out}: model {manifest['model_id']}, {size.layers} layers of {size.dim} dimensions, "
+        f"{size.heads} heads, chunks of {config.model.chunk_s:g} s; its training tracks are unknown"
+    )
+    return 0

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from ml.cli.evaluate_alignment import offset_lines
-from ml.cli.evaluate_instruments import presence_lines, share_lines
+from ml.cli.evaluate import offset_lines, presence_lines, share_lines
 from ml.retrieval.evaluation.instruments import SHARES
 
 

@@ -1,13 +1,13 @@
 import argparse
 
 from ml.artifacts import DataLayout
-from ml.cli import gc
+from ml.cli import upkeep
 from ml.settings import load_settings
 
 
 def run(home, *words):
     parser = argparse.ArgumentParser()
-    gc.add_parser(parser.add_subparsers())
+    upkeep.add_parser(parser.add_subparsers())
     args = parser.parse_args(["gc", *words])
     return args.run(args, load_settings(home))
 
