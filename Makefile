@@ -54,7 +54,7 @@ bench-gpu:  ## training at paper size on a GPU: share of its matrix rate, loadin
 
 dev: $(READY)  ## Dagster: assets, runs, checks, sensors
 	$(IN_HOME) $(BIN)/python -m pipelines.home
-	$(IN_HOME) $(BIN)/dagster dev -w workspace.yaml
+	$(IN_HOME) $(BIN)/dg dev
 
 mlflow: $(READY)  ## MLflow: the training runs of STEMS_HOME
 	$(IN_HOME) $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \

@@ -109,7 +109,7 @@ def is_worth_training(settings: Settings) -> bool:
 
     The hours are of all of ``training.corpora``, so that small additions add up.
     """
-    from ml.shards.new_hours import new_training_hours
+    from ml.shards.inspect import new_training_hours
     from ml.training.models import read_models
 
     layout, wanted = settings.layout, settings.automation.min_new_hours

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from assets_def.resources import StemsHome
+from ml.shards import inspect
 from pipelines.build import build_definitions
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
@@ -16,6 +17,7 @@ CORPORA = {
     "gtzan": {"kind": "beats", "root": "nowhere"},
 }
 STEMS = {"demo", "demo-plain"}
+PREPARED = ("corpus_tracks", "label_embeddings", "stem_shards")
 START = datetime(2026, 11, 20, tzinfo=UTC)
 
 
@@ -40,6 +42,27 @@ class Clock:
         keys = [x.key for x in result.results if isinstance(x.key, dg.AssetKey)]
         found = {key.to_user_string(): set(result.get_requested_partitions(key)) for key in keys}
         return {name: partitions for name, partitions in found.items() if partitions}
+
+    def looks(self, versions: dict[str, str]) -> None:
+        """Observe corpora: each has a version of its files."""
+        for name, version in versions.items():
+            tags = {"dagster/data_version": version}
+            event = dg.AssetObservation("corpus_files", partition=name, tags=tags)
+            self.instance.report_runless_asset_event(event)
+
+    def makes(self, asked: dict[str, set[str | None]]) -> None:
+        """Materialize what was asked for."""
+        for asset, partitions in asked.items():
+            self.made(asset, *partitions)
+
+    def makes_all_that_follows(self, asked: dict[str, set[str | None]]) -> set[str]:
+        """Materialize what was asked for and what follows; returns the assets."""
+        made = set(asked)
+        while asked:
+            self.makes(asked)
+            asked = self.asks()
+            made |= set(asked)
+        return made
 
     def made(self, asset: str, *partitions: str | None) -> None:
         for partition in partitions or (None,):
@@ -124,3 +147,78 @@ def test_the_champion_is_decided_though_a_corpus_failed(clock: Clock):
         asked |= clock.asks()
     assert asked["champion"] == {None}
     assert asked.get("stem_embeddings", set()) <= {"demo"}
+
+
+@pytest.fixture
+def new_music(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """How many hours lie in the shards that no model was trained on: ``new_music["hours"]``."""
+    new = {"hours": 0.0}
+    monkeypatch.setattr(inspect, "new_training_hours", lambda *_: new["hours"])
+    return new
+
+
+@pytest.fixture
+def trained(clock: Clock) -> Clock:
+    """Everything was made once; nothing follows any more."""
+    for asset in (*PREPARED, "stem_embeddings", "retrieval_scores", "instrument_scores"):
+        clock.made(asset, *CORPORA)
+    clock.made("beat_features", "demo")
+    for asset in ("contrastive_encoder", "stem_jepa", "champion", "report", "beat_probe"):
+        clock.made(asset)
+    clock.made("beat_scores")
+    clock.looks(dict.fromkeys(STEMS, "first"))
+    assert clock.asks() == {}
+    return clock
+
+
+def test_little_that_is_new_is_embedded_but_not_trained_on(
+    trained: Clock, new_music: dict[str, float]
+):
+    new_music["hours"] = 0.5
+    trained.looks({"demo": "second"})
+    asked = trained.asks()
+    assert asked == {asset: {"demo"} for asset in PREPARED}
+    trained.makes(asked)
+    asked = trained.asks()
+    assert asked["stem_embeddings"] == {"demo"}
+    made = trained.makes_all_that_follows(asked)
+    assert {"champion", "report"} <= made
+    assert not {"contrastive_encoder", "stem_jepa"} & made
+
+
+def test_enough_that_is_new_is_trained_on_before_anything_is_embedded(
+    trained: Clock, new_music: dict[str, float]
+):
+    """Small additions add up; then every corpus is embedded with the new models."""
+    new_music["hours"] = 1.5
+    trained.looks({"demo": "second"})
+    trained.makes(trained.asks())
+    asked = trained.asks()
+    assert asked == {"contrastive_encoder": {None}, "stem_jepa": {None}}
+    new_music["hours"] = 0.0
+    trained.makes(asked)
+    assert trained.asks()["stem_embeddings"] == STEMS
+
+
+def test_after_a_training_that_failed_nothing_follows(trained: Clock, new_music: dict[str, float]):
+    """Nor is it begun again and again; the next change does."""
+    new_music["hours"] = 1.5
+    trained.looks({"demo": "second"})
+    trained.makes(trained.asks())
+    assert set(trained.asks()) == {"contrastive_encoder", "stem_jepa"}
+    assert not {"contrastive_encoder", "stem_jepa"} & set(trained.asks())
+    trained.looks({"demo": "third"})
+    trained.makes(trained.asks())
+    assert "contrastive_encoder" in trained.asks()
+
+
+def test_a_corpus_that_is_not_trained_on_begins_no_training(
+    trained: Clock, new_music: dict[str, float]
+):
+    trained.looks({"demo-plain": "second"})
+    asked = trained.asks()
+    assert asked == {asset: {"demo-plain"} for asset in PREPARED if asset != "stem_shards"}
+    new_music["hours"] = 1.5
+    made = trained.makes_all_that_follows(asked)
+    assert "stem_embeddings" in made
+    assert "contrastive_encoder" not in made

@@ -149,14 +149,16 @@ class Dagster:
         check in turn, and the latest check need not be of what was made last.
         """
         nodes = self.ask(
-            "{assetNodes {assetKey {path} assetMaterializations(limit: 1) {runId} "
+            "{assetNodes {assetKey {path} isObservable assetMaterializations(limit: 1) {runId} "
             "assetChecksOrError {... on AssetChecks {checks {name assetKey {path}}}}}}"
         )
         checks = [check for node in nodes for check in node["assetChecksOrError"]["checks"]]
         assert nodes
         assert checks
         assets = [
-            node["assetKey"]["path"][0] for node in nodes if not node["assetMaterializations"]
+            node["assetKey"]["path"][0]
+            for node in nodes
+            if not (node["isObservable"] or node["assetMaterializations"])
         ]
         return assets + [check["name"] for check in checks if not self._executions(check)]
 
