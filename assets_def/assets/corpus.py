@@ -26,14 +26,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster calls observed assets beta
 
     @dg.observable_source_asset(
-        group_name="corpus", partitions_def=corpora, tags={"dagster/kind/file": ""}
+        group_name="corpus",
+        partitions_def=corpora,
+        tags={"dagster/kind/file": ""},
+        description="Names, sizes and times of the files of each corpus with stems; nothing is "
+        "opened. A corpus that someone is still copying keeps the version that it had.",
     )
     def corpus_files(context: dg.OpExecutionContext, home: StemsHome) -> dg.DataVersionsByPartition:
-        """Names, sizes and times of the files of each corpus with stems; nothing is opened.
-
-        Files that have changed are looked at twice. A corpus that someone is still copying keeps
-        the version that it had.
-        """
+        """Look at all corpora, and a minute later again at those that have changed."""
         settings = home.settings()
         registered = set(context.instance.get_dynamic_partitions(str(corpora.name)))
         names = [name for name in corpora_with_stems(settings) if name in registered]
