@@ -10,9 +10,9 @@ from assets_def.checks import corpus_checks, model_checks, score_checks
 from assets_def.resources import StemsHome, corpora_with_stems
 from ml.settings import Settings, SettingsError, default_home
 from pipelines.automation import automation_conditions, retraining_sensor
-from pipelines.execute import asset_progress
 from pipelines.failures import failed_runs
 from pipelines.jobs import all_jobs
+from pipelines.progress import asset_progress
 from pipelines.triggers import changed_corpora, corpora_of_settings, nightly_evaluation
 
 FRESHNESS = {
