@@ -30,7 +30,7 @@ import dagster as dg
 import psutil
 
 from assets_def.resources import StemsHome
-from assets_def.train_process import MODULE, STOP_WITHIN_S, UNTIL_EOF, train_as_set
+from assets_def.train_process import MODULE, STOP_WITHIN_S, UNTIL_EOF
 from ml.artifacts import MANIFEST_NAME, Artifact
 from ml.settings import Settings
 
@@ -47,10 +47,6 @@ class Ending:
     """Negative: the signal that killed it."""
     messages: Sequence[Mapping[str, Any]]
     """What it reported (``PipesContext.report_custom_message``), in order."""
-
-
-class _UnfinishedError(Exception):
-    """There is something to train."""
 
 
 def train_models(
@@ -99,15 +95,21 @@ def train_models(
 
 def _trained(presets: Sequence[str], settings: Settings) -> dict[str, Artifact]:
     """Find the models that need no training; without torch where nothing was ever finished."""
-    size, trained = settings.training.size, {}
-
-    def unfinished(folder: Path, _name: str) -> NoReturn:
-        raise _UnfinishedError(folder)
-
+    training, trained = settings.training, {}
     for name in presets:
-        if any(settings.layout.runs.glob(f"{name}-{size}-*/model/{MANIFEST_NAME}")):
-            with contextlib.suppress(_UnfinishedError):
-                trained[name] = train_as_set(name, settings, tracker=unfinished)
+        if any(settings.layout.runs.glob(f"{name}-{training.size}-*/model/{MANIFEST_NAME}")):
+            from ml.training.runs import trained_model
+
+            found = trained_model(
+                name,
+                layout=settings.layout,
+                corpora=training.corpora,
+                size=training.size,
+                seed=training.seed,
+                overrides=training.overrides,
+            )
+            if found is not None:
+                trained[name] = found
     return trained
 
 

@@ -15,12 +15,10 @@ from pydantic import Field
 
 from ml.artifacts import DataLayout
 from ml.settings import Settings, load_settings
+from ml.tracks import NO_STEMS
 
 corpora = dg.DynamicPartitionsDefinition(name="corpus")
 """The corpora of ``STEMS_HOME/config.yaml``: one key a corpus, and no other partitions."""
-NO_STEMS = ("beats",)
-"""Kinds of corpora without stems; ``ml.retrieval.tables.completeness.NO_STEMS``, not imported:
-slow."""
 
 
 class StemsHome(dg.ConfigurableResource):

@@ -30,10 +30,9 @@ from dagster_pipes import (
     open_dagster_pipes,
 )
 
-from ml.artifacts import Artifact
 from ml.locks import LockedError
 from ml.progress import set_up_logging
-from ml.settings import Settings, load_settings
+from ml.settings import load_settings
 
 MODULE = "assets_def.train_process"
 STOP_WITHIN_S = 20.0
@@ -77,6 +76,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
     """
     from ml.device import choose_device
     from ml.training.loop import NonFiniteLossError
+    from ml.training.runs import train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
 
     def tracker(folder: Path, name: str) -> RunTracker:
@@ -86,9 +86,19 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
 
     try:
         settings = load_settings(Path(request["home"]), request["overrides"])
-        device = choose_device("auto")
+        training, device = settings.training, choose_device("auto")
         for preset in request["presets"]:
-            train_as_set(preset, settings, device=device, tracker=tracker, tags=request["tags"])
+            train_preset(
+                preset,
+                layout=settings.layout,
+                corpora=training.corpora,
+                size=training.size,
+                seed=training.seed,
+                overrides=training.overrides,
+                device=device,
+                tracker=tracker,
+                tags=request["tags"],
+            )
     except KeyboardInterrupt as error:
         exit_code, sentence = STOPPED, str(error) or "stopped before its first step"
     except (ValueError, LockedError, FileNotFoundError, NonFiniteLossError) as error:
@@ -100,28 +110,6 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
     if pipes is not None:
         pipes.report_custom_message({"sentence": sentence})
     return exit_code
-
-
-def train_as_set(preset: str, settings: Settings, **more: Any) -> Artifact:
-    """Train a preset as the settings say; Dagster asks with it what is trained, and trains.
-
-    Args:
-        preset: which.
-        settings: of the home.
-        more: further arguments, which do not decide the weights.
-    """
-    from ml.training.runs import train_preset
-
-    training = settings.training
-    return train_preset(
-        preset,
-        layout=settings.layout,
-        corpora=training.corpora,
-        size=training.size,
-        seed=training.seed,
-        overrides=training.overrides,
-        **more,
-    )
 
 
 def accept_stop_signals() -> None:

@@ -26,7 +26,8 @@ class ArtifactKind:
 
     def remedy(self, folder: Path) -> str:
         """Say which command makes the artifact in ``folder``."""
-        return self.made_by.format(folder.name, folder.parent.name)
+        above = folder.parent.name.replace("-predecessor", " --protocol predecessor")
+        return self.made_by.format(folder.name, above)
 
 
 DEMO_CORPUS = ArtifactKind(name="demo corpus", folders="corpora/*", made_by="stems demo")

@@ -96,7 +96,7 @@ def beat_scores(reference: Any, estimate: Any) -> dict[str, float]:
         beat.trim_beats(_checked(name, times), TRIM_S)
         for name, times in (("reference", reference), ("estimate", estimate))
     )
-    scores = dict.fromkeys(METRICS, 0.0)
+    scores: dict[str, float] = dict.fromkeys(METRICS, 0.0)
     fewest = min(len(reference), len(estimate))
     if fewest:
         scores["f_measure"] = float(beat.f_measure(reference, estimate))

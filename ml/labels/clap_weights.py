@@ -61,7 +61,7 @@ def load_clap_weights(module: nn.Module, weights: dict[str, Tensor], path: Path)
 
 
 def _state_dict(path: Path) -> dict[Any, Any]:
-    content = load_tensors(path, expected=_WANTED, is_mapped=True)
+    content = load_tensors(path, expected=_WANTED, is_mapped=True, has_weights_only=True)
     state = content.get("state_dict", content)
     if not isinstance(state, dict):
         raise ArtifactError(f"{path} holds {type(state).__name__}, no weights; {_EXPECTED}")

@@ -59,7 +59,19 @@ class _TensorUnpickler(pickle.Unpickler):
         return StandIn
 
 
-def load_tensors(path: Path, *, expected: str, is_mapped: bool = False) -> dict[str, Any]:
+class _WeightsUnpickler(_TensorUnpickler):
+    """The same, but only NumPy's scalars may be passed over: all else is no file of weights."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if found is StandIn and module.partition(".")[0] != "numpy":
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which could run code")
+        return found
+
+
+def load_tensors(
+    path: Path, *, expected: str, is_mapped: bool = False, has_weights_only: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint file; tensors on the CPU, unknown objects as ``StandIn``.
 
     Args:
@@ -67,12 +79,14 @@ def load_tensors(path: Path, *, expected: str, is_mapped: bool = False) -> dict[
         expected: which file that should be, and where to get it, for the error.
         is_mapped: map tensors from disk, so that only what is used is read; the file must stay as
             it is meanwhile.
+        has_weights_only: refuse a file with unknown objects (NumPy's scalars are no such).
 
     Raises:
         ArtifactError: no such file, or it is not such a file, or it does not hold a dict.
     """
     reader = types.ModuleType("tensor_pickle")
-    reader.__dict__.update(Unpickler=_TensorUnpickler, load=_load)
+    unpickler = _WeightsUnpickler if has_weights_only else _TensorUnpickler
+    reader.__dict__.update(Unpickler=unpickler, load=lambda file, **o: unpickler(file, **o).load())
     try:
         # torch takes the restricted reader only when its own is switched off.
         content = torch.load(
@@ -90,7 +104,3 @@ def load_tensors(path: Path, *, expected: str, is_mapped: bool = False) -> dict[
             f"{path} holds {type(content).__name__}, no weights; expected {expected}"
         )
     return content
-
-
-def _load(file: Any, **options: Any) -> Any:
-    return _TensorUnpickler(file, **options).load()

@@ -287,7 +287,7 @@ def _preset_at_size(
     objective: ObjectiveConfig,
     hidden: int = 1024,
     chunk_s: float = 8.0,
-    **lengths: int,
+    **lengths: Any,
 ) -> TrainingConfig:
     """Put a preset together; ``is_centred``: with measured log-mel statistics too."""
     predictor = PredictorConfig(

@@ -43,7 +43,7 @@ class Looks:
         self.job = build_definitions(home=resource).resolve_job_def("observe_corpora")
         self.instance, self.versions = instance, {}
 
-    def changed(self) -> set[str]:
+    def changed(self) -> set[str | None]:
         """Look, and return the corpora whose version is another than before."""
         result = self.job.execute_in_process(instance=self.instance)
         events = (event.asset_observation_data for event in result.get_asset_observation_events())

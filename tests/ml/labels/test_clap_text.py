@@ -112,8 +112,8 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, tiny_clap: ClapFiles) -> N
     path = tmp_path / "bad.pt"
     torch.save({"state_dict": {"text_branch.x": torch.zeros(1)}, "extra": Malicious()}, path)
     encoder = build_label_encoder("clap", checkpoint=path, tokenizer=tiny_clap.tokenizer)
-    with pytest.raises(ArtifactError, match=r"holds no text_projection\.\* \(but text_branch"):
-        encoder.encode(["bass"])  # what could run is passed over
+    with pytest.raises(ArtifactError, match="could run code"):
+        encoder.encode(["bass"])
     path.write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(ArtifactError, match="stems labels fetch"):
         encoder.encode(["bass"])
