@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("kinds", "locks", "plain", "progress", "revision", "device", "processes", "tracks"),
     ("artifacts",),
-    ("parquet", "object_store", "mlflow_store", "settings", "download"),
+    ("parquet", "object_store", "mlflow_store", "settings"),
     ("config_file", "audio", "labels"),
     ("figures", "scores", "corpora/readers", "corpora/demo"),
     ("corpora",),

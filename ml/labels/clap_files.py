@@ -1,14 +1,15 @@
-"""Where CLAP's weights lie, what is published, and which file this is. Nothing is loaded here.
+"""CLAP's files: what is published, where they lie on this machine, how to get them once.
 
 Weights: LAION's music checkpoint (Wu et al., ICASSP 2023), the one that Riou et al.
 (arXiv:2411.19806v2, section II-E) condition with. Tokenizer: RoBERTa's byte-pair vocabulary.
-
-[clap_fetch] Getting CLAP's weights and vocabulary once; everything later runs offline.
+Nothing is loaded here, and once the files are there nothing asks the hub.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +26,21 @@ from ml.artifacts import (
     read_json,
     write_json,
 )
-from ml.download import download
 from ml.locks import lock
 
 if TYPE_CHECKING:
     from ml.settings import Settings
 
 HUB = "https://huggingface.co"
-
-
 MAX_TOKENS = 77
 """Longer texts are cut, the two marks around them included."""
-
-
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
-
-
 _TOKENIZER_FOLDER = "tokenizer"
+_MB = 1_000_000
+
+
+class DownloadError(RuntimeError):
+    """A file could not be downloaded, or it is not the one that was expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +71,6 @@ CHECKPOINT = PublishedFile(
     sha256="fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
 )
 """HTSAT-base and RoBERTa, 512 dimensions, trained on music and AudioSet."""
-
-
 VOCABULARY = PublishedFile(
     path=f"{_TOKENIZER_FOLDER}/vocab.json",
     repository="FacebookAI/roberta-base",
@@ -81,8 +78,6 @@ VOCABULARY = PublishedFile(
     size_bytes=898_823,
     sha256="9e7f63c2d15d666b52e21d250d2e513b87c9b713cfa6987a82ed89e5e6e50655",
 )
-
-
 MERGES = PublishedFile(
     path=f"{_TOKENIZER_FOLDER}/merges.txt",
     repository=VOCABULARY.repository,
@@ -90,8 +85,6 @@ MERGES = PublishedFile(
     size_bytes=456_318,
     sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 )
-
-
 PUBLISHED = (CHECKPOINT, VOCABULARY, MERGES)
 """All that CLAP needs, 2.35 GB."""
 
@@ -143,7 +136,7 @@ class ClapFiles:
 def clap_files(
     folder: Path, checkpoint: Path | None = None, tokenizer: Path | None = None
 ) -> ClapFiles:
-    """The files of CLAP: those named, else those in its folder.
+    """Name the files of CLAP: those given, else those in its folder.
 
     Args:
         folder: where ``stems labels fetch`` puts them (``DataLayout.clap``).
@@ -162,7 +155,7 @@ def clap_files(
 
 
 def clap_files_of(settings: Settings) -> ClapFiles:
-    """The files of CLAP that a home's settings name; they need not be there."""
+    """Name the files of CLAP that a home's settings give; they need not be there."""
     named = (settings.label_encoder.checkpoint, settings.label_encoder.tokenizer)
     checkpoint, tokenizer = (path and settings.home / path.expanduser() for path in named)
     return clap_files(settings.layout.clap, checkpoint, tokenizer)
@@ -207,7 +200,7 @@ def fetch_clap(
         for file in files:
             path = folder / file.path
             if not (_has_size(folder, file) and file_fingerprint(path) == file.sha256):
-                download(file.url(host), path, sha256=file.sha256, size_bytes=file.size_bytes)
+                _download(file, file.url(host), path)
         return finish(
             folder,
             identity,
@@ -220,3 +213,58 @@ def fetch_clap(
 def _has_size(folder: Path, file: PublishedFile) -> bool:
     path = folder / file.path
     return path.is_file() and path.stat().st_size == file.size_bytes
+
+
+def _download(file: PublishedFile, url: str, path: Path) -> None:
+    """Get a file; nothing is at ``path`` before it is whole and its hash is right.
+
+    ``hf_hub_download`` deletes what has arrived when a process ends; its inner ``http_get`` goes on
+    from ``<name>.part`` beside the target, in another process tomorrow too, and asks any server.
+    """
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if part.is_file() and part.stat().st_size > file.size_bytes:
+        part.unlink()
+    _receive(url, part, file.size_bytes)
+    sha256 = file_fingerprint(part)
+    if sha256 != file.sha256:
+        part.unlink()
+        raise DownloadError(
+            f"{url} gave a file with SHA-256 {sha256}, expected {file.sha256}; it was deleted: try "
+            f"again, and if that gives the same, do not trust this server"
+        )
+    part.replace(path)
+
+
+def _receive(url: str, part: Path, size_bytes: int) -> None:
+    """Append what is missing of a file; after a break it is asked for again a few times."""
+    from httpx2 import HTTPError
+    from huggingface_hub.file_download import http_get
+
+    with part.open("ab") as target:
+        has_bytes = target.tell()
+        _require_space(part, size_bytes - has_bytes)
+        headers = {"Accept-Encoding": "identity"}
+        try:
+            http_get(url, target, resume_size=has_bytes, headers=headers, expected_size=size_bytes)
+            os.fsync(target.fileno())
+        except (HTTPError, OSError) as error:
+            if isinstance(error, OSError) and "Consistency check" in str(error):
+                target.truncate(0)  # an answer that came to its end is another file
+            raise DownloadError(
+                f"{url} gave no whole file of {size_bytes} bytes ({' '.join(str(error).split())}); "
+                f"what has arrived of it is kept: the same command goes on from there"
+            ) from None
+        finally:
+            target.flush()
+            if not part.stat().st_size:
+                part.unlink()
+
+
+def _require_space(part: Path, missing_bytes: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if free < missing_bytes:
+        raise DownloadError(
+            f"{part.parent} has {free / _MB:.0f} MB free, expected {missing_bytes / _MB:.0f} MB "
+            f"for {part.stem}; make room or set STEMS_HOME to another disk"
+        )

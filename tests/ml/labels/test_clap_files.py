@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from ml.cli.main import main
-from ml.download import DownloadError, download
-from ml.labels.clap_files import PublishedFile, fetch_clap
+from ml.labels.clap_files import DownloadError, PublishedFile, fetch_clap
 
 CONTENT = bytes(range(256)) * 8000  # 2 MB: more than one block
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+MODEL = "/a/b/resolve/r1/model.pt"
 
 
 @dataclass
@@ -24,18 +24,21 @@ class Site:
     """What the server has, how it misbehaves, and what it was asked."""
 
     url: str = ""
-    files: dict[str, bytes] = field(default_factory=lambda: {"/model.pt": CONTENT})
+    files: dict[str, bytes] = field(default_factory=lambda: {MODEL: CONTENT})
     break_after: list[int] = field(default_factory=list)
     """Bytes after which the next answers end; then answers are whole."""
     does_ranges: bool = True
     fails_first: int = 0
-    """So many answers are 503."""
+    """So many answers are 429."""
     asked: list[str] = field(default_factory=list)
     """``Range`` of each request."""
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):
@@ -44,7 +47,7 @@ def site() -> Iterator[Site]:
             content = site.files.get(self.path)
             if content is None or site.fails_first:
                 site.fails_first = max(0, site.fails_first - 1)
-                return self.send_error(404 if content is None else 503)
+                return self.send_error(404 if content is None else 429)
             start = 0
             if site.asked[-1] and site.does_ranges:
                 start = int(site.asked[-1].removeprefix("bytes=").rstrip("-"))
@@ -74,24 +77,31 @@ def site() -> Iterator[Site]:
 
 
 def get(site: Site, path: Path, *, sha256: str = SHA256, size_bytes: int = len(CONTENT)) -> None:
-    url = f"{site.url}/model.pt"
-    download(url, path, sha256=sha256, size_bytes=size_bytes, tries=3, wait_s=0.01)
+    file = PublishedFile(
+        path=path.name, repository="a/b", revision="r1", size_bytes=size_bytes, sha256=sha256
+    )
+    fetch_clap(path.parent, host=site.url, files=[file])
+
+
+def names(folder: Path) -> list[str]:
+    """What lies there but the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def test_breaks_are_gone_over_by_asking_for_the_rest(site: Site, tmp_path: Path) -> None:
     site.break_after = [700_000, 1, 500_000]
     get(site, tmp_path / "deep" / "model.pt")
     assert (tmp_path / "deep" / "model.pt").read_bytes() == CONTENT
-    assert site.asked == ["", "bytes=700000-", "bytes=700001-", "bytes=1200001-"]
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.pt"]
+    assert site.asked == ["", "bytes=700000-", "bytes=700000-", "bytes=1200000-"]
+    assert names(tmp_path / "deep") == ["manifest.json", "model.pt"]
 
 
 def test_another_process_goes_on_where_one_gave_up(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    site.break_after = [100_000, 0, 0, 0]
-    with pytest.raises(DownloadError, match=r"broke off 3 times at 100000 of .*goes on from there"):
+    site.break_after = [100_000, *[0] * 6]
+    with pytest.raises(DownloadError, match=r"no whole file of 2048000 .*goes on from there"):
         get(site, path)
-    assert [found.name for found in tmp_path.iterdir()] == ["model.pt.part"]
+    assert names(tmp_path) == ["model.pt.part"]
     site.break_after = []
     get(site, path)
     assert path.read_bytes() == CONTENT
@@ -111,21 +121,34 @@ def test_an_overloaded_server_is_asked_again_a_missing_file_is_not(
     get(site, tmp_path / "model.pt")
     assert len(site.asked) == 3
     site.files, site.asked = {}, []
-    with pytest.raises(DownloadError, match="answers 404"):
+    with pytest.raises(DownloadError, match="404"):
         get(site, tmp_path / "other.pt")
     assert len(site.asked) == 1
+    assert names(tmp_path) == ["manifest.json", "model.pt"]
 
 
 def test_a_wrong_hash_leaves_nothing_and_names_both(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=f"SHA-256 {SHA256}, expected 000"):
         get(site, tmp_path / "model.pt", sha256="0" * 64)
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
 
 
-def test_a_file_of_another_size_is_not_even_read(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=f"offers {len(CONTENT)} bytes, expected 5"):
-        get(site, tmp_path / "model.pt", size_bytes=5)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("size_bytes", [5, 3_000_000])
+def test_a_file_of_another_size_leaves_nothing(site: Site, tmp_path: Path, size_bytes: int) -> None:
+    with pytest.raises(
+        DownloadError, match=f"no whole file of {size_bytes} bytes .*{len(CONTENT)}"
+    ):
+        get(site, tmp_path / "model.pt", size_bytes=size_bytes)
+    assert names(tmp_path) == []
+
+
+def test_who_asked_to_be_offline_is_told(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        get(site, tmp_path / "model.pt")
+    assert site.asked == []
 
 
 def test_a_damaged_part_is_found_out_and_the_next_try_starts_anew(
