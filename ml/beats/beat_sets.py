@@ -17,7 +17,7 @@ from ml.corpora.readers.beats import (
     BeatAnnotationError,
     BeatSet,
     BeatTrack,
-    _checked,
+    checked_beats,
 )
 from ml.tracks import CorpusError
 
@@ -114,4 +114,4 @@ def _beats_of_song(corpus: DemoCorpus, track_id: str) -> np.ndarray:
             f"song {track_id} of {corpus.root} holds no beats_s; make the corpus again with: "
             "stems demo"
         )
-    return _checked(times, [f"beat {i} of song {track_id}" for i in range(len(times))])
+    return checked_beats(times, [f"beat {i} of song {track_id}" for i in range(len(times))])

@@ -1,18 +1,12 @@
-"""Tracks with annotated beats: Ballroom, Hainsworth, SMC, Harmonix, GTZAN, and the demo songs.
+"""Recordings with annotated beats: Ballroom, Hainsworth, SMC, Harmonix and GTZAN.
 
-The published sets are read as they come with *Beat This!* (Foscarin, Schlüter and Widmer, ISMIR
-2024, the repository ``beat_this_annotations``): ``ROOT/<set>/annotations/beats/<track>.beats``, a
-beat a line, its time in s in the first column, and ``ROOT/<set>/8-folds.split``, lines of a track
-and its fold 0…7. GTZAN has no folds: nothing is trained on it. Audio is found by name
-(``ml.corpora.readers.beats``) and not opened here.
+The annotations are read as they come with *Beat This!* (Foscarin, Schlüter and Widmer, ISMIR 2024,
+the repository ``beat_this_annotations``): ``ROOT/<set>/annotations/beats/<track>.beats``, a beat a
+line, its time in s in the first column, and ``ROOT/<set>/8-folds.split``, lines of a track and its
+fold 0…7. GTZAN has no folds: nothing is trained on it, it is all ``test``.
 
-[corpus] A beat-tracking set as a corpus: each recording is a track of one unlabelled stem.
-
-Its splits: ``test`` where nothing may be trained on the set (GTZAN), otherwise none.
-
-[recordings] The recordings of the beat-tracking sets, found by name below a folder.
-
-A file belongs to a track when it is named like the annotation, or as the set distributes it:
+A recording is found by its name and not opened: it is named like the annotation, or as the set
+distributes it. Folders do not matter, nor do upper and lower case.
 
 =========== ============================================= =========================
 set         usual layout                                  annotation
@@ -23,8 +17,6 @@ smc         ``SMC_MIREX_Audio/SMC_001.wav``               ``smc_001``
 gtzan       ``genres/blues/blues.00000.wav`` (or ``.au``) ``gtzan_blues_00000``
 harmonix    none: its audio is not distributed            ``0001_12step``
 =========== ============================================= =========================
-
-Folders do not matter, nor do upper and lower case.
 """
 
 from __future__ import annotations
@@ -42,12 +34,19 @@ from ml.tracks import CorpusError, Split, Stem, Track
 
 UNFOLDED = frozenset(("gtzan",))
 """Sets that are never trained on, and have no folds."""
-
-
 FOLDS = 8
 """Of the cross-validation."""
-
-
+_NAMES = {
+    "ballroom": (r"(?:ballroom_)?(.+)", r"ballroom_\1"),
+    "hainsworth": (r"hains(?:worth_)?(\d+)", r"hainsworth_\1"),
+    "smc": (r"smc_(\d+)", r"smc_\1"),
+    "harmonix": (r"(.+)", r"\1"),
+    "gtzan": (r"(?:gtzan_)?([a-z]+)[._](\d+)", r"gtzan_\1_\2"),
+}
+"""How the recordings of a set are named, and the annotation's name from that."""
+SETS = tuple(_NAMES)
+"""The published sets, in the order of the tables."""
+_SUFFIXES = AUDIO_SUFFIXES | {".au"}
 _LAYOUT = (
     "expected ROOT/<set>/annotations/beats/*.beats and ROOT/<set>/8-folds.split, as in the public "
     "repository beat_this_annotations"
@@ -102,10 +101,40 @@ class BeatSet:
         }
 
 
+class BeatCorpus:
+    """The annotated recordings below a folder, sorted by name.
+
+    Args:
+        root: where the recordings lie.
+        set: one of ``SETS``.
+        annotations: the folder that holds the annotations of the sets; relative to ``root``.
+
+    Raises:
+        CorpusError: an unknown set, annotations that cannot be read, or no recording of any
+            annotated track.
+    """
+
+    def __init__(self, root: Path, set: str, annotations: str | Path) -> None:
+        self.root = Path(root)
+        self.beat_set = read_beat_annotations(self.root / annotations, set, audio_root=self.root)
+        if not self.beat_set.tracks:
+            raise CorpusError(
+                f"{self.root} holds no recording of the {len(self.beat_set.missing)} annotated "
+                f"tracks of {set}, and {len(self.beat_set.unannotated)} other audio files; "
+                "expected files named like the annotations or as the set is distributed"
+            )
+
+    def tracks(self) -> Iterator[Track]:
+        """All annotated tracks that have a recording."""
+        split = "test" if self.beat_set.name in UNFOLDED else None
+        for track in self.beat_set.tracks:
+            yield Track(track_id=track.track_id, stems=track.stems, split=split)
+
+
 def read_beat_annotations(
     root: str | Path, set_name: str, *, audio_root: str | Path | None = None
 ) -> BeatSet:
-    """One of the published sets.
+    """Read one of the published sets.
 
     Left out, and listed: an annotation without any beat at or after 0 s; a track without a fold
     in a set that has folds; with ``audio_root`` a track without audio.
@@ -124,19 +153,29 @@ def read_beat_annotations(
             f"beat set {set_name!r} is unknown; expected one of: {', '.join(SETS)} (demo songs "
             "come from their corpus)"
         )
-    root = Path(root).expanduser().resolve()
-    found, problems = _annotated(root / set_name)
+    folder = Path(root).expanduser().resolve() / set_name
+    files = _beat_files(folder)
+    beats = {path: read_beat_file(path) for path in files}
+    tracks = [BeatTrack(track_id=path.stem, beats=found) for path, found in beats.items()]
+    problems = [
+        f"{path} holds no beat at or after 0 s; the track is left out"
+        for path, found in beats.items()
+        if not len(found)
+    ]
+    tracks = [track for track in tracks if len(track.beats)]
     if set_name not in UNFOLDED:
-        found, without_fold = _with_folds(found, root / set_name / "8-folds.split")
+        tracks, without_fold = _with_folds(tracks, folder / "8-folds.split")
         problems += without_fold
-    annotated = BeatSet(name=set_name, tracks=tuple(found), problems=tuple(problems))
+    annotated = BeatSet(name=set_name, tracks=tuple(tracks), problems=tuple(problems))
     if audio_root is None:
         return annotated
-    return _with_audio(annotated, Path(audio_root).expanduser().resolve(), _ids(root / set_name))
+    return _with_audio(
+        annotated, Path(audio_root).expanduser().resolve(), [path.stem for path in files]
+    )
 
 
 def read_beat_file(path: Path) -> np.ndarray:
-    """The beats of one annotation file: (beat,) float64, times in s; may be empty.
+    """Read the beats of one annotation file: (beat,) float64, times in s; may be empty.
 
     Only the first column is read. Negative times are dropped (the annotation began before the
     file was cut).
@@ -147,23 +186,32 @@ def read_beat_file(path: Path) -> np.ndarray:
     """
     lines = [(number, line.split()) for number, line in enumerate(_lines(path), start=1)]
     places = [f"{path} line {number}" for number, cells in lines if cells]
-    return _checked([cells[0] for _, cells in lines if cells], places)
+    return checked_beats([cells[0] for _, cells in lines if cells], places)
 
 
 def beat_frames(beats: np.ndarray, fps: float) -> np.ndarray:
-    """The frame of each beat: (beat,) int64, round(t · fps); frame n is at n / fps s."""
+    """Find the frame of each beat: (beat,) int64, round(t · fps); frame n is at n / fps s."""
     return np.rint(np.asarray(beats, dtype=np.float64) * fps).astype(np.int64)
 
 
-def _annotated(folder: Path) -> tuple[list[BeatTrack], list[str]]:
-    tracks, problems = [], []
-    for path in _beat_files(folder):
-        beats = read_beat_file(path)
-        if len(beats):
-            tracks.append(BeatTrack(track_id=path.stem, beats=beats))
-        else:
-            problems.append(f"{path} holds no beat at or after 0 s; the track is left out")
-    return tracks, problems
+def checked_beats(times: Sequence[str | float], places: Sequence[str]) -> np.ndarray:
+    """Turn times into beats: (beat,) float64 in s, those before 0 dropped; may be empty.
+
+    Args:
+        times: as they are written.
+        places: of each time, for the error.
+
+    Raises:
+        BeatAnnotationError: one is no finite number, or they do not increase; names the place.
+    """
+    beats = np.array([_seconds(*pair) for pair in zip(times, places, strict=True)])
+    if (later := np.flatnonzero(np.diff(beats) <= 0)).size:
+        place = int(later[0]) + 1
+        raise BeatAnnotationError(
+            f"{places[place]} is {beats[place]} s after {beats[place - 1]} s; expected times that "
+            "increase: sort them and delete what stands there twice"
+        )
+    return beats[beats >= 0]
 
 
 def _beat_files(folder: Path) -> list[Path]:
@@ -175,12 +223,8 @@ def _beat_files(folder: Path) -> list[Path]:
     return files
 
 
-def _ids(folder: Path) -> list[str]:
-    return [path.stem for path in _beat_files(folder)]
-
-
 def _with_folds(tracks: list[BeatTrack], path: Path) -> tuple[list[BeatTrack], list[str]]:
-    folds = read_folds(path)
+    folds = _read_folds(path)
     kept = [replace(t, fold=folds[t.track_id]) for t in tracks if t.track_id in folds]
     problems = [
         f"track {track.track_id} is not in {path}; it is left out"
@@ -190,8 +234,8 @@ def _with_folds(tracks: list[BeatTrack], path: Path) -> tuple[list[BeatTrack], l
     return kept, problems
 
 
-def read_folds(path: Path) -> dict[str, int]:
-    """The fold of each track.
+def _read_folds(path: Path) -> dict[str, int]:
+    """Read the fold of each track.
 
     Raises:
         BeatAnnotationError: a line of another shape, or a track that is listed twice (a track in
@@ -217,31 +261,55 @@ def read_folds(path: Path) -> dict[str, int]:
     return folds
 
 
-def _with_audio(annotated: BeatSet, audio_root: Path, known_ids: Sequence[str]) -> BeatSet:
-    found = find_recordings(audio_root, annotated.name, known_ids)
-    tracks = tuple(
-        replace(track, audio=path, stems=(Stem(stem_id=f"{track.track_id}/mix", files=(path,)),))
-        for track in annotated.tracks
-        if (path := found.files.get(track.track_id))
-    )
+def _with_audio(annotated: BeatSet, root: Path, known_ids: Sequence[str]) -> BeatSet:
+    """Give each track its recording: of several the first in alphabetical order of the paths.
+
+    Args:
+        annotated: the set without audio.
+        root: the folder, searched with all folders in it.
+        known_ids: names of all annotations, also of those that are left out.
+    """
+    if not root.is_dir():
+        raise CorpusError(
+            f"{root} is not a folder; give the folder that holds the audio of {annotated.name}"
+        )
+    ids = {track_id.lower(): track_id for track_id in known_ids}
+    files: dict[str, Path] = {}
+    unknown: list[Path] = []
+    problems = list(annotated.problems)
+    for path in _audio_files(root):
+        track_id = ids.get(_annotation_name(annotated.name, path.stem))
+        if track_id is None:
+            unknown.append(path)
+        elif (taken := files.setdefault(track_id, path)) != path:
+            problems.append(f"track {track_id} has two recordings: {taken} is used, not {path}")
     return replace(
         annotated,
-        tracks=tracks,
-        missing=tuple(t.track_id for t in annotated.tracks if t.track_id not in found.files),
-        unannotated=found.unknown,
-        problems=annotated.problems + found.problems,
+        tracks=tuple(
+            replace(
+                track, audio=path, stems=(Stem(stem_id=f"{track.track_id}/mix", files=(path,)),)
+            )
+            for track in annotated.tracks
+            if (path := files.get(track.track_id))
+        ),
+        missing=tuple(t.track_id for t in annotated.tracks if t.track_id not in files),
+        unannotated=tuple(unknown),
+        problems=tuple(problems),
     )
 
 
-def _checked(times: Sequence[str | float], places: Sequence[str]) -> np.ndarray:
-    beats = np.array([_seconds(*pair) for pair in zip(times, places, strict=True)])
-    if (later := np.flatnonzero(np.diff(beats) <= 0)).size:
-        place = int(later[0]) + 1
-        raise BeatAnnotationError(
-            f"{places[place]} is {beats[place]} s after {beats[place - 1]} s; expected times that "
-            "increase: sort them and delete what stands there twice"
-        )
-    return beats[beats >= 0]
+def _audio_files(root: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _annotation_name(set_name: str, name: str) -> str:
+    pattern, template = _NAMES[set_name]
+    found = re.fullmatch(pattern, name.lower())
+    return found.expand(template) if found else ""
 
 
 def _seconds(text: str | float, place: str) -> float:
@@ -263,105 +331,3 @@ def _lines(path: Path) -> list[str]:
         raise BeatAnnotationError(f"{path} cannot be read ({error.strerror}); {_LAYOUT}") from None
     except UnicodeDecodeError as error:
         raise BeatAnnotationError(f"{path} is not text ({error}); {_LAYOUT}") from None
-
-
-class BeatCorpus:
-    """The annotated recordings below a folder, sorted by name.
-
-    Args:
-        root: where the recordings lie.
-        set: one of ``ml.corpora.readers.beats.SETS``.
-        annotations: the folder that holds the annotations of the sets; relative to ``root``.
-
-    Raises:
-        CorpusError: an unknown set, annotations that cannot be read, or no recording of any
-            annotated track.
-    """
-
-    def __init__(self, root: Path, set: str, annotations: str | Path) -> None:
-        self.root = Path(root)
-        self.beat_set = read_beat_annotations(self.root / annotations, set, audio_root=self.root)
-        if not self.beat_set.tracks:
-            raise CorpusError(
-                f"{self.root} holds no recording of the {len(self.beat_set.missing)} annotated "
-                f"tracks of {set}, and {len(self.beat_set.unannotated)} other audio files; "
-                "expected files named like the annotations or as the set is distributed"
-            )
-
-    def tracks(self) -> Iterator[Track]:
-        """All annotated tracks that have a recording."""
-        split = "test" if self.beat_set.name in UNFOLDED else None
-        for track in self.beat_set.tracks:
-            yield Track(track_id=track.track_id, stems=track.stems, split=split)
-
-
-_SUFFIXES = AUDIO_SUFFIXES | {".au"}
-
-
-_NAMES = {
-    "ballroom": (r"(?:ballroom_)?(.+)", r"ballroom_\1"),
-    "hainsworth": (r"hains(?:worth_)?(\d+)", r"hainsworth_\1"),
-    "smc": (r"smc_(\d+)", r"smc_\1"),
-    "harmonix": (r"(.+)", r"\1"),
-    "gtzan": (r"(?:gtzan_)?([a-z]+)[._](\d+)", r"gtzan_\1_\2"),
-}
-
-
-SETS = tuple(_NAMES)
-"""The published sets, in the order of the tables."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recordings:
-    """What was found below a folder."""
-
-    files: dict[str, Path]
-    """The recording of each track that has one."""
-    unknown: tuple[Path, ...]
-    """Audio files that belong to none of the tracks."""
-    problems: tuple[str, ...]
-    """Tracks with several files, a sentence each."""
-
-
-def find_recordings(root: Path, set_name: str, track_ids: Sequence[str]) -> Recordings:
-    """Find the audio files of tracks below a folder; none is opened.
-
-    Of several files of one track the first in alphabetical order of the paths is taken.
-
-    Args:
-        root: the folder, searched with all folders in it.
-        set_name: one of ``SETS``; says how files are named.
-        track_ids: names of the annotations.
-
-    Raises:
-        CorpusError: ``root`` is not a folder.
-    """
-    if not root.is_dir():
-        raise CorpusError(
-            f"{root} is not a folder; give the folder that holds the audio of {set_name}"
-        )
-    ids = {track_id.lower(): track_id for track_id in track_ids}
-    files: dict[str, Path] = {}
-    unknown: list[Path] = []
-    problems: list[str] = []
-    for path in _audio_files(root):
-        track_id = ids.get(_annotation_name(set_name, path.stem))
-        if track_id is None:
-            unknown.append(path)
-        elif (taken := files.setdefault(track_id, path)) != path:
-            problems.append(f"track {track_id} has two recordings: {taken} is used, not {path}")
-    return Recordings(files=files, unknown=tuple(unknown), problems=tuple(problems))
-
-
-def _audio_files(root: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def _annotation_name(set_name: str, name: str) -> str:
-    pattern, template = _NAMES[set_name]
-    found = re.fullmatch(pattern, name.lower())
-    return found.expand(template) if found else ""
