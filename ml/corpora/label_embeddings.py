@@ -1,13 +1,15 @@
-"""The ``label_embeddings`` of a corpus: the condition of every label text that occurs in it.
+"""Label texts as vectors: the ``label_embeddings`` of a corpus, and ``TextVectors`` for queries.
 
 ``labels.parquet`` has the columns ``text``, ``category`` (the coarsest label it occurs under, null
 for "music"), ``vector`` (fixed-size list of float32, unit norm) and ``encoder`` (name@fingerprint).
-A text that is already on disk with the same encoder is taken over, not computed again.
+A text that is already on disk with the same encoder is taken over, not computed again, and
+``TextVectors``, for programs that answer many queries, reads it from there too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from ml import kinds
 from ml.artifacts import (
+    MANIFEST_NAME,
     Artifact,
     ArtifactError,
     DataLayout,
@@ -29,6 +32,8 @@ from ml.locks import lock
 from ml.tracks import MUSIC
 
 TABLE_NAME = "labels.parquet"
+_MAX_TEXTS = 4096
+"""So many vectors a ``TextVectors`` keeps of its own; the oldest goes first."""
 
 
 def build_label_embeddings(name: str, layout: DataLayout, encoder: LabelEncoder) -> Artifact:
@@ -67,7 +72,7 @@ def build_label_embeddings(name: str, layout: DataLayout, encoder: LabelEncoder)
 def read_label_vectors(
     layout: DataLayout, name: str, *, encoder_fingerprint: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The condition of each text of a corpus: (dim,) float32, unit norm.
+    """Read the condition of each text of a corpus: (dim,) float32, unit norm.
 
     Args:
         layout: where artifacts lie.
@@ -91,6 +96,49 @@ def read_label_vectors(
     if not vectors:
         raise ArtifactError(f"{folder} does not hold what its manifest says; run: {made_by}")
     return vectors
+
+
+class TextVectors:
+    """A label encoder that remembers; any thread may ask.
+
+    Texts whose vectors a home holds already (``label_embeddings``) are read from there, so that the
+    encoder's weights and their library, seconds of a cold start, are loaded for new texts only.
+    Tokenizers do not bear two threads at once, so one text is encoded at a time.
+
+    Args:
+        encoder: what makes the vectors.
+        layout: of the home whose ``label_embeddings`` may be used; None: of none.
+    """
+
+    def __init__(self, encoder: LabelEncoder, layout: DataLayout | None = None):
+        self.name, self.dim = encoder.name, encoder.dim
+        self.fingerprint = encoder.fingerprint
+        self._encoder = encoder
+        self._layout = layout
+        self._stored: dict[str, np.ndarray] | None = None
+        self._encoded: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts → (text, dim) float32, unit norm, in the order given.
+
+        Raises:
+            ValueError: a text is empty.
+        """
+        with self._lock:
+            if self._stored is None:
+                self._stored = _stored_vectors(self._layout, self.fingerprint)
+            stored = self._stored
+            new = [t for t in dict.fromkeys(texts) if t not in stored and t not in self._encoded]
+            found = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
+            vectors = [stored.get(t, self._encoded.get(t, found.get(t))) for t in texts]
+            self._remember(found)
+        return np.array(vectors, dtype=np.float32).reshape(len(texts), self.dim)
+
+    def _remember(self, found: dict[str, np.ndarray]) -> None:
+        self._encoded |= found
+        for text in list(self._encoded)[: max(0, len(self._encoded) - _MAX_TEXTS)]:
+            del self._encoded[text]
 
 
 def _categories(layout: DataLayout, name: str) -> dict[str, str | None]:
@@ -127,3 +175,16 @@ def _write(
     )
     with write_aside(path) as aside:
         table.write_parquet(aside)
+
+
+def _stored_vectors(layout: DataLayout | None, fingerprint: str) -> dict[str, np.ndarray]:
+    """(dim,) per text of the home's ``label_embeddings`` that come from an encoder."""
+    found: dict[str, np.ndarray] = {}
+    if layout is None:
+        return found
+    for path in sorted((layout.home / "labels").glob(f"*/{MANIFEST_NAME}")):
+        try:
+            found |= read_label_vectors(layout, path.parent.name, encoder_fingerprint=fingerprint)
+        except ArtifactError:
+            continue  # of another encoder or damaged: its texts are encoded
+    return found

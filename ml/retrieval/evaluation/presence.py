@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
-from ml.corpora.text_vectors import TextVectors
+from ml.corpora.label_embeddings import TextVectors
 from ml.labels.encoder import LabelEncoder
 from ml.tracks import MUSIC
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml.artifacts import ArtifactError
-from ml.corpora.text_vectors import TextVectors
+from ml.corpora.label_embeddings import TextVectors
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.retrieval.queries.retriever import StemRetriever
 from ml.retrieval.tables.database import database_uri
