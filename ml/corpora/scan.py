@@ -1,12 +1,11 @@
-"""Listen to a corpus once: rate, length, level, activity and content hash of every stem.
+"""Decode every stem of a corpus once: rate, length, level, activity and content hash.
 
 Whatever is wrong with a stem becomes its ``problem``, one sentence for people; the scan goes on.
 
-[scan_record] What was measured on each stem, one line of JSON a stem, written as it comes in.
-
-``scans.jsonl`` is only appended to while a scan runs, so one that is killed loses the stem it was
-at and no other. A line holds the stem's id, the stamp of its files (paths, sizes, times) and the
-measurements; of several lines for a stem the last counts, and a line cut short counts for nothing.
+Measurements are recorded in ``scans.jsonl``, a line of JSON a stem as it comes in: the stem's id,
+the stamp of its files (paths, sizes, times) and a ``StemScan``. The file is only appended to while
+a scan runs, so one that is killed loses the stem it was at and no other. Of several lines for a
+stem the last counts, and a line cut short counts for nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ml.artifacts import ArtifactError, read_json, write_aside
+from ml.artifacts import write_aside
 from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
 from ml.audio.files import AudioError, probe, read_stem
 from ml.processes import process_pool
@@ -31,6 +30,7 @@ from ml.tracks import Corpus, CorpusError, Stem, Track
 
 RATE_HZ = 16000
 """Levels and activity are measured on the mono stem at this rate: what the model will hear."""
+RECORD_NAME = "scans.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class StemScan:
 
 
 def listed_tracks(corpus: Corpus) -> list[Track]:
-    """All tracks of a corpus.
+    """List all tracks of a corpus.
 
     Raises:
         CorpusError: no stems, or ids that occur twice.
@@ -121,7 +121,7 @@ def scan_stem(stem: Stem, activity: ActivityConfig | None = None) -> StemScan:
 
 
 def track_problems(track: Track, scans: Sequence[StemScan]) -> list[str | None]:
-    """The problem of each stem of a track, its own or that it is the only usable one."""
+    """Name the problem of each stem of a track, its own or that it is the only usable one."""
     problems = [scan.problem for scan in scans]
     usable = [place for place, scan in enumerate(scans) if scan.active_s > 0]
     if len(usable) == 1:
@@ -139,7 +139,7 @@ def content_hash(stem: Stem) -> str | None:
     try:
         for path in stem.files:
             with path.open("rb") as file:
-                for block in _blocks(file.read):
+                while block := file.read(1 << 20):
                     digest.update(block)
     except OSError:
         return None
@@ -150,10 +150,6 @@ def content_hash(stem: Stem) -> str | None:
 
 def _scan(job: tuple[Stem, ActivityConfig]) -> StemScan:
     return scan_stem(*job)
-
-
-def _blocks(read: Callable[[int], bytes]) -> Iterable[bytes]:
-    return iter(lambda: read(1 << 20), b"")
 
 
 def _silence(stem: Stem, peak: float, config: ActivityConfig) -> str:
@@ -168,15 +164,8 @@ def _names(stem: Stem) -> str:
     return " + ".join(str(Path(path)) for path in stem.files)
 
 
-RECORD_NAME = "scans.jsonl"
-
-
-OLD_NAME = "scans.json"
-"""Where earlier versions kept the same, in one piece and only of finished scans."""
-
-
 def read_scans(folder: Path, stamps: Mapping[str, str], root: Path) -> dict[str, StemScan]:
-    """The measurements of stems whose stamp is unchanged.
+    """Read the measurements of stems whose stamp is unchanged.
 
     Args:
         folder: of the record.
@@ -219,10 +208,9 @@ def record_scans(
 
 def compact_scans(folder: Path, scans: Mapping[str, StemScan], stamps: Mapping[str, str]) -> None:
     """Write the record anew if it holds more or less than these measurements."""
-    if sum(1 for _ in _entries(folder)) != len(scans) or (folder / OLD_NAME).exists():
+    if sum(1 for _ in _entries(folder)) != len(scans):
         with write_aside(folder / RECORD_NAME) as aside, aside.open("w", encoding="utf-8") as file:
             file.writelines(_line(key, stamps[key], scan) for key, scan in scans.items())
-        (folder / OLD_NAME).unlink(missing_ok=True)
 
 
 def _line(stem_id: str, stamp: str, scan: StemScan) -> str:
@@ -231,12 +219,6 @@ def _line(stem_id: str, stamp: str, scan: StemScan) -> str:
 
 
 def _entries(folder: Path) -> Iterator[dict[str, Any]]:
-    if (folder / OLD_NAME).is_file():
-        try:
-            old: Mapping[str, Mapping[str, Any]] = read_json(folder / OLD_NAME)
-            yield from ({"stem_id": stem_id, **entry} for stem_id, entry in old.items())
-        except (ArtifactError, AttributeError, TypeError):
-            pass  # damaged: the stems are measured again
     if (folder / RECORD_NAME).is_file():
         with (folder / RECORD_NAME).open(encoding="utf-8", errors="replace") as file:
             for line in file:

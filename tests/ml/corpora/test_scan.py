@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.artifacts import DataLayout
-from ml.corpora.readers.manifest import ManifestCorpus
 from ml.corpora.scan import RECORD_NAME, StemScan, compact_scans, read_scans, record_scans
-from ml.corpora.table import build_corpus_tracks
 
 ROOT = Path("/music")
 STAMPS = {"t/a": "1", "t/b": "1", "t/c": "1"}
@@ -61,21 +58,3 @@ def test_compacting_leaves_one_line_a_stem(tmp_path: Path) -> None:
     (line,) = (tmp_path / RECORD_NAME).read_text().splitlines()
     assert json.loads(line)["active_s"] == 3.0
     assert read_scans(tmp_path, STAMPS, ROOT) == scans
-
-
-def test_the_record_of_an_earlier_version_is_taken_over(write_corpus, tmp_path: Path) -> None:
-    corpus = ManifestCorpus(write_corpus(a=("bass", "drums")))
-    layout = DataLayout(home=tmp_path / "home")
-    first = build_corpus_tracks("c", corpus, layout)
-    folder = layout.tracks("c")
-    entries = [json.loads(line) for line in (folder / RECORD_NAME).read_text().splitlines()]
-    old = {entry.pop("stem_id"): entry for entry in entries}
-    (folder / RECORD_NAME).unlink()
-    (folder / "scans.json").write_text(json.dumps(old))
-    again = build_corpus_tracks("c", corpus, layout)
-    assert again.reused
-    assert again.fingerprint == first.fingerprint
-    (corpus.root / "a_0.wav").write_bytes((corpus.root / "a_1.wav").read_bytes())
-    build_corpus_tracks("c", corpus, layout)
-    assert not (folder / "scans.json").exists()
-    assert len((folder / RECORD_NAME).read_text().splitlines()) == 2
