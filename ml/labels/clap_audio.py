@@ -47,7 +47,7 @@ class ClapAudio(nn.Module):
         )
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """Log-mel of clips as ``laion_clap`` computes it, always in float32.
+        """Compute the log-mel of clips as ``laion_clap`` computes it, always in float32.
 
         Args:
             waveform: (batch, samples) at 48 kHz, full scale ±1, at most 10 s.
@@ -61,7 +61,7 @@ class ClapAudio(nn.Module):
         return mel[:, 0].transpose(1, 2)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(batch, mel_bin, frame) of ``log_mel`` → (batch, 512) unit norm."""
+        """Embed (batch, mel_bin, frame) of ``log_mel``: (batch, 512) unit norm."""
         normalized = self.audio_branch.bn0(mel[..., None])  # (batch, mel_bin, frame, 1)
         image = self.audio_branch.reshape_wav2img(normalized.transpose(1, 3))
         latent = self.audio_branch.forward_features(image)["embedding"]
@@ -69,7 +69,7 @@ class ClapAudio(nn.Module):
 
 
 def clap_clip(waveform: Tensor) -> Tensor:
-    """What CLAP hears of a waveform: (batch, samples) → (batch, 480000) in steps of 16 bits.
+    """Prepare a waveform as CLAP hears it: (batch, samples) → (batch, 480000) in steps of 16 bits.
 
     Differs: ``laion_clap`` clips what is louder than full scale, as sums of stems can be; here the
     whole clip is made as much softer as it takes.
@@ -90,7 +90,7 @@ def clap_clip(waveform: Tensor) -> Tensor:
 
 
 def load_clap_audio(checkpoint: Path) -> ClapAudio:
-    """The audio branch of a checkpoint of LAION's, on the CPU.
+    """Load the audio branch of a checkpoint of LAION's, on the CPU.
 
     Raises:
         ArtifactError: the checkpoint cannot be read, or has no HTSAT without fusion.
@@ -121,7 +121,7 @@ def _build_htsat(size: str) -> nn.Module:
 
 
 def _import_laion_clap() -> ModuleType:
-    """``laion_clap`` without what its import does on the side.
+    """Import ``laion_clap`` without what its import does on the side.
 
     It looks for three tokenizers on the hub, none of which is needed here, and without a network
     tries again for minutes; and it appends its folder to ``sys.path``.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ml.artifacts import ArtifactError, DataLayout
-from ml.labels.clap_files import MAX_TOKENS, TOKENIZER_FILES, ClapFiles, clap_files
+from ml.artifacts import ArtifactError
+from ml.labels.clap_files import MAX_TOKENS, TOKENIZER_FILES, ClapFiles
 from ml.labels.clap_weights import load_clap_weights, read_clap_weights
-from ml.labels.encoder import encode_distinct
+from ml.labels.encoder import EncodeOne, LabelEncoder, TextEncoder
 
 CLAP_DIM = 512
 """Width of the space that audio and text share."""
@@ -31,59 +31,17 @@ _POSITION_IDS = "text_branch.embeddings.position_ids"  # a buffer of older trans
 _log = logging.getLogger(__name__)
 
 
-class ClapTextEncoder:
-    """CLAP's text branch; loads its weights (125 M parameters) when it first encodes.
+def clap_text_encoder(files: ClapFiles) -> LabelEncoder:
+    """Make CLAP's text branch (125 M parameters) a label encoder.
 
-    Each text is encoded alone, as it is, so its vector does not depend on the texts beside it.
-    ``laion_clap`` pads to 77 tokens, which gives the same vectors and takes longer.
+    Texts are encoded without padding; ``laion_clap`` pads to 77 tokens, which gives the same
+    vectors and takes longer. A text of more than 77 tokens is cut, which is logged.
+
+    Raises:
+        ArtifactError: a file is missing; says how to get it.
     """
-
-    name = "clap"
-    dim = CLAP_DIM
-
-    def __init__(
-        self, checkpoint: str | Path | None = None, tokenizer: str | Path | None = None
-    ) -> None:
-        """Find the files.
-
-        Args:
-            checkpoint: LAION's file; default: that of ``stems labels fetch`` in ``STEMS_HOME``.
-            tokenizer: folder with RoBERTa's ``vocab.json`` and ``merges.txt``; default: beside the
-                checkpoint, else that of ``stems labels fetch``.
-
-        Raises:
-            ArtifactError: a file is missing; says how to get it.
-        """
-        from ml.settings import default_home
-
-        self.files = clap_files(
-            DataLayout(home=default_home()).clap,
-            None if checkpoint is None else Path(checkpoint).expanduser(),
-            None if tokenizer is None else Path(tokenizer).expanduser(),
-        )
-        self.files.require()
-        self._encode_one: Callable[[str], np.ndarray] | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the content of checkpoint and vocabulary."""
-        return self.files.fingerprint()
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts → (text, 512) float32, unit norm; equal texts are encoded once.
-
-        A text of more than 77 tokens is cut, which is logged.
-
-        Raises:
-            ArtifactError: the checkpoint cannot be read.
-            ValueError: a text is empty.
-        """
-        return encode_distinct(texts, self.dim, self._encode)
-
-    def _encode(self, text: str) -> np.ndarray:
-        if self._encode_one is None:
-            self._encode_one = load_clap_text(self.files)
-        return self._encode_one(text)
+    files.require()
+    return TextEncoder("clap", CLAP_DIM, lambda: load_clap_text(files), files.fingerprint)
 
 
 class ClapText(nn.Module):
@@ -104,7 +62,7 @@ class ClapText(nn.Module):
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(batch, token) ids → (batch, dim) unit norm."""
+        """Encode (batch, token) ids: (batch, dim) unit norm."""
         pooled = self.text_branch(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -113,8 +71,8 @@ class ClapText(nn.Module):
         return F.normalize(self.text_projection(pooled), dim=-1)
 
 
-def load_clap_text(files: ClapFiles) -> Callable[[str], np.ndarray]:
-    """One text → (512,) float32, unit norm; also of an empty text.
+def load_clap_text(files: ClapFiles) -> EncodeOne:
+    """Load what encodes one text: (512,) float32, unit norm; an empty text too.
 
     Raises:
         ArtifactError: the checkpoint is not LAION's, or the vocabulary is not its.
@@ -162,7 +120,7 @@ def _load_text_branch(checkpoint: Path) -> ClapText:
 
 
 def _roberta_config(weights: Mapping[str, Tensor]) -> Any:
-    """The configuration that these weights come from; all else as in ``roberta-base``."""
+    """Infer the configuration of these weights; all else as in ``roberta-base``."""
     from transformers import RobertaConfig
 
     words, width = weights["text_branch.embeddings.word_embeddings.weight"].shape
@@ -174,9 +132,7 @@ def _roberta_config(weights: Mapping[str, Tensor]) -> Any:
         num_attention_heads=width // _HEAD_DIM,
         num_hidden_layers=len(layers),
         intermediate_size=inner.shape[0],
-        max_position_embeddings=weights["text_branch.embeddings.position_embeddings.weight"].shape[
-            0
-        ],
+        max_position_embeddings=len(weights["text_branch.embeddings.position_embeddings.weight"]),
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         pad_token_id=1,
@@ -186,7 +142,7 @@ def _roberta_config(weights: Mapping[str, Tensor]) -> Any:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    """RoBERTa's tokenizer from its two files; nothing else in the folder counts."""
+    """Load RoBERTa's tokenizer from its two files; nothing else in the folder counts."""
     from transformers import RobertaTokenizer
 
     words, merges = (folder / name for name in TOKENIZER_FILES)

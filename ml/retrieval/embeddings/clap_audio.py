@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ml.labels.clap_audio import CLIP_S, RATE_HZ, ClapAudio, load_clap_audio
 from ml.labels.clap_files import ClapFiles
-from ml.labels.clap_text import CLAP_DIM, ClapTextEncoder
+from ml.labels.clap_text import CLAP_DIM, clap_text_encoder
 
 CLAP_AUDIO = "clap-audio"
 
@@ -48,7 +48,7 @@ class ClapAudioModel(nn.Module):
         """LAION does not list what it trained on; it may have heard tracks of any corpus."""
         self.log_mel = ClapLogMel(self)
         self._files = files
-        self._text = ClapTextEncoder(files.checkpoint, files.tokenizer)
+        self._text = clap_text_encoder(files)
         self._audio: list[ClapAudio] = []
         self.register_buffer("place", torch.zeros(0), persistent=False)
 
