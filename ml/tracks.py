@@ -16,7 +16,6 @@ Kind = Literal[
 NO_STEMS: tuple[Kind, ...] = ("beats",)
 """Kinds of corpora without stems: nothing of them can be found."""
 
-
 MUSIC = "music"
 """What a stem without a label is conditioned with (Riou et al., section II-E)."""
 
@@ -74,5 +73,5 @@ class Corpus(Protocol):
     root: Path
 
     def tracks(self) -> Iterator[Track]:
-        """All tracks, in an order that is the same on every machine."""
+        """List all tracks, in an order that is the same on every machine."""
         ...

@@ -47,7 +47,7 @@ class ActivityConfig:
 def active_intervals(
     waveform: np.ndarray, rate_hz: int, config: ActivityConfig
 ) -> list[tuple[float, float]]:
-    """Where a waveform sounds.
+    """Find where a waveform sounds.
 
     Args:
         waveform: (samples,) float, full scale 1.0.
@@ -69,12 +69,12 @@ def active_intervals(
 
 
 def active_seconds(intervals: Iterable[tuple[float, float]], start_s: float, end_s: float) -> float:
-    """How many seconds of ``intervals`` (disjoint) lie between ``start_s`` and ``end_s``."""
+    """Count the seconds of ``intervals`` (disjoint) between ``start_s`` and ``end_s``."""
     return math.fsum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in intervals)
 
 
 def frame_power(waveform: np.ndarray, frame_samples: int) -> np.ndarray:
-    """Mean square of each frame: (samples,) → (frame,) float64; the last may be shorter."""
+    """Mean the squares of each frame, the last perhaps shorter: (samples,) → (frame,) float64."""
     samples = len(waveform)
     whole = samples // frame_samples
     body = waveform[: whole * frame_samples].reshape(whole, frame_samples)
@@ -89,7 +89,7 @@ def _power(level_db: float) -> float:
 
 
 def _hysteresis(power: np.ndarray, on: float, off: float) -> np.ndarray:
-    """Per frame: True from a frame ≥ ``on`` until a frame < ``off``."""
+    """Mark each frame: True from a frame ≥ ``on`` until a frame < ``off``."""
     decided = (power >= on) | (power < off)
     if not power.size:
         return np.zeros(0, dtype=bool)

@@ -13,7 +13,7 @@ MIN_ACTIVE_S = 0.25
 def active_starts(
     intervals: Sequence[tuple[float, float]], samples: int, chunk_samples: int, rate_hz: int
 ) -> list[int]:
-    """First samples of the consecutive chunks that sound for at least ``MIN_ACTIVE_S``.
+    """Find the first samples of the consecutive chunks that sound for at least ``MIN_ACTIVE_S``.
 
     Args:
         intervals: when the waveform sounds, in seconds.
@@ -30,7 +30,7 @@ def active_starts(
 
 
 def chunk_starts(samples: int, chunk_samples: int) -> Sequence[int]:
-    """Where consecutive chunks of a waveform start; the last one is aligned to the end.
+    """List where consecutive chunks of a waveform start; the last is aligned to the end.
 
     A waveform shorter than a chunk is one (short) chunk.
     """

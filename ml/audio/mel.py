@@ -153,7 +153,7 @@ class LogMel(nn.Module):
 
 
 def spectrum_vectors(mel: Tensor) -> Tensor:
-    """The spectrum embedding: what needs no learning.
+    """Embed by the spectrum alone, which needs no learning.
 
     Args:
         mel: (batch, mel_bin, frame), standardised.

@@ -1,7 +1,4 @@
-"""What a corpus is: tracks made of stems made of files. Readers live beside this module.
-
-``open_corpus`` is the one door; a reader only lists what is on disk and never decodes audio.
-"""
+"""``open_corpus``: the one door to all readers, by the kind of a corpus's layout."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ def open_corpus(kind: str, root: str | Path, **options: Any) -> Corpus:
 
 
 def kinds_help() -> str:
-    """All kinds with what they are, for the help of a command."""
+    """Describe all kinds in a line, for the help of a command."""
     return "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
 
 
@@ -92,7 +89,7 @@ def _require_known_options(
 
 
 def _hint(kind: str, root: Path) -> str:
-    """For a root that was refused: the kind that would fit it, or the folder near it that fits."""
+    """Name the kind that would fit a root that was refused, or the folder near it that fits."""
     from ml.corpora.readers import medleydb, moisesdb, musdb18, slakh
     from ml.corpora.readers.listing import subfolders
 

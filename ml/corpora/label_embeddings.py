@@ -120,7 +120,7 @@ class TextVectors:
         self._lock = threading.Lock()
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts → (text, dim) float32, unit norm, in the order given.
+        """Encode texts: (text, dim) float32, unit norm, in the order given.
 
         Raises:
             ValueError: a text is empty.
@@ -142,7 +142,7 @@ class TextVectors:
 
 
 def _categories(layout: DataLayout, name: str) -> dict[str, str | None]:
-    """Text → the category that it first occurs under; sorted by text, with "music"."""
+    """Map each text to the category that it first occurs under; by text, with "music"."""
     categories: dict[str, str | None] = {MUSIC: None}
     for labels in read_corpus_tracks(layout, name)["labels"].to_list():
         for text in labels:
@@ -151,7 +151,7 @@ def _categories(layout: DataLayout, name: str) -> dict[str, str | None]:
 
 
 def _known_vectors(path: Path, tag: str) -> dict[str, np.ndarray]:
-    """Vectors on disk that come from the encoder with this tag."""
+    """Read the vectors on disk that come from the encoder with this tag."""
     import polars as pl
 
     if not path.is_file():
@@ -178,7 +178,7 @@ def _write(
 
 
 def _stored_vectors(layout: DataLayout | None, fingerprint: str) -> dict[str, np.ndarray]:
-    """(dim,) per text of the home's ``label_embeddings`` that come from an encoder."""
+    """Read (dim,) per text of the home's ``label_embeddings`` that come from an encoder."""
     found: dict[str, np.ndarray] = {}
     if layout is None:
         return found

@@ -134,7 +134,7 @@ def track_problems(track: Track, scans: Sequence[StemScan]) -> list[str | None]:
 
 
 def content_hash(stem: Stem) -> str | None:
-    """SHA-256 (64 hex digits) over the bytes of a stem's files, None if one cannot be read."""
+    """Hash a stem's files: SHA-256 (64 hex digits) of their bytes, None if one cannot be read."""
     digest = hashlib.sha256()
     try:
         for path in stem.files:

@@ -98,7 +98,7 @@ def build_corpus_tracks(
 
 
 def read_corpus_tracks(layout: DataLayout, name: str) -> pl.DataFrame:
-    """The table of a corpus, one row a stem, ``files`` absolute.
+    """Read the table of a corpus, one row a stem, ``files`` absolute.
 
     Raises:
         ArtifactError: it was not built, or by a newer program.
@@ -117,7 +117,7 @@ def read_corpus_tracks(layout: DataLayout, name: str) -> pl.DataFrame:
 
 
 def tracks_of_table(table: pl.DataFrame) -> list[Track]:
-    """The tracks of a table with their usable stems (``active_s`` > 0), in the table's order."""
+    """List the tracks of a table, in its order, with their usable stems (``active_s`` > 0)."""
     by_track: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.iter_rows(named=True):
         if row["active_s"] > 0:
@@ -137,7 +137,7 @@ def tracks_of_table(table: pl.DataFrame) -> list[Track]:
 def table_rows(
     name: str, tracks: Sequence[Track], scans: Mapping[str, StemScan]
 ) -> list[dict[str, Any]]:
-    """The rows of the table with absolute ``files``, in the corpus's order."""
+    """Make the rows of the table with absolute ``files``, in the corpus's order."""
     rows = []
     for track in tracks:
         measured = [scans[stem.stem_id] for stem in track.stems]
@@ -148,7 +148,7 @@ def table_rows(
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts and hours of table rows; ``hours`` counts each track once, at its longest stem."""
+    """Count rows and hours of a table; ``hours`` counts each track once, at its longest stem."""
     lengths: dict[str, float] = {}
     splits: dict[str, str] = {}
     for row in rows:
@@ -251,7 +251,7 @@ def _identity(
 
 
 def _find(folder: Path, identity: Mapping[str, Any], root: Path) -> Artifact | None:
-    """The artifact on disk if it has this identity, is whole and names this root."""
+    """Find the artifact on disk if it has this identity, is whole and names this root."""
     found = find_current(folder, identity, kinds.CORPUS_TRACKS)
     if found is None or not (folder / TABLE_NAME).is_file():
         return None
@@ -260,7 +260,7 @@ def _find(folder: Path, identity: Mapping[str, Any], root: Path) -> Artifact | N
 
 
 def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
-    """What decides whether a stem must be decoded again."""
+    """Fingerprint what decides whether a stem must be decoded again."""
     files = []
     for path in stem.files:
         state = path.stat() if path.is_file() else None

@@ -124,7 +124,7 @@ def _by_name(names: dict[str, str]) -> dict[str, str]:
 
 
 def _key(text: str) -> str:
-    """Letters and digits only: MoisesDB's types are also met with underscores for spaces."""
+    """Keep letters and digits only: MoisesDB's types are also met with underscores for spaces."""
     return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
@@ -140,7 +140,7 @@ _TEXT_OF_TYPE = {
 
 @cache
 def moisesdb_labels(stem_name: str, track_type: str) -> Labels:
-    """Labels of a file of MoisesDB.
+    """Label a file of MoisesDB.
 
     Args:
         stem_name: ``stemName``, such as ``other_keys``.
@@ -151,7 +151,7 @@ def moisesdb_labels(stem_name: str, track_type: str) -> Labels:
 
 
 def medleydb_labels(instruments: str | Sequence[str]) -> Labels:
-    """Labels of a stem of MedleyDB.
+    """Label a stem of MedleyDB.
 
     Args:
         instruments: what ``instrument`` holds; several in a stem become "violin and cello" in the
@@ -167,7 +167,7 @@ def medleydb_labels(instruments: str | Sequence[str]) -> Labels:
 
 @cache
 def slakh_labels(midi_class: str, program_name: str, *, is_drums: bool) -> Labels:
-    """Labels of a stem of Slakh2100.
+    """Label a stem of Slakh2100.
 
     Args:
         midi_class: ``inst_class``; "Strings (continued)" is "Strings".
@@ -185,7 +185,7 @@ def slakh_labels(midi_class: str, program_name: str, *, is_drums: bool) -> Label
 
 
 def _program(name: str) -> str:
-    """A General MIDI program as people say it: without its number, what is in brackets first."""
+    """Say a General MIDI program as people do: no number, what is in brackets first."""
     text = re.sub(r"\s+", " ", name.strip().lower())
     numbered = re.fullmatch(r"(lead|pad|fx) \d \((.+)\)", text)
     if numbered:
@@ -196,7 +196,7 @@ def _program(name: str) -> str:
 
 
 def _cleaned(text: str) -> str:
-    """Lower-case words without what is in brackets."""
+    """Reduce to lower-case words without what is in brackets."""
     words = re.sub(r"\(.*?\)", " ", text.lower().replace("_", " "))
     return re.sub(r"\s+", " ", words).strip(" ,;")
 

@@ -129,12 +129,12 @@ _CATEGORY_OF = {text: name for name, texts in CATEGORIES.items() for text in (na
 
 
 def category_of(text: str) -> str | None:
-    """The category of a text of the taxonomy ("synth bass" → "bass"), None for other texts."""
+    """Find the category of a text of the taxonomy ("synth bass" → "bass"), None for others."""
     return _CATEGORY_OF.get(text)
 
 
 def four_class(labels: Sequence[str]) -> FourClass:
-    """The class of a stem in MUSDB18's sense.
+    """Class a stem in MUSDB18's sense.
 
     Args:
         labels: coarse to fine, free text.

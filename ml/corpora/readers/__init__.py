@@ -1,1 +1,5 @@
-"""readers."""
+"""Readers: one file a layout, each a class with a ``root`` and ``tracks()``.
+
+They share how a folder is listed (``listing``) and how the metadata that corpora bring along are
+read (``metadata``). A reader names instruments through ``ml.labels.names`` and opens no audio.
+"""

@@ -91,7 +91,7 @@ class BeatSet:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many of each, for tables and metadata."""
+        """Counts of each, for tables and metadata."""
         return {
             "tracks": len(self.tracks),
             "beats": sum(len(track.beats) for track in self.tracks),
@@ -125,7 +125,7 @@ class BeatCorpus:
             )
 
     def tracks(self) -> Iterator[Track]:
-        """All annotated tracks that have a recording."""
+        """List all annotated tracks that have a recording."""
         split = "test" if self.beat_set.name in UNFOLDED else None
         for track in self.beat_set.tracks:
             yield Track(track_id=track.track_id, stems=track.stems, split=split)

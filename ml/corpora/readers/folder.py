@@ -40,7 +40,7 @@ class FolderCorpus:
         _require_tracks(self.root)
 
     def tracks(self) -> Iterator[Track]:
-        """All track folders that hold audio, sorted by name."""
+        """List all track folders that hold audio, sorted by name."""
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
             files = _stem_files(folder)
             if files:
@@ -59,7 +59,7 @@ class FolderCorpus:
 
 
 def labels_of_name(name: str, track_id: str = "") -> tuple[str, ...]:
-    """The labels that a file name without suffix says: none, one, or category and text."""
+    """Read the labels off a file name without suffix: none, one, or category and text."""
     text = _clean(name.removeprefix(track_id))
     if not text:
         return ()
@@ -68,7 +68,7 @@ def labels_of_name(name: str, track_id: str = "") -> tuple[str, ...]:
 
 
 def _clean(name: str) -> str:
-    """Lower-case words without the small numbers and the word "stem" around them."""
+    """Reduce to lower-case words without the small numbers and the word "stem" around them."""
     words = re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
     words = re.sub(r"^(\d{1,2}(?!\w)|stems?(?!\w)|\s)+", "", words)
     return re.sub(r"((?<!\w)\d{1,2}|(?<!\w)stems?|\s)+$", "", words).strip()

@@ -15,7 +15,7 @@ _SHOWN = 6
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Its folders sorted by ``id_of``, hidden ones left out; [] if it is no folder.
+    """List its folders sorted by ``id_of``, hidden ones left out; [] if it is no folder.
 
     Raises:
         CorpusError: it may not be listed.
@@ -24,7 +24,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def file_paths(folder: Path) -> list[Path]:
-    """What is in it and no folder, sorted by ``id_of``, hidden files left out; [] if there is none.
+    """List what is in it and no folder, by ``id_of``, without hidden files; [] if there is none.
 
     Raises:
         CorpusError: it may not be listed.
@@ -33,12 +33,12 @@ def file_paths(folder: Path) -> list[Path]:
 
 
 def id_of(name: str) -> str:
-    """A name from disk as an id: Unicode NFC (macOS stores accents apart, others as they come)."""
+    """Make a name from disk an id: Unicode NFC (macOS stores accents apart)."""
     return unicodedata.normalize("NFC", name)
 
 
 def nothing_found(root: Path, kind: str, looked_for: str) -> CorpusError:
-    """The error for a root that does not hold a corpus of this kind: says what is there instead."""
+    """Say of a root that holds no corpus of this kind what is there instead."""
     if root.is_file():
         return CorpusError(f"{root} is a file; expected a folder: looked for {looked_for}")
     shown = list(islice(_described(root), _SHOWN + 1))
@@ -66,7 +66,7 @@ def _by_id(path: Path) -> str:
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The entries of a folder in any order; hidden ones left out."""
+    """List the entries of a folder in any order; hidden ones left out."""
     try:
         with os.scandir(folder) as found:
             yield from (entry for entry in found if not entry.name.startswith("."))

@@ -61,7 +61,7 @@ class ManifestCorpus:
         self._tracks = [self._track(rows) for rows in by_track.values()]
 
     def tracks(self) -> Iterator[Track]:
-        """All tracks, in the order of their first rows."""
+        """List all tracks, in the order of their first rows."""
         yield from self._tracks
 
     def _track(self, rows: list[_Row]) -> Track:
@@ -153,7 +153,7 @@ def _start(where: str, text: str) -> float:
 
 
 def _stem_names(rows: list[_Row]) -> list[str]:
-    """The stem of each row: its ``stem_id``, else its file's name, else its path if ambiguous."""
+    """Name the stem of each row: its ``stem_id``, else its file's name, else its path."""
     _require_distinct_audio(rows)
     names = [row.stem_name or Path(row.audio).stem for row in rows]
     taken = Counter(names)
@@ -176,7 +176,7 @@ def _require_distinct_audio(rows: list[_Row]) -> None:
 
 
 def _common_labels(rows: list[_Row]) -> tuple[str, ...]:
-    """What the labels of a stem's files agree on, coarse to fine; unlabelled files do not count."""
+    """Keep what a stem's files agree on, coarse to fine; unlabelled files do not count."""
     labels = [row.labels for row in rows if row.labels]
     shared = []
     for level in zip(*labels, strict=False):

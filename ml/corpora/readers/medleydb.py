@@ -62,7 +62,7 @@ class MedleyDbCorpus:
             )
 
     def tracks(self) -> Iterator[Track]:
-        """All songs that have stems, sorted by ID.
+        """List all songs that have stems, sorted by ID.
 
         Raises:
             CorpusError: the metadata of a song are missing or broken; names the file.
@@ -107,12 +107,12 @@ class MedleyDbCorpus:
 
 
 def holds_corpus(root: Path) -> bool:
-    """Whether some song with stems is below the root."""
+    """Tell whether some song with stems is below the root."""
     return any(True for _ in _songs(root))
 
 
 def _songs(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """The folder of each song and its stem files."""
+    """List the folder of each song and its stem files."""
     for name in _AUDIO_FOLDERS:
         for folder in subfolders(root / name):
             listed = file_paths(folder / f"{folder.name}_STEMS")
@@ -122,7 +122,7 @@ def _songs(root: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _instruments(data: dict[str, Any], path: Path, track_id: str) -> dict[str, str | list[str]]:
-    """Name of each stem's file → ``instrument`` as it is written: a text or a list of texts."""
+    """Map each stem's file name to ``instrument`` as written: a text or a list of texts."""
     found = {}
     for key, value in mapping_of(data.get("stems"), path, "stems").items():
         stem = mapping_of(value, path, f"stems: {key}")

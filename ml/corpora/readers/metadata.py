@@ -12,7 +12,7 @@ _REMEDY = "extract the corpus again, or take the track out"
 
 
 def read_json_metadata(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
         CorpusError: missing, unreadable, not JSON, or no object.
@@ -26,7 +26,7 @@ def read_json_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_yaml_metadata(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, every scalar in it as text.
+    """Read a YAML file that holds a mapping, every scalar in it as text.
 
     Text, because a title may be ``1984`` or ``Yes``, and because it is three times as fast.
 
@@ -44,7 +44,7 @@ def read_yaml_metadata(path: Path) -> dict[str, Any]:
 
 
 def mapping_of(value: object, path: Path, key: str = "") -> dict[str, Any]:
-    """The value of a key of a metadata file, or of the whole file; YAML's empty value is {}.
+    """Require a mapping under a key, or as the whole file; YAML's empty value is {}.
 
     Raises:
         CorpusError: it is missing or something else.
@@ -57,7 +57,7 @@ def mapping_of(value: object, path: Path, key: str = "") -> dict[str, Any]:
 
 
 def list_of(value: object, path: Path, key: str) -> list[Any]:
-    """The value of a key of a metadata file.
+    """Require a list under a key of a metadata file.
 
     Raises:
         CorpusError: it is missing or something else.
@@ -68,12 +68,12 @@ def list_of(value: object, path: Path, key: str) -> list[Any]:
 
 
 def text_of(value: object) -> str:
-    """A scalar of a metadata file as text, "" where there is none."""
+    """Take a scalar of a metadata file as text, "" where there is none."""
     return "" if value is None or isinstance(value, dict | list) else str(value).strip()
 
 
 def yes_or_no(value: object) -> bool | None:
-    """True or false as corpora write it (``true``, "yes", "no"), None for anything else."""
+    """Read true or false as corpora write it ("yes", "no"), None for anything else."""
     return {"true": True, "yes": True, "false": False, "no": False}.get(text_of(value).lower())
 
 

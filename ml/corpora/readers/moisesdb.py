@@ -56,7 +56,7 @@ class MoisesDbCorpus:
             raise nothing_found(self.root, KIND, LOOKED_FOR)
 
     def tracks(self) -> Iterator[Track]:
-        """All songs that have files.
+        """List all songs that have files.
 
         Raises:
             CorpusError: a ``data.json`` is broken; names it.
@@ -83,7 +83,7 @@ class MoisesDbCorpus:
 
 
 def holds_corpus(root: Path) -> bool:
-    """Whether some song lies in a folder of the root."""
+    """Tell whether some song lies in a folder of the root."""
     return any(True for _ in _track_folders(root))
 
 
@@ -95,7 +95,7 @@ def _track_folders(root: Path) -> Iterator[Path]:
 
 
 def _files(data: dict[str, Any], path: Path) -> list[_File]:
-    """The files of a song in the order of its metadata; one that is listed twice counts once."""
+    """List the files of a song as its metadata do; one that is listed twice counts once."""
     files: dict[Path, _File] = {}
     for item in list_of(data.get("stems"), path, "stems"):
         stem = mapping_of(item, path, "stems")
@@ -149,6 +149,6 @@ def _stems_by_type(track_id: str, files: list[_File]) -> tuple[Stem, ...]:
 
 
 def _any_bleed(files: list[_File]) -> bool | None:
-    """Whether one of the files has bleed; None if none is said to and one is not spoken of."""
+    """Tell whether a file has bleed; None if none is said to and one is not spoken of."""
     said = {file.has_bleed for file in files}
     return True if True in said else None if None in said else False

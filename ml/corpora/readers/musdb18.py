@@ -54,7 +54,7 @@ class Musdb18Corpus:
             raise nothing_found(self.root, KIND, LOOKED_FOR)
 
     def tracks(self) -> Iterator[Track]:
-        """All songs, sorted by name within ``train`` and ``test``."""
+        """List all songs, sorted by name within ``train`` and ``test``."""
         for folder in _FOLDERS:
             songs = _stem_files(self.root / folder) | _wav_folders(self.root / folder)
             for track_id in sorted(songs):
@@ -62,7 +62,7 @@ class Musdb18Corpus:
 
 
 def holds_corpus(root: Path) -> bool:
-    """Whether some song lies under ``train`` or ``test``."""
+    """Tell whether some song lies under ``train`` or ``test``."""
     return any(
         any(_is_stem_file(path) for path in file_paths(root / name))
         or any(_has_wav_stems(path) for path in subfolders(root / name))
@@ -82,7 +82,7 @@ def _stem_files(folder: Path) -> dict[str, tuple[Stem, ...]]:
 
 
 def _wav_folders(folder: Path) -> dict[str, tuple[Stem, ...]]:
-    """Folders with at least one of the stems; that another is missing is the scan's to say."""
+    """List folders with at least one stem; that another is missing is the scan's to say."""
     found = {}
     for path in filter(_has_wav_stems, subfolders(folder)):
         track_id = id_of(path.name)

@@ -62,7 +62,7 @@ class SlakhCorpus:
             raise nothing_found(self.root, KIND, LOOKED_FOR)
 
     def tracks(self) -> Iterator[Track]:
-        """All songs that have stems, sorted by name within their split.
+        """List all songs that have stems, sorted by name within their split.
 
         Raises:
             CorpusError: a ``metadata.yaml`` is missing or broken; names it.
@@ -75,12 +75,12 @@ class SlakhCorpus:
 
 
 def holds_corpus(root: Path) -> bool:
-    """Whether some song with stems is in the root or in a split's folder (``omitted`` too)."""
+    """Tell whether some song with stems is in the root or in a split's folder (``omitted`` too)."""
     return any(True for name in ("", *_SPLITS) for _ in _songs(root / name))
 
 
 def _songs(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
-    """The folder of each song and its stem files by name (``S00``)."""
+    """List the folder of each song and its stem files by name (``S00``)."""
     for song in subfolders(folder):
         if not song.name.startswith("Track"):
             continue
