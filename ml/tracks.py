@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +76,18 @@ class Corpus(Protocol):
     def tracks(self) -> Iterator[Track]:
         """List all tracks, in an order that is the same on every machine."""
         ...
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name from disk is UTF-8: others cannot stand in tables."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def shown(name: object) -> str:
+    r"""Write a name or path from disk for people: bytes that are not UTF-8 as Windows wrote them.
+
+    >>> shown(os.fsdecode(b"H\xf6he"))
+    'Höhe'
+    """
+    text = str(name)
+    return text if is_text(text) else os.fsencode(text).decode("cp1252", errors="replace")

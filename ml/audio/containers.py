@@ -4,11 +4,16 @@ An AAC encoder puts about 1,000 to 2,000 samples of padding in front. A file say
 ways: by an edit list (FFmpeg marks the packets as discarded) or by Apple's ``iTunSMPB`` tag (the
 first packet carries a number of samples to skip, and time stamps still count them). An edit list
 may also delay the stream. Either way sample 0 here is sample 0 of what was encoded.
+
+Whatever stands in between keeps its place too: where the time stamps of two frames leave a gap (a
+recorder was paused, a packet is damaged) it is filled with silence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +23,46 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
+MAX_S = 6 * 3600.0
+"""A longer recording is refused: a header or time stamp that lies, or nothing that is a stem."""
 _MAX_PADDING_SAMPLES = 8192
 """A tag that says more than this was cut is not believed."""
+_GAP_S = 0.008
+"""Time stamps that jump by more leave a gap; some containers round them to ms."""
+_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,matroska,mov,mp3,mpeg,mpegts,ogg,rm,tta,voc,"
+    "w64,wav,webm,wv"
+)
+"""What FFmpeg may take a file for: nothing that opens other files (playlists, ``ffconcat``)."""
+_LENGTH_FORMATS = ("mov", "flac", "matroska", "wav", "w64", "aiff", "caf")
+"""Formats whose stated length is a promise and no estimate."""
 
 
 class ContainerError(ValueError):
     """A container cannot be decoded; the message says why in a few words, without the path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerInfo:
+    """What a container says about one of its audio streams."""
+
+    rate_hz: int
+    channels: int
+    duration_s: float | None
+    """None: it says nothing, or only an estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerAudio:
+    """One decoded audio stream of a container."""
+
+    waveform: np.ndarray
+    """(samples,) float32 mono at ``rate_hz``."""
+    rate_hz: int
+    """Of the decoded frames."""
+    info: ContainerInfo
+    lost: int
+    """Packets that could not be decoded; silence stands for them."""
 
 
 @dataclass(kw_only=True)
@@ -35,61 +74,78 @@ class _TimeLine:
     end_s: float | None = None
     """End of the last packet."""
     frames: list[np.ndarray] = field(default_factory=list)
-    """Decoded audio, (samples,) float32 each."""
+    """Decoded audio and the silence in its gaps, (samples,) float32 each."""
+    samples: int = 0
+    """Of ``frames``."""
     first_s: float = 0.0
     """Time stamp of the first frame."""
     rate_hz: int = 0
     """Rate of the decoded frames (HE-AAC: not the container's)."""
+    lost: int = 0
+    """Packets that could not be decoded."""
 
 
-def read_container(path: Path, stream: int) -> tuple[np.ndarray, int]:
-    """One audio stream of a container.
+def read_container(path: Path, stream: int) -> ContainerAudio:
+    """Decode one audio stream of a container.
 
     Args:
         path: the file; it exists.
         stream: index among its audio streams.
 
-    Returns:
-        (samples,) float32 mono at the file's own rate, and that rate in Hz.
-
     Raises:
-        ContainerError: not decodable, or there is no such stream.
+        ContainerError: not decodable, longer than ``MAX_S``, or there is no such stream.
     """
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            line = _decode(container, _audio_stream(container, stream))
-            is_mp4 = "mp4" in container.format.name
-            tag = container.metadata.get("iTunSMPB", "")
-    except (FFmpegError, UnicodeDecodeError) as error:
-        raise ContainerError(_reason(error)) from None
+    with _opened(path) as container:
+        found = _audio_stream(container, stream)
+        info = _info(container, found)
+        line = _decode(container, found)
+        is_mp4 = "mp4" in container.format.name
+        tag = container.metadata.get("iTunSMPB", "")
     if not line.frames:
-        return np.zeros(0, dtype=np.float32), line.rate_hz or 1
-    waveform = np.concatenate(line.frames)
-    return (_placed(waveform, line, tag) if is_mp4 else waveform), line.rate_hz
+        waveform = np.zeros(0, dtype=np.float32)
+    else:
+        waveform = np.concatenate(line.frames)
+        waveform = _placed(waveform, line, tag) if is_mp4 else waveform
+    rate_hz = line.rate_hz or info.rate_hz
+    return ContainerAudio(waveform=waveform, rate_hz=rate_hz, info=info, lost=line.lost)
 
 
-def probe_container(path: Path, stream: int) -> tuple[int, int, float]:
-    """Rate in Hz, channels and length in s of one audio stream, without decoding it.
+def probe_container(path: Path, stream: int) -> ContainerInfo:
+    """Read what one audio stream is, without decoding it; a length that is not said is counted.
 
     Raises:
         ContainerError: not a container, or there is no such stream.
     """
+    with _opened(path) as container:
+        found = _audio_stream(container, stream)
+        info = _info(container, found)
+        if info.duration_s is not None:
+            return info
+        first_s, end_s = None, 0.0
+        for packet in container.demux(found):
+            if packet.pts is not None and packet.duration and packet.time_base is not None:
+                begin_s = float(packet.pts * packet.time_base)
+                first_s = begin_s if first_s is None else first_s
+                end_s = max(end_s, begin_s + float(packet.duration * packet.time_base))
+        return replace(info, duration_s=end_s - (first_s or 0.0))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    """Open a file for FFmpeg, by its bytes: a name is no URL, whatever stands in it."""
     import av
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
-            found = _audio_stream(container, stream)
-            if found.duration is not None and found.time_base is not None:
-                duration_s = float(found.duration * found.time_base)
-            else:
-                duration_s = (container.duration or 0) / 1e6
-            return found.rate, found.channels, duration_s
-    except (FFmpegError, UnicodeDecodeError) as error:
+        with (
+            path.open("rb") as file,
+            av.open(file, mode="r", options={"format_whitelist": _FORMATS}) as container,
+        ):
+            yield container
+    except (FFmpegError, OSError, UnicodeError) as error:
         raise ContainerError(_reason(error)) from None
+    except (ArithmeticError, AttributeError, IndexError, MemoryError, TypeError) as error:
+        raise ContainerError(f"FFmpeg: damaged ({type(error).__name__})") from None
 
 
 def _audio_stream(container: InputContainer, index: int) -> av.AudioStream:
@@ -99,7 +155,18 @@ def _audio_stream(container: InputContainer, index: int) -> av.AudioStream:
     return streams[index]
 
 
+def _info(container: InputContainer, stream: av.AudioStream) -> ContainerInfo:
+    if stream.codec_context is None or not stream.rate or not stream.channels:
+        raise ContainerError("FFmpeg: a codec that it does not know")
+    duration_s = None
+    if stream.duration and stream.time_base and container.format.name.startswith(_LENGTH_FORMATS):
+        duration_s = float(stream.duration * stream.time_base)
+    return ContainerInfo(rate_hz=stream.rate, channels=stream.channels, duration_s=duration_s)
+
+
 def _decode(container: InputContainer, stream: av.AudioStream) -> _TimeLine:
+    from av.error import InvalidDataError
+
     line = _TimeLine()
     is_first_packet = True
     for packet in container.demux(stream):
@@ -108,16 +175,41 @@ def _decode(container: InputContainer, stream: av.AudioStream) -> _TimeLine:
             is_first_packet = False
         if packet.pts is not None and packet.duration and packet.time_base is not None:
             line.end_s = float((packet.pts + packet.duration) * packet.time_base)
-        for frame in packet.decode():
-            if not line.frames:
-                line.first_s = frame.time or 0.0
-                line.rate_hz = frame.sample_rate
-            line.frames.append(_mono(frame))
+        try:
+            frames = packet.decode()
+        except InvalidDataError:
+            line.lost += 1
+            continue
+        for frame in frames:
+            _append(line, frame)
     return line
 
 
+def _append(line: _TimeLine, frame: av.AudioFrame) -> None:
+    """Put a frame where its time stamp says, which is behind the last one or after a gap."""
+    if not line.frames:
+        line.first_s = frame.time or 0.0
+        line.rate_hz = frame.sample_rate
+    elif frame.sample_rate != line.rate_hz:
+        raise ContainerError(f"its rate changes from {line.rate_hz} to {frame.sample_rate} Hz")
+    elif frame.time is not None:
+        gap = round((frame.time - line.first_s) * line.rate_hz) - line.samples
+        if gap > _GAP_S * line.rate_hz:
+            _require_short(line, gap)
+            line.frames.append(np.zeros(gap, dtype=np.float32))
+            line.samples += gap
+    line.frames.append(_mono(frame))
+    line.samples += frame.samples
+    _require_short(line, 0)
+
+
+def _require_short(line: _TimeLine, more: int) -> None:
+    if line.samples + more > MAX_S * line.rate_hz:
+        raise ContainerError(f"it lasts over {MAX_S / 3600:.0f} h by its frames or time stamps")
+
+
 def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """Mean of the channels of a frame: (samples,) float32, full scale 1.0."""
+    """Mix the channels of a frame: (samples,) float32, full scale 1.0."""
     values = frame.to_ndarray()
     channels = frame.layout.nb_channels
     if not frame.format.is_planar:
@@ -135,6 +227,8 @@ def _placed(waveform: np.ndarray, line: _TimeLine, tag: str) -> np.ndarray:
     if line.is_shifted:
         return _without_padding(waveform, tag)
     delay = max(0, round(line.first_s * line.rate_hz))
+    if delay > MAX_S * line.rate_hz:
+        raise ContainerError(f"it begins {line.first_s:.0f} s late by its time stamps")
     if line.end_s is not None:
         length = round(line.end_s * line.rate_hz) - delay
         if 0 < len(waveform) - length <= _MAX_PADDING_SAMPLES:

@@ -1,19 +1,28 @@
 """Audio files as waveforms: float32, mono, at the rate that is asked for.
 
 libsndfile reads wav, flac, ogg and mp3 (without the encoder's padding), ``ml.audio.containers``
-everything else (m4a, mp4, aac). Mono is the mean of the channels; rates are changed by soxr's HQ
-band-limited filter, so that n samples become round(n · new / old). Nothing here writes audio.
+everything else (m4a, mp4, aac), and what libsndfile cannot read to its end. Mono is the mean of the
+channels; rates are changed by soxr's HQ band-limited filter, so that n samples become
+round(n · new / old). Nothing here writes audio.
+
+No header is believed: what was decoded is compared with what the file promises
+(``ml.audio.headers``), and a file that is shorter has a ``problem``. It is used all the same where
+at least ``USABLE_SHARE`` of it is there; whoever scans leaves out the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from ml.audio.headers import Header, read_header
 from ml.tracks import Stem
 
 AUDIO_SUFFIXES = frozenset(
@@ -24,6 +33,17 @@ AUDIO_SUFFIXES = frozenset(
 
 CONTAINER_SUFFIXES = frozenset((".m4a", ".mp4", ".aac"))
 """What libsndfile need not be asked about."""
+USABLE_SHARE = 0.9
+"""A stem that holds less of its promised length is left out."""
+MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 768_000
+"""Rates of recordings; a header with another one is wrong."""
+_SHORT_S = 0.2
+"""A container may promise so much more than it holds: padding is counted by some."""
+_BLOCK_SAMPLES = 1 << 18
+_REPLACE = "copy or download it again, or take it out of the corpus"
+_DAMAGED = (ArithmeticError, MemoryError, OSError, UnicodeError, ValueError)
+"""What libsndfile's binding raises besides its own errors for headers that lie."""
+_log = logging.getLogger(__name__)
 
 
 class AudioError(ValueError):
@@ -42,8 +62,34 @@ class AudioInfo:
     """Length in s."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A decoded file."""
+
+    waveform: np.ndarray
+    """(samples,) float32 mono at the rate that was asked for; full scale is 1.0."""
+    info: AudioInfo
+    """Of the file; its length is that of what was decoded."""
+    share: float
+    """How much of its promised length it holds."""
+    problem: str | None
+    """What is wrong with it, one sentence that names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """What a decoder gives: ``Decoded`` at the file's own rate, with a problem without its path."""
+
+    waveform: np.ndarray
+    rate_hz: int
+    """Of the waveform (HE-AAC: not that of the file)."""
+    info: AudioInfo
+    share: float
+    problem: str | None
+
+
 def read_stem(stem: Stem, rate_hz: int = 16000) -> np.ndarray:
-    """A stem as it sounds in its track.
+    """Decode a stem as it sounds in its track.
 
     Args:
         stem: its files are summed, shorter ones padded with silence at the end.
@@ -71,7 +117,7 @@ def mix_parts(parts: Sequence[np.ndarray], start_samples: int = 0) -> np.ndarray
 
 
 def read_audio(path: str | Path, *, rate_hz: int, stream: int | None = None) -> np.ndarray:
-    """A whole file.
+    """Decode a whole file; what it lacks of its promised length is logged.
 
     Args:
         path: the file.
@@ -82,21 +128,41 @@ def read_audio(path: str | Path, *, rate_hz: int, stream: int | None = None) -> 
         (samples,) float32 mono (mean of the channels) at ``rate_hz``; full scale is 1.0.
 
     Raises:
-        AudioError: the file is missing, empty, cannot be decoded, lacks that stream, or holds NaN
-            or infinite samples; names the file and what to do.
+        AudioError: as ``decode_audio``.
+    """
+    decoded = decode_audio(path, rate_hz=rate_hz, stream=stream)
+    if decoded.problem:
+        _log.warning("%s", decoded.problem)
+    return decoded.waveform
+
+
+def decode_audio(path: str | Path, *, rate_hz: int, stream: int | None = None) -> Decoded:
+    """Decode a whole file, and compare it with what it promises.
+
+    Args:
+        path: the file.
+        rate_hz: rate of the waveform.
+        stream: index among the audio streams of a container; None: the first.
+
+    Raises:
+        AudioError: the file is missing, empty, cannot be decoded, lacks that stream, says a rate or
+            length that no recording has, or holds NaN or infinite samples; names the file and what
+            to do.
     """
     path = Path(path)
-    waveform, found_hz = _decode(path, stream)
-    if not waveform.size:
+    raw = decode_raw(path, stream)
+    if not raw.waveform.size:
         raise AudioError(f"{path} holds no samples; replace it, or take it out of the corpus")
-    finite = np.isfinite(waveform)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise AudioError(
-            f"{path} holds NaN or infinite samples ({bad.size} of {waveform.size}, the first at "
-            f"{bad[0] / found_hz:.3f} s); export it again, or take it out of the corpus"
-        )
-    return resample(waveform, found_hz, rate_hz)
+    _require_finite(path, raw.waveform, raw.rate_hz)
+    waveform = resample(raw.waveform, raw.rate_hz, rate_hz)
+    if waveform is not raw.waveform:
+        _require_finite(path, waveform, rate_hz)  # sums in the filter may overflow
+    return Decoded(
+        waveform=waveform,
+        info=raw.info,
+        share=raw.share,
+        problem=None if raw.problem is None else f"{path} {raw.problem}",
+    )
 
 
 def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -115,52 +181,143 @@ def probe(path: str | Path, stream: int | None = None) -> AudioInfo:
         AudioError: the file is missing, empty or not audio, or lacks that stream.
     """
     path = Path(path)
-    _require_file(path)
-    if _for_libsndfile(path, stream):
+    header = checked_header(path)
+    if is_for_libsndfile(path, stream, header):
         try:
-            info = soundfile.info(str(path))
-        except soundfile.LibsndfileError:
-            pass
-        else:
-            return AudioInfo(
-                rate_hz=info.samplerate,
-                channels=info.channels,
-                duration_s=info.frames / info.samplerate,
-            )
+            frames = 0
+            for file in _opened(path, header):
+                with file:
+                    require_plausible(path, file.samplerate)
+                    frames += file.frames
+                    rate_hz, channels = file.samplerate, file.channels
+            return AudioInfo(rate_hz=rate_hz, channels=channels, duration_s=frames / rate_hz)
+        except (soundfile.LibsndfileError, *_DAMAGED) as error:
+            if isinstance(error, AudioError):
+                raise
     from ml.audio.containers import ContainerError, probe_container
 
     try:
-        rate_hz, channels, duration_s = probe_container(path, stream or 0)
+        found = probe_container(path, stream or 0)
     except ContainerError as error:
         raise _undecodable(path, str(error)) from None
-    return AudioInfo(rate_hz=rate_hz, channels=channels, duration_s=duration_s)
+    require_plausible(path, found.rate_hz)
+    return AudioInfo(
+        rate_hz=found.rate_hz, channels=found.channels, duration_s=found.duration_s or 0.0
+    )
 
 
-def _decode(path: Path, stream: int | None) -> tuple[np.ndarray, int]:
-    """(samples,) float32 mono at the file's own rate, and that rate in Hz."""
-    _require_file(path)
-    if _for_libsndfile(path, stream):
+def is_for_libsndfile(path: Path, stream: int | None, header: Header | None = None) -> bool:
+    """Tell whether libsndfile reads all of a file, or should be asked first."""
+    if stream or path.suffix.lower() in CONTAINER_SUFFIXES:
+        return False
+    return (header or read_header(path)).has_length
+
+
+def decode_raw(path: Path, stream: int | None) -> Raw:
+    """Decode by libsndfile if the header can be believed; by FFmpeg if not, or if it reads less.
+
+    Raises:
+        AudioError: as ``decode_audio``, but for what only all samples show.
+    """
+    header = checked_header(path)
+    first = reason = None
+    if is_for_libsndfile(path, stream, header):
         try:
-            with soundfile.SoundFile(str(path)) as file:
-                # 16-bit samples stay integers until they are mixed: five times less to write.
-                kind = "int16" if file.subtype == "PCM_16" else "float32"
-                return _mono(file.read(dtype=kind)), file.samplerate
-        except soundfile.LibsndfileError:
-            pass  # a wrong suffix or a codec that only FFmpeg knows
+            first = _decode_by_libsndfile(path, header)
+        except (soundfile.LibsndfileError, *_DAMAGED) as error:
+            if isinstance(error, AudioError):
+                raise
+            reason = str(error).rstrip(
+                "."
+            )  # a wrong suffix, a codec that only FFmpeg knows, damage
+        if first is not None and first.waveform.size and first.share == 1.0:
+            return first
+    try:
+        second = _decode_by_ffmpeg(path, stream, header, reason)
+    except AudioError:
+        if first is None or not first.waveform.size:
+            raise
+        return first
+    return second if first is None or len(second.waveform) > len(first.waveform) else first
+
+
+def _decode_by_libsndfile(path: Path, header: Header) -> Raw:
+    blocks: list[np.ndarray] = []
+    promised = 0
+    for file in _opened(path, header):
+        with file:
+            require_plausible(path, file.samplerate)
+            # 16-bit samples stay integers until they are mixed: five times less to write.
+            kind = "int16" if file.subtype == "PCM_16" else "float32"
+            while len(block := file.read(_BLOCK_SAMPLES, dtype=kind)):  # believes no header's size
+                blocks.append(_mono(block))
+                _require_short(path, len(blocks) * _BLOCK_SAMPLES / file.samplerate)
+            promised += file.frames
+            rate_hz, channels = file.samplerate, file.channels
+    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    info = AudioInfo(rate_hz=rate_hz, channels=channels, duration_s=len(waveform) / rate_hz)
+    share = min(header.share, len(waveform) / promised if promised > 0 else 1.0)
+    return _raw(waveform, info, share, header)
+
+
+def _opened(path: Path, header: Header) -> Iterator[soundfile.SoundFile]:
+    """Open a file, or each of the files that were joined in it."""
+    if not header.pieces:
+        yield soundfile.SoundFile(os.fsencode(path))
+        return
+    content = path.read_bytes()
+    for begin, end in header.pieces:
+        yield soundfile.SoundFile(BytesIO(content[begin:end]))
+
+
+def _decode_by_ffmpeg(path: Path, stream: int | None, header: Header, reason: str | None) -> Raw:
+    """Decode by FFmpeg; ``reason``: why libsndfile could not, said of a file that is not whole."""
     from ml.audio.containers import ContainerError, read_container
 
     try:
-        return read_container(path, stream or 0)
+        found = read_container(path, stream or 0)
     except ContainerError as error:
         raise _undecodable(path, str(error)) from None
+    require_plausible(path, found.rate_hz)
+    lasts_s = len(found.waveform) / found.rate_hz
+    info = AudioInfo(rate_hz=found.info.rate_hz, channels=found.info.channels, duration_s=lasts_s)
+    promised_s = header.promised_s or found.info.duration_s or lasts_s
+    share = min(1.0, header.share)
+    if promised_s - lasts_s > _SHORT_S:
+        share = min(share, lasts_s / promised_s)
+    raw = _raw(found.waveform, info, share, header, rate_hz=found.rate_hz)
+    if raw.problem is None and found.lost:
+        why = f" ({reason})" if reason else ""
+        problem = f"is damaged: {found.lost} of its packets cannot be decoded{why}; {_REPLACE}"
+        raw = replace(raw, problem=problem)
+    return raw
 
 
-def _for_libsndfile(path: Path, stream: int | None) -> bool:
-    return not stream and path.suffix.lower() not in CONTAINER_SUFFIXES
+def _raw(
+    waveform: np.ndarray,
+    info: AudioInfo,
+    share: float,
+    header: Header,
+    rate_hz: int | None = None,
+) -> Raw:
+    problem = None
+    if share < 1.0:
+        problem = (
+            f"holds {info.duration_s:.1f} s of the {info.duration_s / max(share, 1e-9):.1f} s that "
+            f"its header promises: it was cut off; {_REPLACE}"
+        )
+    elif not header.has_end:
+        problem = (
+            f"ends after {info.duration_s:.1f} s without its end mark: perhaps it was cut off; "
+            f"{_REPLACE}"
+        )
+    return Raw(
+        waveform=waveform, rate_hz=rate_hz or info.rate_hz, info=info, share=share, problem=problem
+    )
 
 
 def _mono(waveform: np.ndarray) -> np.ndarray:
-    """(samples,) or (samples, channel), float32 or int16 → (samples,) float32."""
+    """Mix (samples,) or (samples, channel), float32 or int16, to (samples,) float32."""
     full_scale = 32768 if waveform.dtype == np.int16 else 1
     if waveform.ndim == 1 and full_scale == 1:
         return waveform
@@ -172,14 +329,56 @@ def _mono(waveform: np.ndarray) -> np.ndarray:
     return total
 
 
-def _require_file(path: Path) -> None:
+def checked_header(path: Path) -> Header:
+    """Read what a file promises.
+
+    Raises:
+        AudioError: it is no regular file, empty or not readable.
+    """
     remedy = "correct the path, or take it out of the corpus"
     if path.is_dir():
         raise AudioError(f"{path} is a folder, expected an audio file; {remedy}")
     if not path.is_file():
-        raise AudioError(f"{path} does not exist; {remedy}")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes); replace it, or take it out of the corpus")
+        kind = "is no regular file" if os.path.lexists(path) else "does not exist"
+        raise AudioError(f"{path} {kind}; {remedy}")
+    try:
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path} is empty (0 bytes); replace it, or take it out of the corpus")
+        return read_header(path)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+
+
+def require_plausible(path: Path, rate_hz: int) -> None:
+    """Refuse a rate that no recording has.
+
+    Raises:
+        AudioError: it is one.
+    """
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise AudioError(
+            f"{path} says that it has {rate_hz} samples a second, expected {MIN_RATE_HZ} to "
+            f"{MAX_RATE_HZ}; its header is wrong: export it again, or take it out of the corpus"
+        )
+
+
+def _require_short(path: Path, lasts_s: float) -> None:
+    from ml.audio.containers import MAX_S
+
+    if lasts_s > MAX_S:
+        raise AudioError(
+            f"{path} lasts over {MAX_S / 3600:.0f} h; cut it, or take it out of the corpus"
+        )
+
+
+def _require_finite(path: Path, waveform: np.ndarray, rate_hz: int) -> None:
+    finite = np.isfinite(waveform)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise AudioError(
+            f"{path} holds NaN or infinite samples ({bad.size} of {waveform.size}, the first at "
+            f"{bad[0] / rate_hz:.3f} s); export it again, or take it out of the corpus"
+        )
 
 
 def _undecodable(path: Path, reason: str) -> AudioError:

@@ -1,23 +1,30 @@
 """A piece of an audio file at its own rate, with its channels.
 
 What libsndfile reads (wav, flac, ogg, mp3) is sought. A container (m4a, mp4, aac) is decoded whole
-and comes as mono, as ``ml.audio.containers`` gives it.
+and comes as mono, as ``ml.audio.containers`` gives it; so is what libsndfile cannot seek in.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from ml.audio.files import CONTAINER_SUFFIXES, AudioError, probe
+from ml.audio.files import (
+    AudioError,
+    checked_header,
+    decode_raw,
+    is_for_libsndfile,
+    require_plausible,
+)
 
 
 def read_window(
     path: str | Path, start_s: float, duration_s: float, *, stream: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Part of a file at its own rate.
+    """Decode part of a file at its own rate.
 
     Args:
         path: the file.
@@ -34,46 +41,45 @@ def read_window(
             infinite samples in this piece.
     """
     path = Path(path)
-    rate_hz = probe(path, stream).rate_hz
-    first, samples = round(start_s * rate_hz), round(duration_s * rate_hz)
-    if not stream and path.suffix.lower() not in CONTAINER_SUFFIXES:
+    if is_for_libsndfile(path, stream, header := checked_header(path)) and not header.pieces:
         try:
-            return _checked(path, _seek(path, first, samples)), rate_hz
+            window, rate_hz = _seek(path, start_s, duration_s)
         except soundfile.LibsndfileError:
             pass  # a wrong suffix or a codec that only FFmpeg knows
-    return _checked(path, _decode(path, stream or 0, first, samples)), rate_hz
+        else:
+            return _checked(path, window), rate_hz
+    raw = decode_raw(path, stream)
+    window = _cut(raw.waveform[:, None], round(start_s * raw.rate_hz), duration_s, raw.rate_hz)
+    return _checked(path, window), raw.rate_hz
 
 
 def fit_channels(audio: np.ndarray, channels: int) -> np.ndarray:
-    """(samples, any) → (samples, channels): mono in all of them, others as their mean."""
+    """Make (samples, any) to (samples, channels): mono in all of them, others as their mean."""
     if audio.shape[1] == channels:
         return audio
     mono = audio.mean(axis=1, dtype=np.float32, keepdims=True)
     return np.repeat(mono, channels, axis=1)
 
 
-def _seek(path: Path, first: int, samples: int) -> np.ndarray:
-    with soundfile.SoundFile(str(path)) as file:
-        window = np.zeros((samples, file.channels), dtype=np.float32)
+def _seek(path: Path, start_s: float, duration_s: float) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        rate_hz = file.samplerate
+        require_plausible(path, rate_hz)
+        first, samples = round(start_s * rate_hz), round(duration_s * rate_hz)
         begin, end = max(first, 0), min(first + samples, file.frames)
+        there = np.zeros((0, file.channels), dtype=np.float32)
         if begin < end:
             file.seek(begin)
-            found = file.read(end - begin, dtype="float32", always_2d=True)
-            window[begin - first : begin - first + len(found)] = found
-    return window
+            there = file.read(end - begin, dtype="float32", always_2d=True)
+        return _cut(there, first - begin, duration_s, rate_hz), rate_hz
 
 
-def _decode(path: Path, stream: int, first: int, samples: int) -> np.ndarray:
-    from ml.audio.containers import ContainerError, read_container
-
-    try:
-        waveform, _ = read_container(path, stream)
-    except ContainerError as error:
-        raise AudioError(f"{path} cannot be decoded ({error}); convert it to wav or flac") from None
-    window = np.zeros((samples, 1), dtype=np.float32)
-    begin, end = max(first, 0), min(first + samples, len(waveform))
+def _cut(audio: np.ndarray, first: int, duration_s: float, rate_hz: int) -> np.ndarray:
+    """Cut a window out of (samples, channel) that begins at a sample, with silence around it."""
+    window = np.zeros((round(duration_s * rate_hz), audio.shape[1]), dtype=np.float32)
+    begin, end = max(first, 0), min(first + len(window), len(audio))
     if begin < end:
-        window[begin - first : end - first, 0] = waveform[begin:end]
+        window[begin - first : end - first] = audio[begin:end]
     return window
 
 

@@ -15,6 +15,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,10 @@ import numpy as np
 
 from ml.artifacts import write_aside
 from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
-from ml.audio.files import AudioError, probe, read_stem
+from ml.audio.files import USABLE_SHARE, AudioError, decode_audio, mix_parts
 from ml.processes import process_pool
 from ml.progress import progress
-from ml.tracks import Corpus, CorpusError, Stem, Track
+from ml.tracks import Corpus, CorpusError, Stem, Track, is_text, shown
 
 RATE_HZ = 16000
 """Levels and activity are measured on the mono stem at this rate: what the model will hear."""
@@ -91,33 +93,50 @@ def scan_stems(
     if workers <= 1:
         yield from progress(map(_scan, jobs), total=len(jobs), label="scanning stems")
         return
-    with process_pool(workers) as pool:
-        found = pool.map(_scan, jobs, chunksize=4)
-        yield from progress(found, total=len(jobs), label="scanning stems")
+    yield from progress(_scan_in_pool(jobs, workers), total=len(jobs), label="scanning stems")
 
 
 def scan_stem(stem: Stem, activity: ActivityConfig | None = None) -> StemScan:
-    """Decode and measure one stem; never raises for what is wrong with its files."""
+    """Decode and measure one stem; never raises for what is wrong with its files.
+
+    A stem of which less than ``USABLE_SHARE`` is there is left out (``active_s`` 0); with another
+    problem of its length it is used as it is.
+    """
+    for path in stem.files:
+        if not is_text(str(path)):
+            return StemScan(
+                problem=f"{shown(path)} has a name that is not UTF-8: it is left out; rename it"
+            )
     measured = StemScan(content_hash=content_hash(stem))
+    parts = []
     try:
-        info = probe(stem.files[0], stem.stream)
-        measured = replace(measured, rate_hz=info.rate_hz, channels=info.channels)
-        waveform = read_stem(stem, RATE_HZ)
+        for path in stem.files:
+            parts.append(decode_audio(path, rate_hz=RATE_HZ, stream=stem.stream))
+            info = parts[0].info
+            measured = replace(measured, rate_hz=info.rate_hz, channels=info.channels)
+        waveform = mix_parts([part.waveform for part in parts], round(stem.start_s * RATE_HZ))
     except AudioError as error:
         return replace(measured, problem=str(error))
+    except MemoryError:
+        return replace(measured, problem=f"{_names(stem)} needs more memory than there is; cut it")
     config = activity or ActivityConfig()
     duration_s = len(waveform) / RATE_HZ
     intervals = active_intervals(waveform, RATE_HZ, config)
     mean_square = float(np.dot(waveform, waveform)) / len(waveform)
     peak = float(max(waveform.max(), -waveform.min()))
-    return replace(
+    measured = replace(
         measured,
         duration_s=duration_s,
         active_s=active_seconds(intervals, 0.0, duration_s),
         peak=peak,
         rms_db=10 * math.log10(mean_square) if mean_square > 0 else None,
-        problem=None if intervals else _silence(stem, peak, config),
     )
+    if not intervals:
+        return replace(measured, problem=_silence(stem, peak, config))
+    if (share := min(part.share for part in parts)) < USABLE_SHARE:
+        worst = next(part.problem for part in parts if part.share == share)
+        return replace(measured, active_s=0.0, problem=f"left out: {worst}")
+    return replace(measured, problem=next(filter(None, (part.problem for part in parts)), None))
 
 
 def track_problems(track: Track, scans: Sequence[StemScan]) -> list[str | None]:
@@ -136,6 +155,8 @@ def track_problems(track: Track, scans: Sequence[StemScan]) -> list[str | None]:
 def content_hash(stem: Stem) -> str | None:
     """Hash a stem's files: SHA-256 (64 hex digits) of their bytes, None if one cannot be read."""
     digest = hashlib.sha256()
+    if not all(path.is_file() for path in stem.files):  # to open a pipe or device may hang
+        return None
     try:
         for path in stem.files:
             with path.open("rb") as file:
@@ -146,6 +167,24 @@ def content_hash(stem: Stem) -> str | None:
     if stem.stream is not None:
         digest.update(f"#stream={stem.stream}".encode())
     return digest.hexdigest()
+
+
+def _scan_in_pool(jobs: Sequence[tuple[Stem, ActivityConfig]], workers: int) -> Iterator[StemScan]:
+    """Scan in processes; a file over which one dies is named, and the others go on."""
+    done = 0
+    with process_pool(workers) as pool, suppress(BrokenExecutor):
+        for scan in pool.map(_scan, jobs, chunksize=4):
+            yield scan
+            done += 1
+    for job in jobs[done:]:
+        with process_pool(1) as pool:
+            try:
+                yield pool.submit(_scan, job).result()
+            except BrokenExecutor:
+                yield StemScan(
+                    problem=f"{_names(job[0])} ended the process that decoded it: it is left out; "
+                    "convert it to wav or flac, or take it out of the corpus"
+                )
 
 
 def _scan(job: tuple[Stem, ActivityConfig]) -> StemScan:
@@ -161,7 +200,7 @@ def _silence(stem: Stem, peak: float, config: ActivityConfig) -> str:
 
 
 def _names(stem: Stem) -> str:
-    return " + ".join(str(Path(path)) for path in stem.files)
+    return " + ".join(shown(path) for path in stem.files)
 
 
 def read_scans(folder: Path, stamps: Mapping[str, str], root: Path) -> dict[str, StemScan]:

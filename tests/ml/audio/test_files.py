@@ -206,9 +206,9 @@ def test_mix_parts_does_not_write_into_its_inputs() -> None:
         (lambda path: soundfile.write(path, np.zeros(0), 16000, format="WAV"), "no samples"),
         (
             lambda path: soundfile.write(
-                path, np.array([0, 0, np.nan, np.inf]), 4, subtype="FLOAT", format="WAV"
+                path, np.array([0] * 2000 + [np.nan, np.inf]), 4000, subtype="FLOAT", format="WAV"
             ),
-            r"NaN or infinite samples \(2 of 4, the first at 0.500 s",
+            r"NaN or infinite samples \(2 of 2002, the first at 0.500 s",
         ),
     ],
 )

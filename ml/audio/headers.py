@@ -1,0 +1,226 @@
+"""What the bytes of an audio file promise, read before a decoder is asked.
+
+A header may say less than there is (a recorder that lost power writes 0, a pipe cannot seek back),
+more (a download that broke off), or nothing at all (an MP3 without a Xing tag is guessed at). Which
+of these it is decides who decodes a file and whether what was decoded is all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+_UNKNOWN = (range(0, 1), range(0x7FFF_E000, 0x8000_0001), range(0xFFFF_F000, 1 << 32))
+"""Sizes of 32 bits that pipes and unfinished recordings leave: no promise."""
+_MAX_CHUNKS = 1000
+_MAX_CHUNK_BYTES = 1 << 20
+"""Of a chunk that is read, not skipped."""
+_W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+_TAIL_BYTES = 1 << 17
+"""An Ogg page is at most 65,307 bytes long."""
+_OGG_END = 4
+"""Flag of the last page of a stream."""
+_MP3_SLACK_BYTES = 8192
+"""Tags that stand behind the last frame."""
+_MP3_TAG_BYTES = 1 << 16
+"""How far the first frame is looked for behind what else stands in front."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a file says about its length and place; the default says nothing against it."""
+
+    has_length: bool = True
+    """Whether a decoder that believes the header reads all there is."""
+    share: float = 1.0
+    """How much of the promised audio is in the file, 1: all, or nothing was promised."""
+    promised_s: float | None = None
+    """Length that is promised, where ``share`` cannot say it."""
+    has_end: bool = True
+    """Whether the mark that ends such a file is there."""
+    pieces: tuple[tuple[int, int], ...] = ()
+    """First byte and end of each of several files in it, one behind the other."""
+    place_s: float | None = None
+    """Where it begins in its session, in s (``TimeReference`` of a ``bext`` chunk)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How a format of chunks is laid out."""
+
+    start: int
+    """Where the first chunk begins."""
+    size: str
+    """Format of a chunk's size for ``struct``."""
+    data: bytes
+    """Id of the chunk that holds the audio."""
+    skip: int = 0
+    """Bytes of it that are no audio."""
+    id_bytes: int = 4
+    align: int = 2
+    counts_itself: bool = False
+    """Whether a chunk's size includes its id and size."""
+
+
+_LAYOUTS = {
+    b"RIFF": _Layout(start=12, size="<I", data=b"data"),
+    b"RF64": _Layout(start=12, size="<I", data=b"data"),
+    b"BW64": _Layout(start=12, size="<I", data=b"data"),
+    b"RIFX": _Layout(start=12, size=">I", data=b"data"),
+    b"FORM": _Layout(start=12, size=">I", data=b"SSND", skip=8),
+    b"caff": _Layout(start=8, size=">q", data=b"data", skip=4, align=1),
+    b"riff": _Layout(start=40, size="<Q", data=b"data", id_bytes=16, align=8, counts_itself=True),
+}
+"""First four bytes of a file → how its chunks are laid out."""
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file promises; one that cannot be understood promises nothing.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        magic = file.read(16)
+        try:
+            if layout := _LAYOUTS.get(magic[:4]):
+                if magic[:4] != b"riff" or magic == _W64_RIFF:
+                    return _of_chunks(file, size, layout)
+            elif magic[:4] == b"fLaC":
+                return _of_flac(file)
+            elif magic[:4] == b"OggS":
+                return _of_ogg(file, size)
+            elif magic[:4] == b".snd":
+                return _of_au(magic, size)
+            elif magic[:3] == b"ID3" or magic[:1] in (b"\xff", b"\0") or path.suffix == ".mp3":
+                return _of_mp3(file, size)
+        except (struct.error, ArithmeticError, LookupError, ValueError):
+            pass  # damaged: the decoders say what is wrong
+    return Header()
+
+
+def _of_chunks(file: BinaryIO, size: int, layout: _Layout) -> Header:
+    place, long_size, rate_hz = None, None, 0
+    for name, begin, length in _chunks(file, size, layout):
+        if name == b"ds64":
+            long_size = struct.unpack_from("<8xQ", file.read(16))[0]
+        elif name == b"fmt " and layout.data == b"data":
+            (rate_hz,) = struct.unpack_from(f"{layout.size[0]}4xI", file.read(8))
+        elif name == b"bext" and length <= _MAX_CHUNK_BYTES:
+            (place,) = struct.unpack_from("<338xQ", file.read(346))
+        elif name == layout.data:
+            if long_size is not None and length == 0xFFFF_FFFF:
+                length = long_size
+            is_short = layout.size in ("<I", ">I") and any(length in known for known in _UNKNOWN)
+            is_unknown = length <= 0 or (is_short and length != long_size)
+            there = max(0, size - begin - layout.skip)
+            promised = length - layout.skip
+            share = 1.0 if is_unknown or promised <= there else there / promised
+            return Header(
+                has_length=not (is_unknown and length <= 0) and begin <= size,
+                share=share,
+                place_s=place / rate_hz if place and rate_hz else None,
+            )
+    return Header()
+
+
+def _chunks(file: BinaryIO, size: int, layout: _Layout) -> Iterator[tuple[bytes, int, int]]:
+    """Walk the chunks: id, where its content begins (the file stands there), its length."""
+    place, head = layout.start, layout.id_bytes + struct.calcsize(layout.size)
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        said = file.read(head)
+        if len(said) < head:
+            return
+        (length,) = struct.unpack_from(layout.size, said, layout.id_bytes)
+        if layout.counts_itself:
+            length -= head
+        yield said[:4], place + head, length
+        if length < 0:
+            return
+        place += head + length + (-length % layout.align)
+        if place >= size:
+            return
+
+
+def _of_flac(file: BinaryIO) -> Header:
+    """Look whether ``STREAMINFO`` knows the number of samples: the last 36 of these 64 bits."""
+    file.seek(18)
+    (bits,) = struct.unpack(">Q", file.read(8))
+    return Header(has_length=bits & ((1 << 36) - 1) > 0)
+
+
+def _of_ogg(file: BinaryIO, size: int) -> Header:
+    """Look whether the last page is one that ends its stream."""
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read()
+    page = tail.rfind(b"OggS")
+    return Header(has_end=page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & _OGG_END))
+
+
+def _of_au(magic: bytes, size: int) -> Header:
+    start, length = struct.unpack_from(">4xII", magic)
+    if any(length in known for known in _UNKNOWN) or length <= size - start:
+        return Header()
+    return Header(share=max(0, size - start) / length)
+
+
+def _of_mp3(file: BinaryIO, size: int) -> Header:
+    """Compare the bytes that a Xing or Info tag counts with those that are there.
+
+    Where there are more and another file follows (``cat a.mp3 b.mp3``), these are its pieces.
+    """
+    pieces, begin = [], 0
+    while tag := _tag_of_mp3(file, begin):
+        there = size - tag.start
+        if tag.size >= there - _MP3_SLACK_BYTES:
+            pieces.append((begin, size))
+            if tag.size <= there + _MP3_SLACK_BYTES:
+                return Header() if len(pieces) == 1 else Header(pieces=tuple(pieces))
+            return Header(has_length=False, promised_s=tag.lasts_s if len(pieces) == 1 else None)
+        pieces.append((begin, tag.start + tag.size))
+        begin = tag.start + tag.size
+    return Header(has_length=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mp3Tag:
+    """A Xing or Info tag."""
+
+    start: int
+    """Where the frame begins that holds it."""
+    size: int
+    """Bytes from there to the end of the last frame."""
+    lasts_s: float
+
+
+def _tag_of_mp3(file: BinaryIO, begin: int) -> _Mp3Tag | None:
+    """Read the tag of the MP3 that begins there, behind an ID3 tag or at most 64 KiB of others."""
+    file.seek(begin)
+    head = file.read(10)
+    if head[:3] == b"ID3":
+        a, b, c, d = head[6:10]
+        begin += 10 + (a << 21 | b << 14 | c << 7 | d)
+    file.seek(begin)
+    block = file.read(_MP3_TAG_BYTES)
+    place = max(block.find(b"Xing"), block.find(b"Info"))
+    frame = block.rfind(b"\xff", 0, max(0, place))
+    if place < 0 or frame < 0:
+        return None
+    flags, frames, size = struct.unpack_from(">III", block, place + 4)
+    if flags & 3 != 3 or not frames or not size:
+        return None
+    rate_hz, samples = _frame_of_mp3(block[frame : frame + 4])
+    return _Mp3Tag(start=begin + frame, size=size, lasts_s=frames * samples / rate_hz)
+
+
+def _frame_of_mp3(head: bytes) -> tuple[int, int]:
+    """Read rate in Hz and samples of a frame from its header."""
+    version = head[1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
+    rate_hz = (44100, 48000, 32000)[head[2] >> 2 & 3] // {3: 1, 2: 2, 0: 4}[version]
+    return rate_hz, 1152 if version == 3 else 576
