@@ -2,7 +2,8 @@
 
 A frame is loud when its RMS level reaches ``on_db`` and quiet when it falls below ``off_db``; in
 between it stays what it was (hysteresis), so that a decaying note is not cut into pieces. Levels
-are in dB relative to full scale: a constant 1.0 is 0 dB, a full-scale sine about -3 dB.
+are in dB relative to full scale, around the frame's own mean: a constant (the DC offset of a sound
+card) is silence, a full-scale sine about -3 dB.
 
 Differs: the predecessor (Riou et al., arXiv:2408.02514) calls a chunk active when its peak exceeds
 0.1, which drops quiet parts of unmastered stems and keeps a single click.
@@ -74,14 +75,15 @@ def active_seconds(intervals: Iterable[tuple[float, float]], start_s: float, end
 
 
 def frame_power(waveform: np.ndarray, frame_samples: int) -> np.ndarray:
-    """Mean the squares of each frame, the last perhaps shorter: (samples,) → (frame,) float64."""
+    """Compute each frame's variance, the last perhaps shorter: (samples,) → (frame,) float64."""
     samples = len(waveform)
     whole = samples // frame_samples
     body = waveform[: whole * frame_samples].reshape(whole, frame_samples)
     power = np.einsum("ij,ij->i", body, body, dtype=np.float64)  # (frame,)
     power /= frame_samples
+    power -= body.mean(axis=1, dtype=np.float64) ** 2
     tail = waveform[whole * frame_samples :].astype(np.float64)
-    return np.append(power, np.mean(tail**2)) if tail.size else power
+    return np.maximum(np.append(power, np.var(tail)) if tail.size else power, 0.0)
 
 
 def _power(level_db: float) -> float:

@@ -10,13 +10,14 @@ RULE = ActivityConfig()
 
 
 def _levels(*parts: tuple[float, float | None]) -> np.ndarray:
-    """(seconds, RMS level in dB or None for silence) one after the other, as constants."""
-    return np.concatenate(
+    """(seconds, RMS level in dB or None for silence) one after the other, as the highest tone."""
+    levels = np.concatenate(
         [
             np.full(round(seconds * RATE_HZ), 0.0 if db is None else 10 ** (db / 20), np.float32)
             for seconds, db in parts
         ]
     )
+    return levels * np.where(np.arange(levels.size) % 2, -1, 1).astype(np.float32)
 
 
 def test_intervals_of_a_hand_made_signal() -> None:
@@ -63,10 +64,18 @@ def test_intervals_are_sorted_disjoint_and_inside() -> None:
     assert np.all(np.diff(flat)[1::2] >= RULE.min_silence_s - 1e-9)
 
 
-def test_frame_power_is_the_mean_square() -> None:
+def test_frame_power_is_the_variance() -> None:
     waveform = np.random.default_rng(0).standard_normal(2003).astype(np.float32)
-    slow = [np.mean(waveform[i : i + 400].astype(np.float64) ** 2) for i in range(0, 2003, 400)]
+    slow = [np.var(waveform[i : i + 400].astype(np.float64)) for i in range(0, 2003, 400)]
     np.testing.assert_allclose(frame_power(waveform, 400), slow, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [1e-3, 0.02, -0.5])
+def test_an_offset_is_no_sound_and_changes_none(offset: float) -> None:
+    waveform = _levels((1, None), (2, -20), (1, -49), (1, None), (0.5, -40), (0.25, None))
+    expected = active_intervals(waveform, RATE_HZ, RULE)
+    assert active_intervals(waveform + np.float32(offset), RATE_HZ, RULE) == expected
+    assert active_intervals(np.full(48000, offset, np.float32), RATE_HZ, RULE) == []
 
 
 def test_active_seconds_clips_to_the_window() -> None:
