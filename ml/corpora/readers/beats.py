@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from ml.audio.files import AUDIO_SUFFIXES
+from ml.corpora.readers.listing import id_of, walk_files
 from ml.tracks import CorpusError, Split, Stem, Track
 
 UNFOLDED = frozenset(("gtzan",))
@@ -130,6 +131,15 @@ class BeatCorpus:
         for track in self.beat_set.tracks:
             yield Track(track_id=track.track_id, stems=track.stems, split=split)
 
+    def notes(self) -> list[str]:
+        """Say what was not read and why, a sentence for each reason."""
+        found = self.beat_set
+        counts = {
+            "annotated tracks have no recording": len(found.missing),
+            "audio files belong to no annotated track": len(found.unannotated),
+        }
+        return [f"{count} {what}" for what, count in counts.items() if count] + [*found.problems]
+
 
 def read_beat_annotations(
     root: str | Path, set_name: str, *, audio_root: str | Path | None = None
@@ -156,7 +166,7 @@ def read_beat_annotations(
     folder = Path(root).expanduser().resolve() / set_name
     files = _beat_files(folder)
     beats = {path: read_beat_file(path) for path in files}
-    tracks = [BeatTrack(track_id=path.stem, beats=found) for path, found in beats.items()]
+    tracks = [BeatTrack(track_id=id_of(path.stem), beats=found) for path, found in beats.items()]
     problems = [
         f"{path} holds no beat at or after 0 s; the track is left out"
         for path, found in beats.items()
@@ -170,7 +180,7 @@ def read_beat_annotations(
     if audio_root is None:
         return annotated
     return _with_audio(
-        annotated, Path(audio_root).expanduser().resolve(), [path.stem for path in files]
+        annotated, Path(audio_root).expanduser().resolve(), [id_of(path.stem) for path in files]
     )
 
 
@@ -278,7 +288,7 @@ def _with_audio(annotated: BeatSet, root: Path, known_ids: Sequence[str]) -> Bea
     unknown: list[Path] = []
     problems = list(annotated.problems)
     for path in _audio_files(root):
-        track_id = ids.get(_annotation_name(annotated.name, path.stem))
+        track_id = ids.get(_annotation_name(annotated.name, id_of(path.stem)))
         if track_id is None:
             unknown.append(path)
         elif (taken := files.setdefault(track_id, path)) != path:
@@ -301,7 +311,7 @@ def _with_audio(annotated: BeatSet, root: Path, known_ids: Sequence[str]) -> Bea
 def _audio_files(root: Path) -> list[Path]:
     return sorted(
         path
-        for path in root.rglob("*")
+        for path in walk_files(root)
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
 

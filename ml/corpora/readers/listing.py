@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from ml.tracks import CorpusError
+from ml.tracks import CorpusError, shown
 
 _SHOWN = 6
 """Entries that an error names."""
@@ -33,8 +34,35 @@ def file_paths(folder: Path) -> list[Path]:
 
 
 def id_of(name: str) -> str:
-    """Make a name from disk an id: Unicode NFC (macOS stores accents apart)."""
-    return unicodedata.normalize("NFC", name)
+    """Make a name from disk an id: readable text in Unicode NFC (macOS stores accents apart)."""
+    return unicodedata.normalize("NFC", shown(name))
+
+
+def find_file(path: Path) -> Path:
+    """Find a file whose name may be stored in another Unicode form than it was typed in."""
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        exact = found / part
+        if not exact.exists():
+            with suppress(OSError):
+                exact = next((p for p in found.iterdir() if id_of(p.name) == id_of(part)), exact)
+        found = exact
+    return found
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """List all files below a folder, through links to folders too, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders_, names in os.walk(root, followlinks=True):
+        state = Path(folder).stat()
+        if (state.st_dev, state.st_ino) in seen:
+            subfolders_.clear()  # a link that leads back, or to what was listed
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        subfolders_.sort()
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 def nothing_found(root: Path, kind: str, looked_for: str) -> CorpusError:

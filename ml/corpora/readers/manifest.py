@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import csv
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ml.corpora.readers.listing import find_file
 from ml.tracks import CorpusError, Split, Stem, Track
 
 REQUIRED_COLUMNS = ("track_id", "audio", "labels")
 OPTIONAL_COLUMNS = ("split", "stem_id", "start_s", "artist", "title")
 SPLITS = ("train", "valid", "test")
+MAX_START_S = 6 * 3600.0
+"""A stem that starts later is a mistake; the silence before it would fill the memory."""
 
 _EXPECTED = f"expected a CSV file whose first line names {','.join(REQUIRED_COLUMNS)}"
 
@@ -80,7 +84,7 @@ class ManifestCorpus:
         return tuple(
             Stem(
                 stem_id=f"{rows[0].track_id}/{name}",
-                files=tuple(self.root / row.audio for row in parts),
+                files=tuple(find_file(self.root / row.audio) for row in parts),
                 labels=_common_labels(parts),
                 start_s=_agreed_start(parts),
             )
@@ -119,7 +123,9 @@ def _require_columns(path: Path, found: object) -> None:
 def _row(where: str, cells: dict[str, str | None]) -> _Row:
     if None in cells:
         raise CorpusError(f"{where} has more cells than the first line; quote cells with commas")
-    cell = {name: (value or "").strip() for name, value in cells.items()}
+    cell = {
+        name: unicodedata.normalize("NFC", (value or "").strip()) for name, value in cells.items()
+    }
     for name in ("track_id", "audio"):
         if not cell[name]:
             raise CorpusError(f"{where} has no {name}; fill it in or delete the line")
@@ -147,8 +153,8 @@ def _start(where: str, text: str) -> float:
         start_s = float(text or 0)
     except ValueError:
         start_s = math.nan
-    if not 0 <= start_s < math.inf:
-        raise CorpusError(f"{where} has start_s {text!r}; expected seconds, at least 0")
+    if not 0 <= start_s <= MAX_START_S:
+        raise CorpusError(f"{where} has start_s {text!r}; expected seconds, 0 to {MAX_START_S:.0f}")
     return start_s
 
 
