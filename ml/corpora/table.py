@@ -36,14 +36,17 @@ from ml.corpora.scan import (
     record_scans,
     scan_stems,
     track_problems,
+    without_mixes,
 )
 from ml.locks import lock
-from ml.tracks import Corpus, Stem, Track
+from ml.tracks import Corpus, Stem, Track, shown
 
 if TYPE_CHECKING:
     import polars as pl
 
 TABLE_NAME = "tracks.parquet"
+_RULES = 2
+"""Raised when what is measured on a file changes: all stems are then measured anew, once."""
 
 
 def build_corpus_tracks(
@@ -140,10 +143,12 @@ def table_rows(
     """Make the rows of the table with absolute ``files``, in the corpus's order."""
     rows = []
     for track in tracks:
-        measured = [scans[stem.stem_id] for stem in track.stems]
+        measured = without_mixes(track, [scans[stem.stem_id] for stem in track.stems])
         problems = track_problems(track, measured)
         for stem, scan, problem in zip(track.stems, measured, problems, strict=True):
-            rows.append(_row(name, track, stem) | asdict(scan) | {"problem": problem})
+            columns = asdict(scan) | {"problem": problem}
+            del columns["sketch"]
+            rows.append(_row(name, track, stem) | columns)
     return rows
 
 
@@ -178,7 +183,7 @@ def _row(name: str, track: Track, stem: Stem) -> dict[str, Any]:
         "title": track.title,
         "labels": list(stem.labels),
         "category": stem.category,
-        "files": [str(path) for path in stem.files],
+        "files": [shown(path) for path in stem.files],
         "stream": stem.stream,
         "start_s": stem.start_s,
         "has_bleed": stem.has_bleed,
@@ -227,7 +232,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], root: Path) -> No
 
 
 def _relative(path: Path, root: Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    return shown((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
 
 
 def _identity(
@@ -241,11 +246,15 @@ def _identity(
         {
             **_row(name, track, stem),
             "files": [_relative(path, root) for path in stem.files],
-            "content_hash": scans[stem.stem_id].content_hash,
-            "problem": (scans[stem.stem_id].problem or "").replace(f"{root}/", ""),
+            "content_hash": scan.content_hash,
+            "problem": (scan.problem or "").replace(f"{root}/", ""),
         }
         for track in tracks
-        for stem in track.stems
+        for stem, scan in zip(
+            track.stems,
+            without_mixes(track, [scans[stem.stem_id] for stem in track.stems]),
+            strict=True,
+        )
     ]
     return {"corpus": name, "stems": fingerprint(rows), "activity": asdict(activity)}
 
@@ -267,5 +276,8 @@ def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
         size_time = (state.st_size, state.st_mtime_ns) if state else None
         files.append((_relative(path, root), size_time))
     return fingerprint(
-        [kinds.CORPUS_TRACKS.format_version, files, stem.stream, stem.start_s, asdict(activity)]
+        [
+            *(kinds.CORPUS_TRACKS.format_version, _RULES, files),
+            *(stem.stream, stem.start_s, asdict(activity)),
+        ]
     )
