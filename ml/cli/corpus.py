@@ -23,7 +23,7 @@ _COLUMNS = (
     *("track", "stem", "labels", "s", "Hz", "ch"),
     *("peak dBFS", "rms dBFS", "active", "problem"),
 )
-_RIGHT = frozenset(("s", "Hz", "ch", "peak dBFS", "rms dBFS", "active"))
+_RIGHT = frozenset(("stems", "s", "Hz", "ch", "peak dBFS", "rms dBFS", "active"))
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -87,10 +87,13 @@ def _option(text: str) -> tuple[str, str | bool]:
 
 
 def _inspect(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.corpora.corpus import notes_of
+    from ml.corpora.problems import count_problems
     from ml.corpora.scan import listed_tracks, scan_stems
     from ml.corpora.table import summarize, table_rows
 
-    tracks = listed_tracks(_open(args, settings))
+    corpus = _open(args, settings)
+    tracks = listed_tracks(corpus)
     stems = [stem for track in tracks for stem in track.stems]
     measured = scan_stems(stems, workers=args.workers)
     scans = {stem.stem_id: scan for stem, scan in zip(stems, measured, strict=True)}
@@ -98,9 +101,16 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     summary = summarize(rows) | _counts(rows)
     if args.json:
         print(json.dumps({"summary": summary, "stems": rows}, indent=1, allow_nan=False))
+        for note in notes_of(corpus):
+            print(note, file=sys.stderr)
         return 0
     _print_table(_COLUMNS, [_cells(row) for row in rows])
     print(f"{_totals(summary)}; {_counted(summary)}")
+    for note in notes_of(corpus):
+        print(note)
+    if problems := count_problems(row["problem"] for row in rows):
+        rows_of_kinds = [(str(count), kind, remedy) for kind, count, remedy in problems]
+        _print_table(("stems", "problem", "what to do"), rows_of_kinds)
     return 0
 
 
@@ -129,7 +139,7 @@ def _add(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.corpora.corpus import open_corpus
+    from ml.corpora.corpus import notes_of, open_corpus
     from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 
     chosen = settings.corpus(args.name)
@@ -137,6 +147,8 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
     artifact = build_corpus_tracks(args.name, corpus, settings.layout, workers=args.workers)
     for problem in read_corpus_tracks(settings.layout, args.name)["problem"].drop_nulls():
         print(problem, file=sys.stderr)
+    for note in notes_of(corpus):
+        print(note, file=sys.stderr)
     print(f"{state_text(artifact)}: {_totals(artifact.summary)}")
     return 0
 

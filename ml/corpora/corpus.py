@@ -50,6 +50,11 @@ def open_corpus(kind: str, root: str | Path, **options: Any) -> Corpus:
         raise CorpusError(f"{error}{_hint(kind, root)}") from None
 
 
+def notes_of(corpus: Corpus) -> list[str]:
+    """Ask a reader what it left out or doubts: a sentence each; most layouts leave nothing out."""
+    return getattr(corpus, "notes", list)()
+
+
 def kinds_help() -> str:
     """Describe all kinds in a line, for the help of a command."""
     return "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())

@@ -20,7 +20,9 @@ def folder(tmp_path: Path) -> Path:
     track = tmp_path / "songs" / "one"
     track.mkdir(parents=True)
     for name, level in (("bass", 0.5), ("drums", 0.25)):
-        soundfile.write(track / f"{name}.wav", np.full((16000, 2), level), 16000)
+        soundfile.write(
+            track / f"{name}.wav", np.repeat([[level], [-level]] * 8000, 2, axis=1), 16000
+        )
     (track / "voice.wav").write_bytes(b"torn")
     return tmp_path / "songs"
 
@@ -36,10 +38,11 @@ def test_inspect_prints_a_line_a_stem_and_leaves_nothing(tmp_path, folder, capsy
     home = tmp_path / "home"
     assert _stems_corpus(home, "inspect", "folder", str(folder)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert " ".join(lines[1].split()) == "one bass bass 1.0 16000 2 -6.0 -6.0 100 %"
     assert lines[3].endswith("or take it out of the corpus")
     assert lines[4].startswith("1 track, 3 stems, 2 usable")
+    assert lines[6].split(maxsplit=1) == ["1", "cannot be decoded  convert it to wav or flac"]
     assert not home.exists()
 
 
