@@ -85,17 +85,18 @@ class _TimeLine:
     """Packets that could not be decoded."""
 
 
-def read_container(path: Path, stream: int) -> ContainerAudio:
+def read_container(path: Path, stream: int, *, ignores_length: bool = False) -> ContainerAudio:
     """Decode one audio stream of a container.
 
     Args:
         path: the file; it exists.
         stream: index among its audio streams.
+        ignores_length: of a WAV: read on to the end of the file, whatever its header says.
 
     Raises:
         ContainerError: not decodable, longer than ``MAX_S``, or there is no such stream.
     """
-    with _opened(path) as container:
+    with _opened(path, ignores_length) as container:
         found = _audio_stream(container, stream)
         info = _info(container, found)
         line = _decode(container, found)
@@ -110,16 +111,24 @@ def read_container(path: Path, stream: int) -> ContainerAudio:
     return ContainerAudio(waveform=waveform, rate_hz=rate_hz, info=info, lost=line.lost)
 
 
-def probe_container(path: Path, stream: int) -> ContainerInfo:
+def probe_container(
+    path: Path, stream: int, *, counts: bool = False, ignores_length: bool = False
+) -> ContainerInfo:
     """Read what one audio stream is, without decoding it; a length that is not said is counted.
+
+    Args:
+        path: the file; it exists.
+        stream: index among its audio streams.
+        counts: count the length in any case: the file is cut.
+        ignores_length: as for ``read_container``.
 
     Raises:
         ContainerError: not a container, or there is no such stream.
     """
-    with _opened(path) as container:
+    with _opened(path, ignores_length) as container:
         found = _audio_stream(container, stream)
         info = _info(container, found)
-        if info.duration_s is not None:
+        if info.duration_s is not None and not (counts or ignores_length):
             return info
         first_s, end_s = None, 0.0
         for packet in container.demux(found):
@@ -131,16 +140,14 @@ def probe_container(path: Path, stream: int) -> ContainerInfo:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
+def _opened(path: Path, ignores_length: bool) -> Iterator[InputContainer]:
     """Open a file for FFmpeg, by its bytes: a name is no URL, whatever stands in it."""
     import av
     from av.error import FFmpegError
 
+    options = {"format_whitelist": _FORMATS} | ({"ignore_length": "1"} if ignores_length else {})
     try:
-        with (
-            path.open("rb") as file,
-            av.open(file, mode="r", options={"format_whitelist": _FORMATS}) as container,
-        ):
+        with path.open("rb") as file, av.open(file, mode="r", options=options) as container:
             yield container
     except (FFmpegError, OSError, UnicodeError) as error:
         raise ContainerError(_reason(error)) from None
@@ -159,8 +166,11 @@ def _info(container: InputContainer, stream: av.AudioStream) -> ContainerInfo:
     if stream.codec_context is None or not stream.rate or not stream.channels:
         raise ContainerError("FFmpeg: a codec that it does not know")
     duration_s = None
-    if stream.duration and stream.time_base and container.format.name.startswith(_LENGTH_FORMATS):
-        duration_s = float(stream.duration * stream.time_base)
+    if container.format.name.startswith(_LENGTH_FORMATS):
+        if stream.duration and stream.time_base:
+            duration_s = float(stream.duration * stream.time_base)
+        elif container.duration:
+            duration_s = container.duration / 1e6
     return ContainerInfo(rate_hz=stream.rate, channels=stream.channels, duration_s=duration_s)
 
 

@@ -197,7 +197,9 @@ def probe(path: str | Path, stream: int | None = None) -> AudioInfo:
     from ml.audio.containers import ContainerError, probe_container
 
     try:
-        found = probe_container(path, stream or 0)
+        found = probe_container(
+            path, stream or 0, counts=header.is_cut, ignores_length=header.is_longer
+        )
     except ContainerError as error:
         raise _undecodable(path, str(error)) from None
     require_plausible(path, found.rate_hz)
@@ -275,13 +277,14 @@ def _decode_by_ffmpeg(path: Path, stream: int | None, header: Header, reason: st
     from ml.audio.containers import ContainerError, read_container
 
     try:
-        found = read_container(path, stream or 0)
+        found = read_container(path, stream or 0, ignores_length=header.is_longer)
     except ContainerError as error:
         raise _undecodable(path, str(error)) from None
     require_plausible(path, found.rate_hz)
     lasts_s = len(found.waveform) / found.rate_hz
     info = AudioInfo(rate_hz=found.info.rate_hz, channels=found.info.channels, duration_s=lasts_s)
-    promised_s = header.promised_s or found.info.duration_s or lasts_s
+    said_s = None if header.is_longer else found.info.duration_s
+    promised_s = header.promised_s or said_s or lasts_s
     share = min(1.0, header.share)
     if promised_s - lasts_s > _SHORT_S:
         share = min(share, lasts_s / promised_s)

@@ -8,9 +8,13 @@ of these it is decides who decodes a file and whether what was decoded is all of
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,11 +23,14 @@ _UNKNOWN = (range(0, 1), range(0x7FFF_E000, 0x8000_0001), range(0xFFFF_F000, 1 <
 _MAX_CHUNKS = 1000
 _MAX_CHUNK_BYTES = 1 << 20
 """Of a chunk that is read, not skipped."""
-_W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _TAIL_BYTES = 1 << 17
 """An Ogg page is at most 65,307 bytes long."""
 _OGG_END = 4
 """Flag of the last page of a stream."""
+_MIN_REST_BYTES = 1 << 14
+"""Less behind the audio of a WAV is no audio."""
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
+_ODD_CHUNKS = (b"fmt ", b"id3 ", b"ID3 ", b"_PMX", b"cue ", b"SMED", b"    ")
 _MP3_SLACK_BYTES = 8192
 """Tags that stand behind the last frame."""
 _MP3_TAG_BYTES = 1 << 16
@@ -38,6 +45,10 @@ class Header:
     """Whether a decoder that believes the header reads all there is."""
     share: float = 1.0
     """How much of the promised audio is in the file, 1: all, or nothing was promised."""
+    is_cut: bool = False
+    """Whether it ends within what it announced, by whatever length it says."""
+    is_longer: bool = False
+    """Whether the audio goes on behind the length that the header says."""
     promised_s: float | None = None
     """Length that is promised, where ``share`` cannot say it."""
     has_end: bool = True
@@ -85,26 +96,26 @@ def read_header(path: Path) -> Header:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
         magic = file.read(16)
         try:
-            if layout := _LAYOUTS.get(magic[:4]):
-                if magic[:4] != b"riff" or magic == _W64_RIFF:
-                    return _of_chunks(file, size, layout)
-            elif magic[:4] == b"fLaC":
-                return _of_flac(file)
-            elif magic[:4] == b"OggS":
-                return _of_ogg(file, size)
-            elif magic[:4] == b".snd":
-                return _of_au(magic, size)
-            elif magic[:3] == b"ID3" or magic[:1] in (b"\xff", b"\0") or path.suffix == ".mp3":
-                return _of_mp3(file, size)
+            return _reader_of(path, magic)(path, file, os.fstat(file.fileno()).st_size)
         except (struct.error, ArithmeticError, LookupError, ValueError):
-            pass  # damaged: the decoders say what is wrong
-    return Header()
+            return Header()  # damaged: the decoders say what is wrong
 
 
-def _of_chunks(file: BinaryIO, size: int, layout: _Layout) -> Header:
+def _reader_of(path: Path, magic: bytes) -> Callable[[Path, BinaryIO, int], Header]:
+    if layout := _LAYOUTS.get(magic[:4]):
+        return partial(_of_chunks, layout)
+    readers = {b"fLaC": _of_flac, b"OggS": _of_ogg, b".snd": _of_au}
+    if magic[:4] in readers:
+        return readers[magic[:4]]
+    if magic[4:8] == b"ftyp":
+        return _of_mp4
+    is_mp3 = magic[:3] == b"ID3" or magic[:1] in (b"\xff", b"\0") or path.suffix.lower() == ".mp3"
+    return _of_mp3 if is_mp3 else lambda *_: Header()
+
+
+def _of_chunks(layout: _Layout, path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
     place, long_size, rate_hz = None, None, 0
     for name, begin, length in _chunks(file, size, layout):
         if name == b"ds64":
@@ -121,8 +132,10 @@ def _of_chunks(file: BinaryIO, size: int, layout: _Layout) -> Header:
             there = max(0, size - begin - layout.skip)
             promised = length - layout.skip
             share = 1.0 if is_unknown or promised <= there else there / promised
+            is_longer = not is_unknown and _goes_on(file, size, begin + length)
             return Header(
-                has_length=not (is_unknown and length <= 0) and begin <= size,
+                has_length=not (is_unknown and length <= 0) and begin <= size and not is_longer,
+                is_longer=is_longer,
                 share=share,
                 place_s=place / rate_hz if place and rate_hz else None,
             )
@@ -148,29 +161,81 @@ def _chunks(file: BinaryIO, size: int, layout: _Layout) -> Iterator[tuple[bytes,
             return
 
 
-def _of_flac(file: BinaryIO) -> Header:
+def _goes_on(file: BinaryIO, size: int, end: int) -> bool:
+    """Tell whether what stands behind the audio is more of it: no chunk, no tag, no zeros."""
+    if size - end < _MIN_REST_BYTES:
+        return False
+    file.seek(end)
+    rest = file.read(_MIN_REST_BYTES)
+    is_chunk = any(rest[n : n + 4].isascii() and rest[n : n + 4].isalnum() for n in (0, 1))
+    is_chunk |= any(rest[n : n + 4] in _ODD_CHUNKS for n in (0, 1))
+    return not (is_chunk or rest.startswith(_TAGS) or not any(rest))
+
+
+def _of_mp4(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
+    """Walk the boxes of an MP4 to see whether the last one ends behind the file."""
+    place = 0
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        head = file.read(16).ljust(16, b"\0")
+        (length,) = struct.unpack_from(">I", head)
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", head, 8)
+        if length < 8 or place + length >= size:
+            return Header(is_cut=length >= 8 and place + length > size)
+        place += length
+    return Header()
+
+
+def _of_flac(path: Path, file: BinaryIO, size: int) -> Header:
     """Look whether ``STREAMINFO`` knows the number of samples: the last 36 of these 64 bits."""
     file.seek(18)
     (bits,) = struct.unpack(">Q", file.read(8))
-    return Header(has_length=bits & ((1 << 36) - 1) > 0)
+    return Header(
+        has_length=bits & ((1 << 36) - 1) > 0,
+        pieces=_pieces(path, size, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")),
+    )
 
 
-def _of_ogg(file: BinaryIO, size: int) -> Header:
-    """Look whether the last page is one that ends its stream."""
+def _of_ogg(path: Path, file: BinaryIO, size: int) -> Header:
+    """Look whether the last page is one that ends its stream, and for streams behind the first."""
     file.seek(max(0, size - _TAIL_BYTES))
     tail = file.read()
     page = tail.rfind(b"OggS")
-    return Header(has_end=page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & _OGG_END))
+    return Header(
+        has_end=page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & _OGG_END),
+        pieces=_pieces(path, size, re.compile(rb"OggS\x00\x02"), before=rb"OggS\x00[\x04-\x07]"),
+    )
 
 
-def _of_au(magic: bytes, size: int) -> Header:
-    start, length = struct.unpack_from(">4xII", magic)
+def _pieces(
+    path: Path, size: int, start: re.Pattern[bytes], before: bytes = b""
+) -> tuple[tuple[int, int], ...]:
+    """Find files that were joined: where each starts, the last page of the one ``before`` it."""
+    if not size:
+        return ()
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        begins = [found.start() for found in start.finditer(content)]
+        if len(begins) < 2:
+            return ()
+        if before:
+            begins = [
+                place
+                for place in begins
+                if not place or re.search(before, content[max(0, place - _TAIL_BYTES // 2) : place])
+            ]
+    return tuple(pairwise((*begins, size))) if len(begins) > 1 else ()
+
+
+def _of_au(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
+    file.seek(4)
+    start, length = struct.unpack(">II", file.read(8))
     if any(length in known for known in _UNKNOWN) or length <= size - start:
         return Header()
     return Header(share=max(0, size - start) / length)
 
 
-def _of_mp3(file: BinaryIO, size: int) -> Header:
+def _of_mp3(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
     """Compare the bytes that a Xing or Info tag counts with those that are there.
 
     Where there are more and another file follows (``cat a.mp3 b.mp3``), these are its pieces.

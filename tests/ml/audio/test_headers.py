@@ -113,7 +113,7 @@ def test_a_download_that_broke_off_is_named(tmp_path: Path, suffix: str) -> None
     if suffix != "ogg":  # its length is not said anywhere, but its end is marked
         assert cut.share == pytest.approx(0.4, abs=0.06)
     assert probe(path).duration_s == pytest.approx(cut.waveform.size / 16000, abs=0.1) or (
-        suffix in ("m4a", "flac")
+        suffix == "flac"  # its frames would have to be walked
     )
 
 
@@ -136,6 +136,22 @@ def test_a_wav_that_was_never_finished_is_all_there_is(
     assert (found.waveform.size, found.problem) == (160_000, None)
     assert abs(click_s(found.waveform, 8.5) - 8.5) < 0.006
     assert probe(path).duration_s == pytest.approx(10, abs=0.01)
+
+
+@pytest.mark.parametrize("said_s", [0.5, 4.0])
+def test_audio_behind_the_length_of_a_wav_is_read(tmp_path: Path, said_s: float) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(tone(10), data_size=2 * round(said_s * RATE_HZ)))
+    found = decode_audio(path, rate_hz=16000)
+    assert (found.waveform.size, found.problem) == (160_000, None)
+    assert probe(path).duration_s == pytest.approx(10, abs=0.01)
+
+
+@pytest.mark.parametrize("rest", [b"LIST" + bytes(4), b"ID3\x03", b"\0", b"_PMX", b"\0id3 "])
+def test_what_else_stands_behind_the_audio_is_not_read(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(tone(1, ())) + rest + bytes(100_000))
+    assert read_audio(path, rate_hz=16000).size == 16_000
 
 
 def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
@@ -168,8 +184,9 @@ def test_an_mp3_that_says_no_length_is_read_to_its_end(
     assert probe(path).duration_s == pytest.approx(found.size / 16000, abs=0.06)
 
 
-def test_joined_mp3s_are_one_behind_the_other(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp3"
+@pytest.mark.parametrize("suffix", ["mp3", "flac", "ogg"])
+def test_joined_files_are_one_behind_the_other(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
     soundfile.write(path, tone(10), RATE_HZ)
     once = read_audio(path, rate_hz=RATE_HZ)
     path.write_bytes(path.read_bytes() * 3)
