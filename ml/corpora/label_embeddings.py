@@ -156,7 +156,7 @@ def _known_vectors(path: Path, tag: str) -> dict[str, np.ndarray]:
 
     if not path.is_file():
         return {}
-    table = pl.read_parquet(path).filter(pl.col("encoder") == tag)
+    table = pl.read_parquet(path, glob=False).filter(pl.col("encoder") == tag)
     return dict(zip(table["text"].to_list(), table["vector"].to_numpy().copy(), strict=True))
 
 

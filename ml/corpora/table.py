@@ -113,7 +113,7 @@ def read_corpus_tracks(layout: DataLayout, name: str) -> pl.DataFrame:
     manifest = read_manifest(folder, kinds.CORPUS_TRACKS)
     if not (folder / TABLE_NAME).is_file():
         raise ArtifactError(f"{folder} holds no {TABLE_NAME}; make it with: {made_by}")
-    table = pl.read_parquet(folder / TABLE_NAME)
+    table = pl.read_parquet(folder / TABLE_NAME, glob=False)
     root = Path(manifest["root"])
     files = [[str(root / path) for path in paths] for paths in table["files"].to_list()]
     return table.with_columns(pl.Series("files", files, dtype=pl.List(pl.String)))

@@ -163,3 +163,11 @@ def test_labels_of_the_home_need_no_encoder(shared_home: Path) -> None:
     assert not encoder.asked
     other = Counting("another encoder")
     assert TextVectors(other, layout).encode(["music"])[0].tolist() == [1, 5]
+
+
+@pytest.mark.parametrize("name", ["[x] {y}", "50% off?", "a%20b", "Übung #2"])
+def test_a_home_may_have_any_name(write_corpus, tmp_path: Path, name: str) -> None:
+    layout = DataLayout(home=tmp_path / name)
+    _build(layout, HashEncoder(), write_corpus(a=("bass", "drums")))
+    assert list(read_label_vectors(layout, "c")) == ["bass", "drums", "music"]
+    assert (tmp_path / name / "tracks" / "c" / "tracks.parquet").is_file()
