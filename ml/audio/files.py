@@ -339,12 +339,12 @@ def checked_header(path: Path) -> Header:
         AudioError: it is no regular file, empty or not readable.
     """
     remedy = "correct the path, or take it out of the corpus"
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder, expected an audio file; {remedy}")
-    if not path.is_file():
-        kind = "is no regular file" if os.path.lexists(path) else "does not exist"
-        raise AudioError(f"{path} {kind}; {remedy}")
     try:
+        if path.is_dir():
+            raise AudioError(f"{path} is a folder, expected an audio file; {remedy}")
+        if not path.is_file():
+            kind = "is no regular file" if os.path.lexists(path) else "does not exist"
+            raise AudioError(f"{path} {kind}; {remedy}")
         if path.stat().st_size == 0:
             raise AudioError(f"{path} is empty (0 bytes); replace it, or take it out of the corpus")
         return read_header(path)

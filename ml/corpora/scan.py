@@ -242,9 +242,9 @@ def track_problems(track: Track, scans: Sequence[StemScan]) -> list[str | None]:
 def content_hash(stem: Stem) -> str | None:
     """Hash a stem's files: SHA-256 (64 hex digits) of their bytes, None if one cannot be read."""
     digest = hashlib.sha256()
-    if not all(path.is_file() for path in stem.files):  # to open a pipe or device may hang
-        return None
     try:
+        if not all(path.is_file() for path in stem.files):  # to open a pipe or device may hang
+            return None
         for path in stem.files:
             with path.open("rb") as file:
                 while block := file.read(1 << 20):

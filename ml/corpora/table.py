@@ -272,7 +272,10 @@ def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
     """Fingerprint what decides whether a stem must be decoded again."""
     files = []
     for path in stem.files:
-        state = path.stat() if path.is_file() else None
+        try:
+            state = path.stat() if path.is_file() else None
+        except OSError:  # the scan says so
+            state = None
         size_time = (state.st_size, state.st_mtime_ns) if state else None
         files.append((_relative(path, root), size_time))
     return fingerprint(

@@ -40,16 +40,19 @@ def id_of(name: str) -> str:
 
 def find_file(path: Path) -> Path:
     """Find a file whose name may be stored in another Unicode form than it was typed in."""
-    if str(path).isascii() or path.exists():
+    if str(path).isascii():
         return path
     found = Path(path.anchor)
-    for part in path.parts[len(found.parts) :]:
-        exact = found / part
-        if not exact.exists():
-            with suppress(OSError):
-                exact = next((p for p in found.iterdir() if id_of(p.name) == id_of(part)), exact)
-        found = exact
-    return found
+    with suppress(
+        OSError, StopIteration
+    ):  # no such folder, a name that no disk has: whoever reads it says so
+        for part in path.parts[len(found.parts) :]:
+            exact = found / part
+            if not exact.exists():
+                exact = next(p for p in found.iterdir() if id_of(p.name) == id_of(part))
+            found = exact
+        return found
+    return path
 
 
 def walk_files(root: Path) -> Iterator[Path]:

@@ -126,7 +126,7 @@ def test_one_bad_file_never_ends_a_scan(tmp_path: Path) -> None:
     odd.write_bytes(good.read_bytes())
     pipe = tmp_path / "pipe.wav"
     os.mkfifo(pipe)
-    paths = [odd, pipe, tmp_path, tmp_path / "missing.wav", good]
+    paths = [odd, pipe, tmp_path, tmp_path / "missing.wav", tmp_path / f"{'x' * 300}.wav", good]
     *bad, last = scan_stems([Stem(stem_id=str(n), files=(p,)) for n, p in enumerate(paths)])
     assert last.problem is None
     assert all(scan.active_s == 0 and scan.problem for scan in bad)
