@@ -12,12 +12,14 @@ recorder was paused, a packet is damaged) it is filled with silence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ml.tracks import is_text
 
 if TYPE_CHECKING:
     import av
@@ -141,14 +143,17 @@ def probe_container(
 
 @contextmanager
 def _opened(path: Path, ignores_length: bool) -> Iterator[InputContainer]:
-    """Open a file for FFmpeg, by its bytes: a name is no URL, whatever stands in it."""
+    """Open a file for FFmpeg: by its whole path, which is no URL whatever stands in it."""
     import av
     from av.error import FFmpegError
 
     options = {"format_whitelist": _FORMATS} | ({"ignore_length": "1"} if ignores_length else {})
     try:
-        with path.open("rb") as file, av.open(file, mode="r", options=options) as container:
-            yield container
+        with ExitStack() as stack:
+            source = str(path.absolute())
+            if not is_text(source):  # PyAV takes names in UTF-8 only; bytes have no name
+                source = stack.enter_context(path.open("rb"))
+            yield stack.enter_context(av.open(source, mode="r", options=options))
     except (FFmpegError, OSError, UnicodeError) as error:
         raise ContainerError(_reason(error)) from None
     except (ArithmeticError, AttributeError, IndexError, MemoryError, TypeError) as error:
