@@ -1,4 +1,7 @@
-"""Where the chunks of a long waveform start, and which of them sound."""
+"""Where the chunks of a long waveform start, and which of them sound.
+
+A file of its own: the rule for silence (``ml.audio.activity``) knows nothing of models' chunks.
+"""
 
 from __future__ import annotations
 

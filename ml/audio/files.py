@@ -41,8 +41,8 @@ _SHORT_S = 0.2
 """A container may promise so much more than it holds: padding is counted by some."""
 _BLOCK_SAMPLES = 1 << 18
 _REPLACE = "copy or download it again, or take it out of the corpus"
-_DAMAGED = (ArithmeticError, MemoryError, OSError, UnicodeError, ValueError)
-"""What libsndfile's binding raises besides its own errors for headers that lie."""
+DAMAGED = (soundfile.LibsndfileError, ArithmeticError, MemoryError, OSError, ValueError)
+"""What libsndfile and its binding raise for files that they cannot read and headers that lie."""
 _log = logging.getLogger(__name__)
 
 
@@ -191,9 +191,10 @@ def probe(path: str | Path, stream: int | None = None) -> AudioInfo:
                     frames += file.frames
                     rate_hz, channels = file.samplerate, file.channels
             return AudioInfo(rate_hz=rate_hz, channels=channels, duration_s=frames / rate_hz)
-        except (soundfile.LibsndfileError, *_DAMAGED) as error:
-            if isinstance(error, AudioError):
-                raise
+        except AudioError:
+            raise
+        except DAMAGED:
+            pass
     from ml.audio.containers import ContainerError, probe_container
 
     try:
@@ -226,9 +227,9 @@ def decode_raw(path: Path, stream: int | None) -> Raw:
     if is_for_libsndfile(path, stream, header):
         try:
             first = _decode_by_libsndfile(path, header)
-        except (soundfile.LibsndfileError, *_DAMAGED) as error:
-            if isinstance(error, AudioError):
-                raise
+        except AudioError:
+            raise
+        except DAMAGED as error:
             reason = str(error).rstrip(
                 "."
             )  # a wrong suffix, a codec that only FFmpeg knows, damage

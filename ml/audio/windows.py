@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from ml.audio.files import (
+    DAMAGED,
     AudioError,
     checked_header,
     decode_raw,
@@ -44,7 +45,9 @@ def read_window(
     if is_for_libsndfile(path, stream, header := checked_header(path)) and not header.pieces:
         try:
             window, rate_hz = _seek(path, start_s, duration_s)
-        except soundfile.LibsndfileError:
+        except AudioError:
+            raise
+        except DAMAGED:
             pass  # a wrong suffix or a codec that only FFmpeg knows
         else:
             return _checked(path, window), rate_hz

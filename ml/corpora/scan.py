@@ -13,13 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import numpy as np
 from ml.artifacts import write_aside
 from ml.audio.activity import ActivityConfig, active_intervals, active_seconds
 from ml.audio.files import USABLE_SHARE, AudioError, decode_audio, mix_parts
+from ml.corpora.mixes import find_mix, sketch_of
 from ml.processes import process_pool
 from ml.progress import progress
 from ml.tracks import Corpus, CorpusError, Stem, Track, is_text, shown
@@ -35,11 +34,6 @@ from ml.tracks import Corpus, CorpusError, Stem, Track, is_text, shown
 RATE_HZ = 16000
 """Levels and activity are measured on the mono stem at this rate: what the model will hear."""
 RECORD_NAME = "scans.jsonl"
-MIX_CORRELATION = 0.95
-"""A stem is taken for the mix when it goes so well with the sum of the others."""
-_SKETCH = 256
-_SKETCH_ROWS = 4096
-"""Rows of ``_SKETCH`` samples whose signs are drawn at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +57,7 @@ class StemScan:
     problem: str | None = None
     """What is wrong and what to do, one sentence."""
     sketch: str | None = None
-    """Of the waveform: 256 sums of its samples with random signs, float16 in base64; no column."""
+    """Of the waveform (``ml.corpora.mixes``); no column of the table."""
 
 
 def listed_tracks(corpus: Corpus) -> list[Track]:
@@ -139,7 +133,7 @@ def scan_stem(stem: Stem, activity: ActivityConfig | None = None) -> StemScan:
         active_s=active_seconds(intervals, 0.0, duration_s),
         peak=peak,
         rms_db=10 * math.log10(mean_square) if mean_square > 0 else None,
-        sketch=b64encode(_sketch(waveform).astype(np.float16).tobytes()).decode(),
+        sketch=sketch_of(waveform),
     )
     if not intervals:
         return replace(measured, problem=_silence(stem, peak, config))
@@ -150,19 +144,11 @@ def scan_stem(stem: Stem, activity: ActivityConfig | None = None) -> StemScan:
 
 
 def without_mixes(track: Track, scans: Sequence[StemScan]) -> list[StemScan]:
-    """Leave out the stems of a track that are bounces of its mix: queries would hear their answer.
-
-    Such a stem equals the sum of the others, whatever its level. It is found by its sketch: random
-    projections keep sums, and correlations to a few percent. A stem that equals a single other one
-    as well is a double and no mix.
-    """
+    """Leave out the stems that are bounces of their track's mix: queries would hear the answer."""
     judged = list(scans)
     while True:
         usable = [n for n, scan in enumerate(judged) if scan.active_s > 0 and scan.sketch]
-        if (
-            len(usable) < 3
-            or (found := _find_mix([judged[n].sketch or "" for n in usable])) is None
-        ):
+        if len(usable) < 3 or (found := find_mix([judged[n].sketch or "" for n in usable])) is None:
             return judged
         place, correlation = usable[found[0]], found[1]
         judged[place] = replace(
@@ -172,58 +158,6 @@ def without_mixes(track: Track, scans: Sequence[StemScan]) -> list[StemScan]:
             f"stems of track {track.track_id!r} (correlation {correlation:.3f}): it is left out; "
             "take it out of the corpus",
         )
-
-
-def _find_mix(sketches: Sequence[str]) -> tuple[int, float] | None:
-    """Find which of some stems is the sum of the others: its place and the correlation."""
-    rows = np.array([np.frombuffer(b64decode(text), np.float16) for text in sketches], np.float64)
-    norms = np.linalg.norm(rows, axis=1)
-    if not norms.all():
-        return None
-    pairs = (rows / norms[:, None]) @ (rows / norms[:, None]).T - 2 * np.eye(len(rows))
-    scores = [_mix_score(rows, pairs, place) for place in range(len(rows))]
-    best = int(np.argmax(scores))
-    return (best, scores[best]) if scores[best] >= MIX_CORRELATION else None
-
-
-def _mix_score(rows: np.ndarray, pairs: np.ndarray, place: int) -> float:
-    """Correlate a stem with the sum of the others, once with and once without its doubles.
-
-    With them it must go clearly better with the sum than with any one of them.
-    """
-    others = rows.sum(axis=0) - rows[place]
-    score = _correlation(rows[place], others)
-    if 1 - score > 0.5 * (1 - pairs[place].max()):
-        score = 0.0
-    apart = np.flatnonzero((pairs[place] < MIX_CORRELATION) & (np.arange(len(rows)) != place))
-    if len(apart) >= 2:
-        score = max(score, _correlation(rows[place], rows[apart].sum(axis=0)))
-    return score
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    scale = np.linalg.norm(one) * np.linalg.norm(other)
-    return float(one @ other / scale) if scale > 0 else 0.0
-
-
-def _sketch(waveform: np.ndarray) -> np.ndarray:
-    """Project (samples,) on 256 random directions: sample n counts for n mod 256, with a sign."""
-    total = np.zeros(_SKETCH)
-    size = _SKETCH * _SKETCH_ROWS
-    for place, start in enumerate(range(0, len(waveform), size)):
-        block = waveform[start : start + size]
-        rows = -(-len(block) // _SKETCH)
-        padded = np.zeros(rows * _SKETCH, dtype=np.float32)
-        padded[: len(block)] = block
-        total += np.einsum("ij,ij->j", padded.reshape(rows, _SKETCH), _signs(place)[:rows])
-    return total
-
-
-@lru_cache(maxsize=32)
-def _signs(place: int) -> np.ndarray:
-    """Draw the signs of a block: (row, projection) float32, the same on every machine."""
-    bits = np.random.PCG64(place).random_raw(_SKETCH * _SKETCH_ROWS // 64).view(np.uint8)
-    return (1 - 2 * np.unpackbits(bits).astype(np.float32)).reshape(_SKETCH_ROWS, _SKETCH)
 
 
 def track_problems(track: Track, scans: Sequence[StemScan]) -> list[str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -290,6 +291,8 @@ def test_damaged_bytes_are_an_audio_error_or_audio(tmp_path: Path, suffix: str) 
             assert str(path) in str(found)
         else:
             assert np.isfinite(found.waveform).all()
+        with suppress(AudioError):
+            assert np.isfinite(read_window(path, 0.2, 0.3)[0]).all()
 
 
 def test_where_a_file_lies_in_its_session_is_read(tmp_path: Path) -> None:
