@@ -242,7 +242,11 @@ class Settings(BaseSettings):
                 f"add it there under 'corpora:' or with: stems corpus add {name} KIND ROOT"
             )
         corpus = self.corpora[name]
-        return corpus.model_copy(update={"root": self.home / corpus.root.expanduser()})
+        options = corpus.options
+        if corpus.kind == "midi":  # made here, so its audio lies here
+            options = {"audio": str(self.layout.corpora / name)} | options
+        root = self.home / corpus.root.expanduser()
+        return corpus.model_copy(update={"root": root, "options": options})
 
 
 def default_home() -> Path:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "valid", "test"]
 
 Kind = Literal[
-    "beats", "demo", "folder", "manifest", "medleydb", "moisesdb", "musdb18", "slakh2100"
+    "beats", "demo", "folder", "manifest", "medleydb", "midi", "moisesdb", "musdb18", "slakh2100"
 ]
 """Layouts of corpora that ``ml.corpora.corpus.open_corpus`` reads."""
 NO_STEMS: tuple[Kind, ...] = ("beats",)
@@ -75,6 +75,15 @@ class Corpus(Protocol):
 
     def tracks(self) -> Iterator[Track]:
         """List all tracks, in an order that is the same on every machine."""
+        ...
+
+
+@runtime_checkable
+class RenderedCorpus(Corpus, Protocol):
+    """A corpus whose audio we make ourselves."""
+
+    def render(self, *, workers: int = 1) -> None:
+        """Make the audio that is not there yet."""
         ...
 
 

@@ -15,6 +15,7 @@ FLOORS = (
     ("parquet", "object_store", "mlflow_store", "settings"),
     ("config_file", "audio", "labels"),
     ("figures", "scores", "corpora/readers", "corpora/demo"),
+    ("corpora/midi",),
     ("corpora",),
     ("models", "shards"),
     ("training",),

@@ -16,6 +16,7 @@ KINDS: dict[Kind, str] = {
     "folder": "one folder a track, one file a stem",
     "manifest": "a CSV",
     "medleydb": "MedleyDB, both versions",
+    "midi": "MIDI files, played through soundfonts",
     "moisesdb": "MoisesDB",
     "musdb18": "MUSDB18 and MUSDB18-HQ",
     "slakh2100": "Slakh2100 and BabySlakh",
@@ -62,6 +63,7 @@ def kinds_help() -> str:
 
 def _readers() -> dict[str, Callable[..., Corpus]]:
     from ml.corpora.demo.reader import DemoCorpus
+    from ml.corpora.midi.corpus import MidiCorpus
     from ml.corpora.readers.beats import BeatCorpus
     from ml.corpora.readers.folder import FolderCorpus
     from ml.corpora.readers.manifest import ManifestCorpus
@@ -76,6 +78,7 @@ def _readers() -> dict[str, Callable[..., Corpus]]:
         "folder": FolderCorpus,
         "manifest": ManifestCorpus,
         "medleydb": MedleyDbCorpus,
+        "midi": MidiCorpus,
         "moisesdb": MoisesDbCorpus,
         "musdb18": Musdb18Corpus,
         "slakh2100": SlakhCorpus,

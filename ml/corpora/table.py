@@ -39,7 +39,7 @@ from ml.corpora.scan import (
     without_mixes,
 )
 from ml.locks import lock
-from ml.tracks import Corpus, Stem, Track, shown
+from ml.tracks import Corpus, RenderedCorpus, Stem, Track, shown
 
 if TYPE_CHECKING:
     import polars as pl
@@ -72,6 +72,8 @@ def build_corpus_tracks(
     """
     folder = layout.tracks(name)
     activity = activity or ActivityConfig()
+    if isinstance(corpus, RenderedCorpus):
+        corpus.render(workers=workers)
     tracks = listed_tracks(corpus)
     stamps = {stem.stem_id: _stamp(stem, corpus.root, activity) for t in tracks for stem in t.stems}
     scans = read_scans(folder, stamps, corpus.root)
