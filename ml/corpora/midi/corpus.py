@@ -57,8 +57,13 @@ class _Song:
     @classmethod
     def read(cls, song: dict[str, Any]) -> _Song:
         """Make a song of what JSON keeps of it."""
-        stems = tuple((name, tuple(labels)) for name, labels in song["stems"])
-        return cls(**(song | {"stems": stems}))
+        stems = ((name, tuple(labels)) for name, labels in song["stems"])
+        return cls(
+            track_id=song["track_id"],
+            folder=song["folder"],
+            split=song["split"],
+            stems=tuple(stems),
+        )
 
 
 _Songs: TypeAlias = list[_Song] | str
