@@ -1,4 +1,4 @@
-"""The log-mel frontend, one for training, embedding and queries (DESIGN table: ``paper`` size).
+"""The log-mel frontend, one for training, embedding and queries.
 
 Only torch and torchaudio; runs on the device of its input.
 """

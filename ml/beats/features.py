@@ -1,4 +1,4 @@
-"""Features of whole tracks for beat probes (DESIGN section 6, "Beats"; Riou et al., section III-E).
+"""Features of whole tracks for beat probes (Riou et al., section III-E).
 
 An *input* is what a probe looks at: layers of a frozen encoder, or the log-mel itself. One row of
 features stands for one *step* of 160 ms: the patches of that time, the frequency rows concatenated.

@@ -1,7 +1,7 @@
 """Eight linear probes on frozen features: 8 × 20 ms activations per step of 160 ms.
 
 Probe j's activation of step k is frame n = 8k + j of the track, at n / 50 s; there is no shift by
-half a frame (DESIGN section 6, "Beats"; Riou et al., section III-E). Eight probes on the same
+half a frame (Riou et al., section III-E). Eight probes on the same
 features are one linear map with eight outputs. They are trained on tracks with beats and features,
 streamed from disk. Which tracks those are: ``ml.beats.probes``.
 """

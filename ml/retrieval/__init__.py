@@ -1,1 +1,6 @@
-"""Retrieval: embeddings, store, metrics, evaluation, queries."""
+"""Retrieval: from corpora to vectors, and from a question to the stems that answer it.
+
+``embeddings`` brings corpora through the models, ``evaluation`` says what the vectors are worth,
+``tables`` holds them in LanceDB, ``champion`` decides which model answers, ``queries`` asks it.
+``metrics`` and ``query`` are only addresses that code outside knows.
+"""

@@ -167,7 +167,7 @@ def read_rows(path: Path, made_by: str) -> list[dict[str, Any]]:
 
 
 def _read_folder(folder: Path) -> list[dict[str, Any]]:
-    rows = read_rows(folder / SCORES, f"{MADE_BY} --corpus {folder.name}")
+    rows = read_rows(folder / SCORES, kinds.SCORES.remedy(folder))
     return [{name: _none_for_nan(row[name]) for name in SCORE_COLUMNS} for row in rows]
 
 

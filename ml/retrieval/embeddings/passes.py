@@ -1,6 +1,6 @@
-"""Chunks in, one vector a chunk out: the one way from sound to vectors, for several models at once.
+"""Chunks in, one vector a chunk out: in batches, for several models at once.
 
-A pass takes chunks of stems (for a gallery) and of mixes (for queries), in batches across stems; a
+A pass takes chunks of stems (for a gallery) and of mixes (for queries), across stems; a
 log-mel is computed once for all models with the same frontend. What becomes of the rows is up to
 who asks: embeddings keep the mean of each stem (``ChunkRows.stem_means``), alignment ranks the rows
 one by one, a person's query (``ml.retrieval.queries.mix``) has one mix only. Whole files, which the

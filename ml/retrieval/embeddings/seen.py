@@ -1,4 +1,4 @@
-"""Which tracks of a corpus a model has seen in training, under whatever name (DESIGN section 6).
+"""Which tracks of a corpus a model has seen in training, under whatever name.
 
 A song may come back in another corpus: MUSDB18 took 46 of its songs from MedleyDB, cut and mixed
 anew, so that neither ids nor contents agree. The rule therefore has three parts, any of which
