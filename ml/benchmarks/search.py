@@ -87,8 +87,8 @@ def make_table(uri: str, rows: int) -> dict[str, float]:
     from ml.retrieval.tables.index import optimize_tables
     from ml.retrieval.tables.publish import STEM_TABLE, merge_batches
 
+    schema = next(_batches(1)).schema  # imports and centres are not part of making vectors
     generating_s = seconds_of(lambda: [None for _ in _batches(rows)])
-    schema = next(_batches(1)).schema
 
     def merge() -> None:
         merge_batches(
