@@ -1,4 +1,4 @@
-"""Remove what a home holds of a corpus; the corpus itself, its audio, is never touched."""
+"""Remove what a home holds of a corpus; its own audio is never touched, only what was rendered."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def remove_corpus(settings: Settings, name: str, *, delete: bool = False) -> Rem
     _refuse_needed(settings, name)
     layout, removal = settings.layout, Removal()
     removal.rows.update(_remove_rows(layout, name, delete=delete))
-    for folder in _folders(layout, name, removal):
+    for folder in _folders(settings, name, removal):
         removal.folders.append(folder)
         if delete:
             with lock(folder / ".lock"):
@@ -88,9 +88,9 @@ def _remove_rows(layout: DataLayout, name: str, *, delete: bool) -> Iterator[tup
             yield uri, sum(counts.values())
 
 
-def _folders(layout: DataLayout, name: str, removal: Removal) -> Iterator[Path]:
+def _folders(settings: Settings, name: str, removal: Removal) -> Iterator[Path]:
     """Find the folders of what was made of the corpus; records of publications first."""
-    only = glob.escape(name)
+    layout, only = settings.layout, glob.escape(name)
     yield from sorted(layout.lancedb.glob(f"*/published/{only}"))
     yield from sorted(layout.scores("*", name).parent.parent.glob(f"*/{only}"))
     yield from sorted(layout.beat_features("*", name).parent.parent.glob(f"*/{only}"))
@@ -105,7 +105,10 @@ def _folders(layout: DataLayout, name: str, removal: Removal) -> Iterator[Path]:
             yield layout.shards(name)
     if layout.shards_uri is not None:
         removal.kept.append(f"shards at {layout.training_shards(name)} stay; remove them there")
-    yield from (path for path in (layout.labels(name), layout.tracks(name)) if path.is_dir())
+    made = [layout.labels(name), layout.tracks(name)]
+    if name in settings.corpora and settings.corpora[name].kind == "midi":
+        made.append(Path(settings.corpus(name).options["audio"]))
+    yield from (path for path in made if path.is_dir())
 
 
 def _trained_on(layout: DataLayout, name: str) -> list[str]:

@@ -122,6 +122,9 @@ def test_a_home_renders_and_scans(
     capsys.readouterr()
     assert main([*stems, "build", "mine", "--workers", "1"]) == 0
     assert "is up to date" in capsys.readouterr().out
+    assert main([*stems, "remove", "mine", "--delete"]) == 0
+    assert list(layout.home.rglob("*.flac")) == []
+    assert (root / "a.mid").is_file()
 
 
 def test_a_part_that_no_soundfont_plays_is_named(
