@@ -34,7 +34,7 @@ from ml.labels.names import Labels
 from ml.locks import lock
 from ml.processes import completed, process_pool
 from ml.progress import progress
-from ml.tracks import CorpusError, Split, Stem, Track
+from ml.tracks import CorpusError, Split, Stem, Track, shown
 
 _SUFFIXES = (".mid", ".midi")
 _LISTING = "songs.json"
@@ -168,7 +168,7 @@ class MidiCorpus:
         return Track(
             track_id=song.track_id,
             split=song.split,
-            title=path.stem,
+            title=shown(path.stem),
             stems=tuple(
                 Stem(
                     stem_id=f"{song.track_id}/{name.removesuffix('.flac')}",
@@ -186,13 +186,13 @@ class MidiCorpus:
         for path in self._files:
             content = file_fingerprint(path)
             if content in seen:
-                self._leave_out(path, f"has the bytes of {seen[content].name}")
+                self._leave_out(path, f"has the bytes of {shown(seen[content].name)}")
             else:
                 seen[content] = path
                 yield path, content
 
     def _leave_out(self, path: Path, why: str) -> None:
-        name = path.relative_to(self.root).as_posix()
+        name = shown(path.relative_to(self.root).as_posix())
         if name not in self.left_out:
             self.left_out[name] = why
             _log.warning("%s is left out: it %s", name, why)

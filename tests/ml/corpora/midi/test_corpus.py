@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,17 @@ def test_a_part_that_no_soundfont_plays_is_named(
     silent = read_corpus_tracks(layout, "keys").filter(pl.col("active_s") == 0)
     assert ["drums", "drum kit"] in silent["labels"].to_list()
     assert all("never sounds" in problem for problem in silent["problem"])
+
+
+def test_names_in_another_encoding_are_shown(
+    song: Callable[..., Path], tmp_path: Path, soundfonts: list[Path]
+):
+    for name, programs in ((b"h\xf6he.mid", (0, 33, 48)), (b"h\xf6her.mid", ())):
+        song(tmp_path / "midi" / os.fsdecode(name), programs)
+    corpus = opened(tmp_path / "midi", tmp_path / "audio", soundfonts, renderings=1)
+    build_corpus_tracks("odd", corpus, DataLayout(home=tmp_path / "home"))
+    assert read_corpus_tracks(DataLayout(home=tmp_path / "home"), "odd")["title"][0] == "höhe"
+    assert list(corpus.left_out) == ["höher.mid"]
 
 
 def test_drums_can_be_stems_of_their_own(root: Path, tmp_path: Path, soundfonts: list[Path]):
