@@ -45,7 +45,8 @@ WORDS: dict[str, str] = {
     "cymbal": "cym, cyms, cymb, cymbs, cymbals, becken",
     "distorted": "dist, dst, disto, overdriven, od, crunch",
     "double bass": (
-        "db bass, db bs, contrabass, kontrabass, cb, dbass, dblbass, upr bs, upright bs, ub"
+        "db bass, db bs, dbl bass, dbl bs, contrabass, kontrabass, cb, dbass, dblbass, upr bs, "
+        "upright bs, ub"
     ),
     "drum": "dr, drm",
     "drums": "drms, drs, drumz, schlagzeug, batterie, bateria, batteria, kit, drumkit, drumset",
@@ -56,6 +57,7 @@ WORDS: dict[str, str] = {
     ),
     "female": "fem",
     "floor tom": "ft, flr tom, fl tom, flrtom, floor",
+    "flugelhorn": "flugel, flug",
     "flute": "fl, flt, flutes, flote, floete, flauta, flauto",
     "french horn": "fhn, fhrn, frhn, fr hn, fr hrn, fr horn",
     "glockenspiel": "glock, glk, glsp, glocken",
@@ -148,13 +150,13 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
     "drums": {
         "drums": "drum, drums, drum bus, beat, beats, breakbeat, breakbeats, break, breaks",
         "drum machine": "drum machine, drum machines, 808, 808s, 909, 909s, 707, tr 808, tr 909",
-        "kick drum": "kick, kick drum, sub kick",
+        "kick drum": "kick, kick drum, sub kick, kick sub",
         "snare drum": (
             "snare, snare drum, rim, rimshot, rim shot, sidestick, side stick, crossstick"
         ),
         "hi-hat": "hi hat, open hat, closed hat, hi-hat",
         "toms": "tom, toms, floor tom, rack tom",
-        "cymbals": "cymbal, cymbals, crash, ride, china, splash",
+        "cymbals": "cymbal, cymbals, crash, ride, ride bell, china, splash",
         "overheads": "overheads, drum overheads",
     },
     "guitar": {
@@ -210,12 +212,12 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
     },
     "other plucked": {
         "banjo": "banjo",
-        "mandolin": "mandolin, mandola",
+        "mandolin": "mandolin",
         "ukulele": "ukulele",
-        "harp": "harp, autoharp",
+        "harp": "harp",
         "bouzouki": "bouzouki, bouz",
         "sitar": "sitar",
-        "zither": "zither, koto, charango, cavaquinho, balalaika, kora, lute, oud",
+        "": "zither, koto, charango, cavaquinho, balalaika, kora, lute, oud, mandola, autoharp",
     },
     "percussion": {
         "percussion": "percussion, percussion loop, latin percussion, hand drum, hand drums",
@@ -223,30 +225,35 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
             "clap, claps, handclap, handclaps, hand clap, hand claps, snap, snaps, stomp, stomps"
         ),
         "tambourine": "tambourine",
-        "shaker": "shaker, maraca, maracas, cabasa",
+        "shaker": "shaker",
         "conga": "conga",
         "bongo": "bongo",
-        "cowbell": "cowbell, agogo",
-        "djembe": "djembe, cajon, darbuka, udu, surdo, pandeiro, timbale, timbales, frame drum",
-        "woodblock": "woodblock, wood block, woodblk, claves, clave, temple block, guiro",
-        "triangle": "triangle, tri, bell tree",
+        "cowbell": "cowbell",
+        "": (
+            "maracas, cabasa, agogo, djembe, cajon, darbuka, udu, surdo, pandeiro, timbales, frame "
+            "drum, woodblock, claves, temple block, guiro, kalimba, mbira, celesta, tubular bells, "
+            "handpan, bells, music box"
+        ),
+        "triangle": "triangle, tri",
         "chimes": "chimes, wind chimes, mark tree, windchimes",
-        "steel drums": "steel drum, steel drums, steel pan, steel pans, steelpan, handpan, hang",
+        "steel drums": "steel drum, steel drums, steel pan, steel pans, steelpan",
         "vibraphone": "vibraphone",
         "marimba": "marimba",
         "xylophone": "xylophone",
-        "glockenspiel": "glockenspiel, celesta, celeste, bells, bell, tubular bells, music box",
+        "glockenspiel": "glockenspiel",
         "timpani": "timpani",
-        "kalimba": "kalimba, mbira",
         "pitched percussion": "mallets, mallet, pitched percussion",
     },
     "piano": {
-        "piano": "piano, upright piano, felt piano",
+        "piano": "piano, upright piano, upr piano, felt piano",
         "grand piano": "grand piano, grand, steinway",
         "electric piano": "electric piano",
     },
     "vocals": {
-        "vocals": "vocals, spoken word, speech, acapella, a cappella, dialog, dialogue, narration",
+        "vocals": (
+            "vocals, scream, shout, whisper, growl, yell, humming, spoken word, speech, acapella, "
+            "a cappella, dialog, dialogue, narration"
+        ),
         "lead vocals": "lead vocals, vocals lead, main vocals, vocals main",
         "background vocals": (
             "background vocals, harmony vocals, vocals harmony, gang vocals, vocals background, "
@@ -258,21 +265,26 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
         "vocoder or beatboxing": "vocoder, beatbox, beatboxing, talkbox, talk box",
     },
     "wind": {
-        "flute": "flute, recorder, tin whistle, whistle, panpipes, pan pipes",
+        "flute": "flute",
         "saxophone": "saxophone",
         "brass": "brass, brass section, horn section, horn, trumpet section",
-        "trumpet": "trumpet, flugelhorn, flugel, cornet",
+        "trumpet": "trumpet",
         "trombone": "trombone",
         "french horn": "french horn, french horns",
         "clarinet": "clarinet",
-        "oboe": "oboe, english horn, cor anglais",
+        "oboe": "oboe",
         "piccolo": "piccolo",
-        "harmonica": "harmonica, bass harmonica, melodica",
+        "harmonica": "harmonica, bass harmonica",
         "wind instrument": "woodwind, woodwinds, ww, winds, wind instrument",
-        "reeds": "reeds, reed, bagpipe, bagpipes, duduk",
+        "reeds": "reeds, reed",
+        "": (
+            "recorder, tin whistle, whistle, panpipes, flugelhorn, cornet, english horn, melodica, "
+            "duduk"
+        ),
     },
 }
-"""Category → instrument as labels have it → phrases that name it, in the words of ``WORDS``."""
+"""Category → instrument as labels have it → phrases that name it, in the words of ``WORDS``; under
+"" each phrase is its own instrument."""
 
 WEAK: dict[str, tuple[str, str]] = {
     "acoustic": ("guitar", "acoustic guitar"),
@@ -288,6 +300,7 @@ WEAK: dict[str, tuple[str, str]] = {
     "harmony": ("vocals", "background vocals"),
     "background": ("vocals", "background vocals"),
     "k": ("drums", "kick drum"),
+    "loop": ("drums", "drums"),
     "room": ("drums", "drums"),
     "soprano": ("vocals", "vocals"),
     "t": ("drums", "toms"),
@@ -332,7 +345,7 @@ def read_spelling(name: str) -> Reading:
     >>> read_spelling("Ac Gtr Verse 2").labels
     ('guitar', 'acoustic guitar')
     """
-    words = _expanded(_words(name))
+    words = _expanded([part for word in _words(name) for part in _parts(word)])
     sure = [(place, *_PHRASES[phrase]) for place, phrase in _phrases(words, _PHRASES)]
     taken = {n for place, phrase in _phrases(words, _PHRASES) for n in _span(place, phrase)}
     weak = [WEAK[word] for word in words if word in WEAK]
@@ -358,9 +371,22 @@ def _words(name: str) -> list[str]:
     """Cut a name into lower-case words without accents: ``KickIn_01`` → kick, in, 01."""
     plain = unicodedata.normalize("NFKD", name.translate(_LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
-    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
-    plain = re.sub(r"(?<=[^\W\d_])(?=\d)", " ", plain.lower())
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", " ", plain)
+    plain = re.sub(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])", " ", plain.lower())
     return re.sub(r"[\W_]+", " ", plain).split()
+
+
+def _parts(word: str) -> tuple[str, ...]:
+    """Cut a word that is not known into two that are (``snrtop``), or take its plural's "s" off."""
+    if word in _KNOWN or word.isdigit():
+        return (word,)
+    if word.endswith("s") and word[:-1] in _KNOWN:
+        return (word[:-1],)
+    for cut in range(len(word) - 2, 0, -1):
+        left, right = word[:cut], word[cut:]
+        if right in _KNOWN and (left in _KNOWN or left in ("a", "e")):
+            return (left, right)
+    return (word,)
 
 
 def _expanded(words: Sequence[str]) -> list[str]:
@@ -419,7 +445,7 @@ def _vocabulary() -> dict[str, tuple[str, str]]:
     for category, instruments in INSTRUMENTS.items():
         for instrument, names in instruments.items():
             for name in names.split(", "):
-                phrases[" ".join(_expanded(_words(name)))] = (category, instrument)
+                phrases[" ".join(_expanded(_words(name)))] = (category, instrument or name)
     return {phrase: pair for phrase, pair in phrases.items() if phrase not in _NO_NAMES}
 
 
@@ -427,4 +453,11 @@ _NO_NAMES = frozenset(("other", "wind"))
 """Categories that as a word of a name say nothing."""
 _WORD_OF = {short: word for word, names in WORDS.items() for short in (word, *names.split(", "))}
 _PHRASES = _vocabulary()
+_KNOWN = frozenset(
+    word
+    for text in (*_WORD_OF, *_PHRASES, *(w for w in (*_SILENT, *WEAK) if len(w) > 1))
+    for word in text.split()
+    if len(word) > 1
+)
+"""Single words of the vocabulary."""
 _LONGEST = max(len(phrase.split()) for phrase in _PHRASES)
