@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -199,6 +200,8 @@ def _deaths() -> Any:
 
 
 def _watch_parent() -> None:
+    # Ctrl-C reaches the whole group; the parent says so, its workers go without a traceback.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

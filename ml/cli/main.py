@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 a run failed, 2 wrong use (with one sentence that says wha
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,16 @@ VERBS = {
 }
 """Verb → its module in ``ml.cli``, and its line in the help."""
 FAILED, WRONG_USE = 1, 2
+_REMEDIES = {
+    errno.ENOSPC: "free space on its disk",
+    errno.EDQUOT: "free space in its quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "make its disk writable, or name another home,",
+    errno.EACCES: "mend its permissions, or name another home,",
+    errno.EPERM: "mend its permissions, or name another home,",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+"""What to do about an error of the system."""
 
 
 class _Verbs(argparse._SubParsersAction):
@@ -75,29 +86,43 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    args = get_parser().parse_args(arguments)
+    command = "stems"
+    try:
+        args = get_parser().parse_args(arguments)
+        command = f"stems {args.verb}"
+        return _run(args)
+    except KeyboardInterrupt as error:
+        sentence, code = str(error) or "interrupted", FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILED
+    except (ValueError, FileNotFoundError) as error:
+        sentence, code = str(error), WRONG_USE
+    except OSError as error:
+        sentence, code = _os_sentence(error), FAILED
+    except RuntimeError as error:
+        sentence, code = str(error), FAILED
+    print(f"{command}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
     import logging
 
-    from ml.artifacts import ArtifactError
-    from ml.locks import LockedError
     from ml.progress import set_up_logging
     from ml.settings import load_settings
 
     set_up_logging(logging.DEBUG if args.verbose else logging.INFO)
-    try:
-        return args.run(args, load_settings(args.home))
-    except (ArtifactError, LockedError, RuntimeError) as error:
-        print(f"stems {args.verb}: {error}", file=sys.stderr)
-        return FAILED if isinstance(error, RuntimeError) else WRONG_USE
-    except (ValueError, FileNotFoundError) as error:
-        print(f"stems {args.verb}: {error}", file=sys.stderr)
-        return WRONG_USE
-    except KeyboardInterrupt as error:
-        print(f"stems {args.verb}: {error or 'interrupted'}", file=sys.stderr)
-        return FAILED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return FAILED
+    return args.run(args, load_settings(args.home))
+
+
+def _os_sentence(error: OSError) -> str:
+    """Say what the system refused, where, and what to do about it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = _REMEDIES.get(error.errno or 0)
+    advice = f"; {remedy} and run the same command again: what is finished is kept"
+    return f"{where}{reason}{advice if remedy else ''}"
 
 
 if __name__ == "__main__":

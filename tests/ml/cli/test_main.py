@@ -1,9 +1,14 @@
+import errno
+import resource
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from ml.cli.main import VERBS, WRONG_USE, main
+from ml.cli import upkeep
+from ml.cli.main import FAILED, VERBS, WRONG_USE, main
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -38,3 +43,37 @@ def test_wrong_use_is_said_and_has_its_exit_code(
         main(arguments)
     assert ended.value.code == WRONG_USE
     assert "stems" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (KeyboardInterrupt("a checkpoint is saved"), "a checkpoint is saved"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device; fr"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "/x: Read-only file system; make"),
+        (OSError("no route"), "no route"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied; mend"),
+        (RuntimeError("it broke"), "it broke"),
+    ],
+)
+def test_what_stops_a_verb_is_one_sentence(error, sentence, tmp_path, monkeypatch, capsys):
+    def stop(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(upkeep, "explain_settings", stop)
+    assert main(["--home", str(tmp_path), "config", "show"]) == FAILED
+    said = capsys.readouterr().err
+    assert said.startswith(f"stems config: {sentence}")
+    assert said.count("\n") == 1
+
+
+def test_a_file_over_the_limit_is_one_sentence_and_the_next_run_goes_on(tmp_path: Path):
+    command = [sys.executable, "-m", "ml.cli.main", "--home", str(tmp_path), "demo"]
+    command += ["--train-songs", "2", "--heldout-songs", "2", "--workers", "1"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert ran.returncode == FAILED
+    assert "Traceback" not in ran.stderr
+    assert "ulimit -f" in ran.stderr.splitlines()[-1]
+    assert subprocess.run(command, capture_output=True).returncode == 0
