@@ -1,8 +1,8 @@
-"""Configurations as plain JSON types, and back."""
+"""Configurations as plain JSON types, and back; names that are nearly right."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -10,6 +10,17 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 D = TypeVar("D")
 _IS_ADDED = "is_added"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Guess which of the known names an unknown one means: ``" (did you mean 'query'?)"``.
+
+    The guess goes into an error after the unknown name; it is empty where nothing is near.
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def added_field(default: D) -> D:

@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from ml.artifacts import DataLayout
-from ml.plain import flat
+from ml.plain import did_you_mean, flat
 from ml.tracks import Kind
 
 HOME_VARIABLE = "STEMS_HOME"
@@ -238,7 +238,8 @@ class Settings(BaseSettings):
         if name not in self.corpora:
             known = ", ".join(sorted(self.corpora))
             raise SettingsError(
-                f"corpus {name!r} is not in {self.layout.config_path}; known corpora: {known}; "
+                f"corpus {name!r} is not in {self.layout.config_path}"
+                f"{did_you_mean(name, self.corpora)}; known corpora: {known}; "
                 f"add it there under 'corpora:' or with: stems corpus add {name} KIND ROOT"
             )
         corpus = self.corpora[name]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml.cli.options import add_device, add_model
+from ml.cli.options import add_device, add_model, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Print the beats of a recording in seconds, one a line, found by a linear "
         "probe on a trained encoder (stems evaluate beats trains it) and a dynamic Bayesian "
         "network of 55 to 215 bpm.",
+        epilog=examples("stems beats song.wav --click clicks.wav"),
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="audio file of any kind and rate")
     add_model(parser)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml import kinds
-from ml.cli.options import cores, count_text, state_text
+from ml.cli.options import cores, count_text, examples, state_text
 from ml.corpora.corpus import kinds_help
 from ml.settings import Settings
 
@@ -28,7 +28,15 @@ _RIGHT = frozenset(("stems", "s", "Hz", "ch", "peak dBFS", "rms dBFS", "active")
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("corpus")
+    parser = verbs.add_parser(
+        "corpus",
+        description="Look into a corpus, name it in config.yaml, scan it into a table.",
+        epilog=examples(
+            "stems corpus inspect folder ~/multitracks    # writes nothing",
+            "stems corpus add mine folder ~/multitracks",
+            "stems corpus build mine",
+        ),
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     inspect = _action(actions, "inspect", "print labels, lengths, levels and problems of all stems")
     inspect.add_argument("target", metavar="NAME|KIND", help="corpus of the settings, or a kind")

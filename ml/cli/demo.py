@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ml.cli.options import cores
+from ml.cli.options import cores, examples
 
 if TYPE_CHECKING:
     from ml.settings import Settings
@@ -17,6 +17,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "demo",
         description="Compose and render the demo corpora (demo, demo-plain, demo-swapped) below "
         "the home's corpora folder. Nothing is downloaded. What is there already is kept.",
+        epilog=examples("stems --home small demo --train-songs 20 --heldout-songs 10"),
     )
     parser.add_argument("--seed", type=int, help="all songs follow from it (default: demo.seed)")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ml.cli.options import CONDITIONINGS, add_device, cores, state_text
+from ml.cli.options import add_conditioning, add_device, cores, examples, state_text
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Scan the corpus and encode its labels if need be, embed its stems and their "
         "leave-one-out mixes with every model in one pass over the audio, and publish the stems of "
         "trained models to their LanceDB tables. What is up to date is not done again.",
+        epilog=examples("stems embed demo", "stems embed mine --models film-nce"),
     )
     parser.add_argument("corpus", metavar="CORPUS", help="name of the corpus")
-    parser.add_argument("--conditioning", choices=CONDITIONINGS, default="fine")
+    add_conditioning(parser)
     add_options(parser)
     parser.add_argument("--no-publish", action="store_true", help="leave the tables as they are")
     parser.set_defaults(run=run)
@@ -39,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="which tracks (default: test where the corpus has such tracks, else all)",
     )
     add_device(parser)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="bf16", help="of the arithmetic"
+    )
     parser.add_argument("--batch-chunks", type=int, default=64, metavar="N", help="batch size")
 
 

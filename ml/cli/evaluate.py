@@ -14,7 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml.cli.embed import add_options, embed
-from ml.cli.options import CONDITIONINGS, add_corpus, add_device, add_draws, draws, state_text
+from ml.cli.options import (
+    CONDITIONINGS,
+    add_conditioning,
+    add_corpus,
+    add_device,
+    add_draws,
+    draws,
+    examples,
+    state_text,
+)
 from ml.cli.report import print_scores
 from ml.settings import Settings
 
@@ -33,7 +42,15 @@ _HEADINGS = ("stem", "tr+inst", "tr+cat", "tr", "inst", "cat", "wrong")
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its evaluations."""
-    parser = verbs.add_parser("evaluate")
+    parser = verbs.add_parser(
+        "evaluate",
+        description="Score models on a corpus; what is missing is embedded or prepared first.",
+        epilog=examples(
+            "stems evaluate retrieval --corpus demo",
+            "stems evaluate retrieval --corpus demo --models film-nce --baselines",
+            "stems evaluate beats",
+        ),
+    )
     evaluations = parser.add_subparsers(dest="evaluation", required=True, metavar="EVALUATION")
     for add in (_add_retrieval, _add_instruments, _add_alignment, _add_beats):
         add(evaluations)
@@ -277,7 +294,7 @@ def _add_alignment(evaluations: argparse._SubParsersAction) -> None:
         "was not done.",
     )
     add_corpus(parser)
-    parser.add_argument("--conditioning", choices=CONDITIONINGS, default="fine")
+    add_conditioning(parser)
     add_options(parser)
     add_draws(parser)
     parser.set_defaults(run=run_alignment)
@@ -352,7 +369,9 @@ def _add_beats(evaluations: argparse._SubParsersAction) -> None:
         help="of the encoders, -1 the last; validation tracks choose (default: beats.layers)",
     )
     parser.add_argument("--by-tempo", action="store_true", help="also by class of tempo")
-    parser.add_argument("--resamples", type=int, help="of the bootstrap (default: settings)")
+    parser.add_argument(
+        "--resamples", type=int, help="of the bootstrap (default: evaluation.bootstrap_resamples)"
+    )
     add_device(parser)
     parser.set_defaults(run=run_beats)
 

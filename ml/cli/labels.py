@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ml.cli.options import add_device, state_text
+from ml.cli.options import add_device, examples, state_text
 from ml.settings import Settings
 
 HOST_VARIABLE = "HF_ENDPOINT"
@@ -15,7 +15,11 @@ HOST_VARIABLE = "HF_ENDPOINT"
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("labels")
+    parser = verbs.add_parser(
+        "labels",
+        description="Encode the labels of a corpus, fetch CLAP, propose labels for what has none.",
+        epilog=examples("stems labels build demo", "stems labels suggest mine --out mine.csv"),
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_build(actions)
     _add_fetch(actions)

@@ -1,6 +1,6 @@
 """The ``stems`` command: one verb per stage, in the order of the data.
 
-``VERBS`` says which module has which verb; it is imported when its verb is called, so that
+``GROUPS`` says which module has which verb; it is imported when its verb is called, so that
 ``stems --help`` answers at once. A module's ``add_parser(verbs)`` adds its verbs, and sets for each
 ``run(args, settings)``, which returns the exit code.
 
@@ -17,31 +17,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml.cli.options import Parser
+from ml.cli.options import Parser, examples
 
-VERBS = {
-    "demo": ("demo", "build the demo corpora"),
-    "corpus": ("corpus", "look into corpora, add them, build their tables"),
-    "labels": ("labels", "compute the conditions of a corpus's labels"),
-    "shards": ("shards", "make and check the training shards of a corpus"),
-    "train": ("train", "train a model, or resume or reuse it"),
-    "embed": ("embed", "embed a corpus with the trained models and publish it to their tables"),
-    "evaluate": ("evaluate", "score models on a corpus"),
-    "scores": ("report", "print the latest scores of every evaluation"),
-    "query": ("query", "find the stems that fit with a mix"),
-    "serve": ("serve", "open the page: drop a mix, find a stem, hear both together"),
-    "beats": ("beats", "find the beats of a recording"),
-    "table": ("table", "where the searchable tables lie, what is in them"),
-    "promote": ("promote", "make a model the one that queries use, if it is not worse"),
-    "rollback": ("promote", "let queries use the champion before again"),
-    "compare": ("report", "whether one model is better than another, and how they differ"),
-    "report": ("report", "write the HTML report"),
-    "config": ("upkeep", "show settings and where each came from"),
-    "gc": ("upkeep", "list (and delete) what nothing needs any more"),
-    "migrate": ("upkeep", "name artifacts of other formats; mend a home that was moved"),
-    "import-stem-jepa": ("train", "turn a checkpoint of the public Stem-JEPA code into a model"),
+GROUPS = {
+    "find a stem": {
+        "query": ("query", "find the stems that fit with a mix"),
+        "serve": ("serve", "open the page: drop a mix, find a stem, hear both together"),
+        "beats": ("beats", "find the beats of a recording"),
+    },
+    "prepare a corpus": {
+        "demo": ("demo", "build the demo corpora"),
+        "corpus": ("corpus", "look into corpora, add them, build their tables"),
+        "labels": ("labels", "compute the conditions of a corpus's labels"),
+        "shards": ("shards", "make and check the training shards of a corpus"),
+    },
+    "train and embed": {
+        "train": ("train", "train a model, or resume or reuse it"),
+        "embed": ("embed", "embed a corpus with the models, fill their tables"),
+        "import-stem-jepa": ("train", "turn a public Stem-JEPA checkpoint into a model"),
+    },
+    "measure": {
+        "evaluate": ("evaluate", "score models on a corpus"),
+        "scores": ("report", "print the latest scores"),
+        "compare": ("report", "whether a model is better than another, and where"),
+        "report": ("report", "write the HTML report"),
+    },
+    "choose what answers": {
+        "table": ("table", "where the searchable tables lie, what is in them"),
+        "promote": ("promote", "make a model the one that queries use, if it is not worse"),
+        "rollback": ("promote", "let queries use the champion before again"),
+    },
+    "keep a home": {
+        "config": ("upkeep", "show settings and where each came from"),
+        "gc": ("upkeep", "list (and delete) what nothing needs any more"),
+        "migrate": ("upkeep", "name artifacts of other formats; mend a moved home"),
+    },
 }
-"""Verb → its module in ``ml.cli``, and its line in the help."""
+"""Heading in the help → its verbs: each with its module in ``ml.cli``, and what it does."""
+VERBS = {verb: entry for verbs in GROUPS.values() for verb, entry in verbs.items()}
 FAILED, WRONG_USE = 1, 2
 _REMEDIES = {
     errno.ENOSPC: "free space on its disk",
@@ -53,6 +66,7 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 """What to do about an error of the system."""
+_PACKAGE = "stem-retrieval"
 
 
 class _Verbs(argparse._SubParsersAction):
@@ -69,18 +83,53 @@ class _Verbs(argparse._SubParsersAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+class _Version(argparse.Action):
+    """Prints the versions of package and source; looked up only when asked for."""
+
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        """Print them and end."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        from ml.revision import git_revision
+
+        try:
+            number = version(_PACKAGE)
+        except PackageNotFoundError:
+            number = "not installed"
+        print(f"stems {number} (revision {git_revision()})")
+        parser.exit()
+
+
 def get_parser() -> argparse.ArgumentParser:
     """Make the parser of all verbs."""
     parser = Parser(
-        prog="stems", description="Find the stem that fits: stem retrieval by mix and instrument."
+        prog="stems",
+        usage="stems [-h] [--version] [--home HOME] [-v] VERB ...",
+        description="Find the stem that fits: stem retrieval by mix and instrument.",
+        epilog=examples(
+            'stems query mix.wav --instrument "acoustic guitar" -k 10',
+            "stems VERB --help    # options and examples of a verb",
+        ),
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     parser.add_argument(
         "--home", type=Path, default=None, help="folder of all artifacts (STEMS_HOME or ./data)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show debugging messages")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", action=_Verbs)
-    for verb, (_, help_text) in VERBS.items():
-        verbs.add_parser(verb, help=help_text)
+    verbs = parser.add_subparsers(
+        dest="verb",
+        required=True,
+        metavar="VERB",
+        prog="stems",
+        action=_Verbs,
+        help=argparse.SUPPRESS,
+    )
+    for verb in VERBS:
+        verbs.add_parser(verb)
+    width = max(map(len, VERBS))
+    for title, group in GROUPS.items():
+        lines = [f"{verb:{width}}  {text}" for verb, (_, text) in group.items()]
+        parser.add_argument_group(title, "\n".join(lines))
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,27 +13,85 @@ if TYPE_CHECKING:
 
 CONDITIONINGS = ("fine", "coarse", "none")
 """What a query asks for: a stem's finest label, its coarsest, or any music."""
+_OF_THE_COMMAND = ("--home", "--verbose", "-v", "--version")
+"""What is said before the verb."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that says defaults, but none that says nothing or that the text says itself."""
+    """Help that says defaults, but none that says nothing or that the text says itself.
+
+    A text of several lines (examples, groups of verbs) is laid out already and stays so.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "\n".join(f"{indent}{line}" for line in text.splitlines())
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, []) or "default" in (action.help or ""):
             return action.help
+        if isinstance(action.default, (list, tuple)):
+            return f"{action.help or ''} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of the command, of its verbs and of their actions."""
+    """The parser of the command, of its verbs and of their actions; it guesses what was meant."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"formatter_class": _HelpFormatter, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all; an option that is unknown is an error of the verb that it was given to."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown)}")
+        return namespace, unknown
+
+    def _hint(self, unknown: Sequence[str]) -> str:
+        words = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        for word in words:
+            if word in _OF_THE_COMMAND:
+                return f"; {word} goes before the verb: stems {word} … VERB …"
+            if hint := _guess(word, self._option_string_actions):
+                return hint
+        return ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action,
+                f"invalid choice: {value!r}{_guess(str(value), known)}; "
+                f"choose from {', '.join(known)}",
+            )
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    from ml.plain import did_you_mean
+
+    return did_you_mean(name, known)
+
+
+def examples(*lines: str) -> str:
+    """Lay out the examples at the end of a help."""
+    return "\n".join([f"example{'s' if len(lines) > 1 else ''}:", *(f"  {x}" for x in lines)])
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
     """Add ``--corpus``, which must be given."""
     parser.add_argument("--corpus", required=True, metavar="NAME", help="name of the corpus")
+
+
+def add_conditioning(parser: argparse.ArgumentParser) -> None:
+    """Add ``--conditioning`` where there is one."""
+    parser.add_argument(
+        "--conditioning",
+        choices=CONDITIONINGS,
+        default="fine",
+        help="what queries ask for: a stem's finest label, its coarsest, or any music",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser, default: str = "the champion") -> None:
@@ -49,8 +108,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_draws(parser: argparse.ArgumentParser, of: str = "of the bootstrap") -> None:
     """Add ``--resamples`` and ``--seed``; see ``draws``."""
-    parser.add_argument("--resamples", type=int, help="of the bootstrap (default: settings)")
-    parser.add_argument("--seed", type=int, help=f"{of} (default: settings)")
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        metavar="N",
+        help="of the bootstrap (default: evaluation.bootstrap_resamples)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help=f"{of} (default: evaluation.seed)")
 
 
 def draws(args: argparse.Namespace, settings: Settings) -> dict[str, int]:

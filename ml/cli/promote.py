@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from ml.cli.options import examples
 from ml.settings import Settings
 
 
@@ -22,6 +23,7 @@ def _add_promote(verbs: argparse._SubParsersAction) -> None:
         description="Make a model the champion: its gallery must be complete, and it may not be "
         "worse than the present champion on the evaluation set (section promotion of the "
         "settings). A promotion that was stopped half-way is finished. Exit code 1: refused.",
+        epilog=examples("stems promote film-nce --dry-run", "stems promote film-nce"),
     )
     parser.add_argument(
         "model",
@@ -56,6 +58,7 @@ def _add_rollback(verbs: argparse._SubParsersAction) -> None:
         description="Make the previous champion the champion again, in champion.json and as "
         "MLflow's alias. The present one counts as withdrawn: it is promoted again only with "
         "stems promote --force. A second rollback undoes the first.",
+        epilog=examples("stems rollback"),
     )
     parser.set_defaults(run=run_rollback)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.cli.options import add_model
+from ml.cli.options import add_model, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Rank the stems of the table: by how well they fit with a mix (MIX, perhaps "
         "--instrument), by how near they are to a stem (--like), or by what they play "
         "(--instrument alone).",
+        epilog=examples(
+            'stems query mix.wav --instrument "acoustic guitar" -k 10',
+            "stems query drums.wav bass.wav --corpus demo --save hits",
+            "stems query --like demo/heldout-009/01-acoustic-guitar",
+            'stems query --instrument "grand piano"',
+        ),
     )
     parser.add_argument(
         "mix",
@@ -44,7 +50,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     add_model(parser)
     parser.add_argument("--corpus", metavar="NAME", help="only stems of this corpus")
     parser.add_argument("--where", help="only stems for which this holds: \"category = 'guitar'\"")
-    parser.add_argument("--exclude-tracks", nargs="+", default=[], metavar="ID")
+    parser.add_argument(
+        "--exclude-tracks", nargs="+", default=[], metavar="ID", help="none of these tracks"
+    )
     parser.add_argument("--per-track", type=int, metavar="N", help="at most N stems of a track")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument(

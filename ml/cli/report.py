@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml import kinds
-from ml.cli.options import CONDITIONINGS, add_draws, draws
+from ml.cli.options import add_conditioning, add_draws, draws, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def _add_scores(verbs: argparse._SubParsersAction) -> None:
         description="Print the latest scores in percent: recall (higher is better), normalised "
         "rank (lower is better), and how often the nearest stem has the right instrument or is of "
         "the right song; 95 % intervals below, chance in the last row.",
+        epilog=examples("stems scores --corpus demo"),
     )
     parser.add_argument("--corpus", metavar="NAME", help="only this corpus")
     parser.add_argument("--json", action="store_true", help="print a JSON list, one figure each")
@@ -74,6 +75,9 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
         "(bootstrap over tracks) and p-values (A and B exchanged track by track), by instrument, "
         "configuration, loss curves. A model is a name (film), a checkpoint folder, a model_id, an "
         "MLflow run id, models:/NAME@ALIAS or models:/NAME/VERSION.",
+        epilog=examples(
+            "stems compare film film-nce", "stems compare film film-nce --corpus demo --html x.html"
+        ),
     )
     parser.add_argument("a", metavar="A", help="a model")
     parser.add_argument("b", metavar="B", help="another model")
@@ -83,7 +87,7 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="on which corpora (default: all that both have embedded)",
     )
-    parser.add_argument("--conditioning", choices=CONDITIONINGS, default="fine")
+    add_conditioning(parser)
     add_draws(parser, "of the draws")
     parser.add_argument("--permutations", type=int, default=10_000, help="exchanges for p-values")
     parser.add_argument("--json", action="store_true", help="print JSON, curves included")
@@ -196,6 +200,7 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
         description="Write one self-contained HTML page: what was trained on what, loss curves, "
         "scores with intervals, figures, and sample queries to listen to. Reused when nothing "
         "has changed.",
+        epilog=examples("stems report", "stems report --samples-of demo"),
     )
     parser.add_argument(
         "--title", default="Stem retrieval report", help="title of the page (default: %(default)s)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ml.cli.options import add_model
+from ml.cli.options import add_model, examples
 from ml.settings import Settings
 
 
@@ -13,6 +13,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "serve",
         description="Serve the page and its API (/openapi.json) until Ctrl-C.",
+        epilog=examples("stems serve", "stems serve --port 0 --model film"),
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=_port, default=8000, help="port; 0: any free one")

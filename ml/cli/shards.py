@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ml.cli.options import cores, state_text
+from ml.cli.options import cores, examples, state_text
 from ml.settings import Settings
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("shards")
+    parser = verbs.add_parser(
+        "shards",
+        description="Make the training shards of a corpus, check them, copy them to a URL.",
+        epilog=examples(
+            "stems shards build demo --dry-run",
+            "stems shards build demo",
+            "stems shards push demo s3://bucket/prefix",
+        ),
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser(
         "build",
@@ -127,7 +135,7 @@ def _add_push(actions: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("name", metavar="NAME", help="name of the corpus")
     parser.add_argument(
-        "uri", metavar="URI", nargs="?", help="s3://bucket/prefix (default: settings: shards.uri)"
+        "uri", metavar="URI", nargs="?", help="s3://bucket/prefix (default: shards.uri)"
     )
     parser.set_defaults(run=run_push)
 

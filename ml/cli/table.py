@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml import kinds
-from ml.cli.options import add_model
+from ml.cli.options import add_model, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +18,14 @@ _TABLES = {"stems": "stem_embeddings", "chunks": "chunk_embeddings"}
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb with its actions."""
-    parser = verbs.add_parser("table")
+    parser = verbs.add_parser(
+        "table",
+        description="Find, describe, export or drop the LanceDB tables that queries search.",
+        epilog=examples(
+            "stems table describe",
+            "stems table export stems.parquet --where \"corpus = 'demo'\"",
+        ),
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, (text, act) in _ACTIONS.items():
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml.cli.options import add_device
+from ml.cli.options import add_device, examples
 from ml.settings import Settings, TrainingSettings
 
 
@@ -27,6 +27,11 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         "name the same run: a finished one is reused, an interrupted one resumed. On several GPUs: "
         "torchrun --standalone --nproc-per-node=N -m ml.cli.main train …. 'stems train sync RUN' "
         "sends MLflow what it missed of a run while it was down.",
+        epilog=examples(
+            "stems train --dry-run",
+            "stems train --preset film --corpora demo --seed 1",
+            "stems train --set steps=2000 optimizer.learning_rate=3e-4",
+        ),
     )
     parser.add_argument(
         "sync", nargs="*", metavar="sync RUN", help="send the record of a run to MLflow, not train"
@@ -41,9 +46,18 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         default=None,
         help="contrastive (phase 1), class, clap, pretrained, film, film-nce (default: film-nce)",
     )
-    parser.add_argument("--size", default=None, help="tiny, small or paper (default: settings)")
-    parser.add_argument("--seed", type=int, default=None, help="(default: settings)")
-    parser.add_argument("--corpora", nargs="+", help="corpora with shards (default: settings)")
+    parser.add_argument(
+        "--size", default=None, help="tiny, small or paper (default: training.size)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of all draws (default: training.seed)"
+    )
+    parser.add_argument(
+        "--corpora",
+        nargs="+",
+        metavar="NAME",
+        help="corpora with shards (default: training.corpora)",
+    )
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -189,6 +203,7 @@ def _add_import(verbs: argparse._SubParsersAction) -> None:
         description="Read the encoder, the target encoder and the class predictor of a Lightning "
         "checkpoint of the public Stem-JEPA code and write a model folder that loads like ours. "
         "Nothing in the file is executed.",
+        epilog=examples("stems import-stem-jepa last.ckpt models/stem-jepa"),
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="the Lightning file")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write (new)")

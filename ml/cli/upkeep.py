@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ml.cli.options import count_text
+from ml.cli.options import count_text, examples
 from ml.settings import Settings, explain_settings
 
 
@@ -18,7 +18,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_config(verbs: argparse._SubParsersAction) -> None:
-    parser = verbs.add_parser("config")
+    parser = verbs.add_parser(
+        "config",
+        description="Print every setting, its value, and whether a default, config.yaml, or the "
+        "environment (STEMS_TRAINING__SEED=1) set it.",
+        epilog=examples("stems config show"),
+    )
     parser.add_argument("action", choices=["show"], help="what to do")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run_config)
@@ -42,6 +47,7 @@ def _add_gc(verbs: argparse._SubParsersAction) -> None:
         description="List shards that no manifest, checkpoint or unfinished run names, "
         "temporaries of processes that ended, and embeddings and databases of models that no run "
         "holds, with their sizes and why. Nothing is deleted without --delete.",
+        epilog=examples("stems gc", "stems gc --delete"),
     )
     parser.add_argument(
         "--remote",
@@ -76,7 +82,7 @@ def _add_migrate(verbs: argparse._SubParsersAction) -> None:
         "program does not read, with the command that makes them again. "
         "In a home that was moved or copied, MLflow looks for artifacts here from now on. "
         "The databases of Dagster and MLflow have commands of their own; make migrate runs all.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=examples("stems migrate --dry-run"),
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.set_defaults(run=run_migrate)

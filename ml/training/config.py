@@ -17,7 +17,7 @@ from ml.device import Precision
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import Conditioning, PredictorConfig
 from ml.models.vit import ViTConfig
-from ml.plain import added_field
+from ml.plain import added_field, did_you_mean
 from ml.shards.pairs import PairConfig
 
 Size = Literal["tiny", "small", "paper"]
@@ -198,10 +198,10 @@ def training_config(
         ValueError: an unknown preset, size or field, or a value out of range.
     """
     sizes = {"tiny": tiny, "small": small, "paper": paper}
-    if size not in sizes:
-        raise ValueError(f"size {size!r}: expected one of {', '.join(sizes)}")
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    for what, name, known in (("size", size, sizes), ("preset", preset, PRESETS)):
+        if name not in known:
+            meant = did_you_mean(name, known)
+            raise ValueError(f"{what} {name!r}{meant}: expected one of {', '.join(known)}")
     return changed_config(replace(sizes[size](preset, condition_dim), seed=seed), overrides or {})
 
 
@@ -322,7 +322,8 @@ def _replaced(config: Any, values: Mapping[tuple[str, ...], Any], *above: str) -
         full = ".".join((*above, name))
         if name not in known:
             raise ValueError(
-                f"{type(config).__name__} has no field {name!r} (in {full!r}); "
+                f"{type(config).__name__} has no field {name!r} (in {full!r})"
+                f"{did_you_mean(name, known)}; "
                 f"expected one of: {', '.join(sorted(known))}"
             )
         old = getattr(config, name)

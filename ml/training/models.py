@@ -21,6 +21,7 @@ from ml.artifacts import (
     read_manifest,
     write_json,
 )
+from ml.plain import did_you_mean
 from ml.training.config import PRESETS
 
 UNTRAINED = "untrained"
@@ -76,7 +77,8 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
     if _RUN_ID.fullmatch(text):
         return _of_run(layout, text, tracking_uri)
     raise ArtifactError(
-        f"{text!r} is no model here ({', '.join(_index(layout)) or 'none trained yet'}), no folder "
+        f"{text!r} is no model here{did_you_mean(text, _index(layout))} "
+        f"({', '.join(_index(layout)) or 'none trained yet'}), no folder "
         f"of a checkpoint, no model_id, no MLflow run id and no models:/name@alias"
     )
 

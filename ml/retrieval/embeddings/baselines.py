@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ml.audio.mel import spectrum_vectors
 from ml.labels.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
+from ml.plain import did_you_mean
 from ml.retrieval.embeddings.clap_audio import CLAP_AUDIO, ClapAudioModel
 from ml.training.models import CONTRASTIVE, UNTRAINED, find_checkpoint, read_models
 
@@ -101,7 +102,10 @@ def load_models(
     ]
     unknown = [name for name in names or [] if name not in known]
     if unknown:
-        raise ValueError(f"no model is called {unknown[0]!r}; expected one of: {', '.join(known)}")
+        meant = did_you_mean(unknown[0], known)
+        raise ValueError(
+            f"no model is called {unknown[0]!r}{meant}; expected one of: {', '.join(known)}"
+        )
     return [open_model(name, layout, clap) for name in names or known]
 
 

@@ -1,14 +1,20 @@
+import argparse
 import errno
+import importlib
+import re
 import resource
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ml.cli import upkeep
-from ml.cli.main import FAILED, VERBS, WRONG_USE, main
+from ml.cli.main import FAILED, GROUPS, VERBS, WRONG_USE, get_parser, main
+from ml.cli.options import Parser
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -18,8 +24,77 @@ def test_every_verb_is_found_and_explains_itself(verb: str, capsys: pytest.Captu
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith(f"usage: stems {verb} [-h]")
-    assert "(default: None)" not in said
     assert len(said.splitlines()) > 4
+    _, heading, lines = said.partition("\nexample")
+    assert heading
+    for line in lines.splitlines()[1:]:  # an example is right as it stands
+        program, *words = shlex.split(line, comments=True)
+        assert program == "stems"
+        assert get_parser().parse_args(words).verb == verb
+
+
+def test_no_help_names_a_default_that_says_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    parsers = list(_all_parsers())
+    assert len(parsers) > 35
+    for parser in parsers:
+        said = parser.format_help()
+        assert "default: None" not in said
+        assert "default: settings" not in said
+        assert all(line.count("default: ") < 2 for line in said.splitlines()), said
+
+
+def _all_parsers() -> Iterator[argparse.ArgumentParser]:
+    verbs = Parser(prog="stems").add_subparsers()
+    for module in dict.fromkeys(module for module, _ in VERBS.values()):
+        importlib.import_module(f"ml.cli.{module}").add_parser(verbs)
+    todo = list(verbs.choices.values())
+    while todo:
+        parser = todo.pop()
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                todo += action.choices.values()
+
+
+def test_verbs_stand_in_groups_that_fit_a_screen(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for title, group in GROUPS.items():
+        start = lines.index(f"{title}:")
+        assert [line.split()[0] for line in lines[start + 1 :][: len(group)]] == list(group)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"stems \S.* \(revision \S+\)\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["qurey", "mix.wav"], "invalid choice: 'qurey' (did you mean 'query'?); choose from"),
+        (["corpus", "inspct"], "did you mean 'inspect'?"),
+        (["embed", "demo", "--conditioning", "fien"], "'fien' (did you mean 'fine'?); choose from"),
+        (["query", "--instument", "bass"], "did you mean '--instrument'?"),
+        (["query", "x.wav", "--home", "y"], "--home goes before the verb: stems --home"),
+        (["embed", "demoo"], "corpus 'demoo' is not in"),
+        (["embed", "demoo"], "did you mean 'demo'?"),
+        (["train", "--preset", "flim"], "did you mean 'film'?"),
+        (["train", "--size", "smal"], "did you mean 'small'?"),
+    ],
+)
+def test_a_typo_is_guessed(words, sentence, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    try:
+        code = main(["--home", str(tmp_path), *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == WRONG_USE
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_help_of_the_command_imports_no_verb():
@@ -32,7 +107,7 @@ def test_the_help_of_the_command_imports_no_verb():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ran.stdout.startswith("['ml.cli', 'ml.cli.options', 'ml.cli.main'] False\n")
-    assert all(f"\n    {verb}" in ran.stdout for verb in VERBS)
+    assert all(f"\n  {verb} " in ran.stdout for verb in VERBS)
 
 
 @pytest.mark.parametrize("arguments", [[], ["sing"], ["query", "--sing"]])
