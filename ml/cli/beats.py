@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml.cli.options import add_device, add_model, examples
+from ml.cli.options import add_device, add_model, check_audio, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Find the beats, write and print them."""
+    _check_targets(args.file, args.out, args.click)
+    check_audio(args.file)
     from ml.artifacts import write_aside
     from ml.audio.files import read_audio
     from ml.beats.scores import tempo_bpm
@@ -45,7 +47,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.models.stem_jepa import load_model
     from ml.training.models import find_checkpoint
 
-    _check_targets(args.file, args.out, args.click)
     model = load_model(
         find_checkpoint(settings.layout, args.model), str(choose_device(args.device))
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -115,6 +116,40 @@ def add_draws(parser: argparse.ArgumentParser, of: str = "of the bootstrap") -> 
         help="of the bootstrap (default: evaluation.bootstrap_resamples)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help=f"{of} (default: evaluation.seed)")
+
+
+def check_audio(path: Path) -> None:
+    """Refuse what is no audio file before anything is loaded to listen to it.
+
+    Raises:
+        ValueError: says what is there, and what to name instead.
+    """
+    from ml.audio.files import AUDIO_SUFFIXES, AudioError, probe
+    from ml.plain import did_you_mean
+
+    if path.is_file() and path.stat().st_size:
+        try:
+            probe(path)
+        except AudioError as error:
+            reason = str(error).rpartition("; ")[0]
+            raise ValueError(f"{reason}; convert it to wav or flac, or name another file") from None
+        return
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise ValueError(f"{path} does not exist, nor does the folder {folder}; correct the path")
+    names = sorted(x.name for x in folder.iterdir() if x.suffix.lower() in AUDIO_SUFFIXES)
+    there = f"{folder} has {_listed(names)}" if names else f"{folder} has no audio files"
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected an audio file; {there}")
+    if path.exists():
+        raise ValueError(f"{path} is empty or no plain file, expected an audio file; {there}")
+    meant = did_you_mean(path.stem, [Path(name).stem for name in names])
+    raise ValueError(f"{path} does not exist{meant}; {there}")
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def draws(args: argparse.Namespace, settings: Settings) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.cli.options import add_model, examples
+from ml.cli.options import add_model, check_audio, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,10 +67,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Search, print, and save."""
     _check(args)
+    _check_places(args, settings)
     from ml.retrieval.queries.home import open_retriever
     from ml.retrieval.queries.retriever import instrument_note
 
     retriever = open_retriever(settings, args.model)
+    if args.corpus is not None and args.corpus not in (published := retriever.tables.corpora()):
+        there = ", ".join(published) or "none"
+        raise ValueError(
+            f"corpus {args.corpus!r} is not in {retriever.tables.uri}; corpora there: {there}; "
+            f"embed it with: stems embed {args.corpus}"
+        )
     candidates = _search(args, retriever)
     asked = args.instrument if args.mix else None
     if asked is not None and (note := instrument_note(retriever, asked)):
@@ -102,6 +109,27 @@ def _check(args: argparse.Namespace) -> None:
         from ml.retrieval.queries.excerpts import check_folder
 
         check_folder(args.save.resolve())
+
+
+def _check_places(args: argparse.Namespace, settings: Settings) -> None:
+    """Refuse files and corpora that are not there before a model is loaded."""
+    for path in args.mix:
+        check_audio(path)
+    if args.like is not None and _is_path(args.like, settings):
+        check_audio(Path(args.like))
+    if args.corpus is None or any(settings.layout.lancedb.glob(f"*/published/{args.corpus}")):
+        return
+    settings.corpus(args.corpus)  # an unknown name is an error that lists the known ones
+
+
+def _is_path(text: str, settings: Settings) -> bool:
+    """Tell whether a text is the path of a file, whether there or not, and no key of a stem."""
+    from ml.audio.files import AUDIO_SUFFIXES
+
+    path = Path(text)
+    has_place = path.is_absolute() or text.startswith(("./", "../", "~"))
+    is_named = path.suffix.lower() in AUDIO_SUFFIXES and path.parts[0] not in settings.corpora
+    return path.exists() or has_place or is_named
 
 
 def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidate]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def ask(home: Path, *arguments: Any) -> int:
     return main(["--home", str(home), "query", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("arguments", [["query", "mix.wav"], ["table", "path"]])
+@pytest.mark.parametrize("arguments", [["query", "--instrument", "bass"], ["table", "path"]])
 def test_without_a_model_says_what_to_do(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +144,14 @@ def test_every_wrong_use_is_one_sentence(
         ([tmp_path / "short.wav"], "lasts 0.20 s; expected at least 1 s"),
         ([tmp_path / "almost.wav"], "lasts 0.99 s"),
         ([tmp_path / "text.wav"], "cannot be decoded"),
-        ([tmp_path / "missing.wav"], "does not exist"),
+        ([tmp_path / "missing.wav"], "does not exist; "),
+        ([tmp_path / "almos.wav"], "almos.wav does not exist (did you mean 'almost'?); "),
+        ([tmp_path / "no" / "x.wav"], "nor does the folder"),
+        ([tmp_path], "is a folder, expected an audio file; "),
+        (["--like", tmp_path / "almos.wav"], "almos.wav does not exist (did you mean 'almost'?)"),
+        ([mix, "--corpus", "demoo"], "'demoo' is not in"),
+        ([mix, "--corpus", "demo-plain"], "demo-plain' is not in"),
+        ([mix, "--corpus", "demo-plain"], "corpora there: demo; embed it with"),
         ([mix, "-k", "1000"], "k = 1000; expected 1…"),
         ([mix, "-k", "0"], "k = 0"),
         ([mix, "-k", "1", "--where", "categry = 'bass'"], "is not understood"),
@@ -163,6 +172,23 @@ def test_every_wrong_use_is_one_sentence(
         assert said.out == ""
         assert message in said.err
         assert said.err.count("\n") == 1
+
+
+def test_a_wrong_path_or_corpus_is_refused_before_torch_is_imported(asked_home: Path) -> None:
+    program = (
+        "import sys\nfrom ml.cli.main import main\n"
+        "print(main(sys.argv[1:]), 'torch' in sys.modules, 'lancedb' in sys.modules)"
+    )
+    for words in (
+        ["query", "nowhere.wav"],
+        ["query", "--like", "nowhere.wav"],
+        ["query", "--instrument", "bass", "--corpus", "nowhere"],
+        ["beats", "nowhere.wav"],
+    ):
+        command = [sys.executable, "-c", program, "--home", str(asked_home), *words]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ran.stdout == "2 False False\n"
+        assert "nowhere" in ran.stderr
 
 
 def test_a_table_of_another_model(
