@@ -66,6 +66,8 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 """What to do about an error of the system."""
+_BEGIN_A_HOME = ("demo", "corpus inspect", "corpus add", "labels fetch", "import-stem-jepa")
+"""What works without a home; all else asks for one that is there."""
 _PACKAGE = "stem-retrieval"
 
 
@@ -159,9 +161,11 @@ def _run(args: argparse.Namespace) -> int:
     import logging
 
     from ml.progress import set_up_logging
-    from ml.settings import load_settings
+    from ml.settings import existing_home, load_settings
 
     set_up_logging(logging.DEBUG if args.verbose else logging.INFO)
+    if f"{args.verb} {getattr(args, 'action', '')}".strip() not in _BEGIN_A_HOME:
+        existing_home(args.home)
     return args.run(args, load_settings(args.home))
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from ml.cli import upkeep
 from ml.cli.main import FAILED, GROUPS, VERBS, WRONG_USE, get_parser, main
@@ -141,6 +143,35 @@ def test_what_stops_a_verb_is_one_sentence(error, sentence, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert said.startswith(f"stems config: {sentence}")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["scores"], ["config", "show"], ["corpus", "list"], ["gc"], ["query", "x.wav"]]
+)
+def test_a_home_that_is_not_there_is_wrong_use(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "data").mkdir()
+    assert main(["--home", str(tmp_path / "dta"), *words]) == WRONG_USE
+    said = capsys.readouterr().err
+    assert f"home {tmp_path / 'dta'} (--home) does not exist (did you mean 'data'?); " in said
+    assert f"{tmp_path} has the folders: data; " in said
+    assert said.count("\n") == 1
+    (tmp_path / "file").touch()
+    assert main(["--home", str(tmp_path / "file"), *words]) == WRONG_USE
+    assert "is a file, expected a folder" in capsys.readouterr().err
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["data", "file"]
+
+
+def test_a_home_begins_with_a_corpus(tmp_path: Path):
+    songs = tmp_path / "songs" / "one"
+    songs.mkdir(parents=True)
+    soundfile.write(songs / "bass.wav", np.full(16000, 0.1), 16000)
+    home = tmp_path / "home"
+    assert main(["--home", str(home), "corpus", "inspect", "folder", str(songs.parent)]) == 0
+    assert not home.exists()
+    assert main(["--home", str(home), "corpus", "add", "mine", "folder", str(songs.parent)]) == 0
+    assert main(["--home", str(home), "corpus", "build", "mine"]) == 0
 
 
 def test_a_file_over_the_limit_is_one_sentence_and_the_next_run_goes_on(tmp_path: Path):
