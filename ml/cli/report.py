@@ -28,12 +28,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def _add_scores(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "scores",
-        description="Print the latest scores in percent: recall (higher is better), normalised "
-        "rank (lower is better), and how often the nearest stem has the right instrument or is of "
-        "the right song; 95 % intervals below, chance in the last row.",
-        epilog=examples("stems scores --corpus demo"),
+        description="Print the main figures of the latest scores in percent: recall (higher is "
+        "better), normalised rank (lower is better), how often the nearest stem has the right "
+        "instrument, and beats, with 95 % intervals and chance.",
+        epilog=examples("stems scores", "stems scores --corpus demo --all"),
     )
     parser.add_argument("--corpus", metavar="NAME", help="only this corpus")
+    parser.add_argument("--all", action="store_true", help="every figure of every evaluation")
     parser.add_argument("--json", action="store_true", help="print a JSON list, one figure each")
     parser.set_defaults(run=run_scores)
 
@@ -41,8 +42,11 @@ def _add_scores(verbs: argparse._SubParsersAction) -> None:
 def run_scores(args: argparse.Namespace, settings: Settings) -> int:
     """Print the latest scores."""
     from ml.scores.files import read_scores
+    from ml.scores.text import glance_lines
 
     scores = read_scores(settings.layout, corpus=args.corpus)
+    if args.corpus and not scores:
+        settings.corpus(args.corpus)  # an unknown name is an error that lists the known ones
     if args.json:
         print(json.dumps(scores, indent=1, allow_nan=False))
         return 0
@@ -50,7 +54,12 @@ def run_scores(args: argparse.Namespace, settings: Settings) -> int:
         of = f" of {args.corpus}" if args.corpus else ""
         print(f"there are no scores{of} yet; make some with: stems evaluate retrieval --corpus C")
         return 0
-    print_scores(scores)
+    lines = glance_lines(scores)
+    if args.all or not lines:
+        print_scores(scores)
+        return 0
+    print("\n".join(lines))
+    print(f"all figures: stems scores --all{f' --corpus {args.corpus}' if args.corpus else ''}")
     return 0
 
 

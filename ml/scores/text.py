@@ -1,4 +1,4 @@
-"""Scores as a table for a terminal."""
+"""Scores as tables for a terminal: one evaluation in full, or all of them at a glance."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ _HEADINGS = {
     "peak_amlt": "peak AMLt",
     "average_precision": "frame AP",
 }
+_GLANCE = {
+    "retrieval": ("recall@10", "normalized_rank_mean", "right_instrument"),
+    "beats": ("f_measure", "cmlt", "amlt"),
+}
+"""Evaluation → what of it is seen at a glance; the others are analyses of these."""
+_PLAIN = ("fine", "all tracks")
+"""Conditionings that are not named: those of a home nobody configured."""
 _WIDEST = 8
 """Metrics that fit beside each other on a terminal."""
 
@@ -50,6 +57,36 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for line in body
     ]
     return [f"{title}, {_counts(rows)}, percent", *(line for line in lines if line)]
+
+
+def glance_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay out the main figures with their intervals, a line a model, chance below each corpus.
+
+    Args:
+        rows: of any evaluations; empty lines come of those that are none of the main ones.
+    """
+    lines: list[str] = []
+    for evaluation, metrics in _GLANCE.items():
+        chosen = [row for row in rows if row["evaluation"] == evaluation]
+        if chosen:
+            lines += [f"{evaluation}, percent with 95 % intervals", *_glance(metrics, chosen), ""]
+    return lines
+
+
+def _glance(metrics: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    body = [["corpus", "model", *(f" {_HEADINGS[metric]}" for metric in metrics)]]
+    for corpus, conditioning in dict.fromkeys((r["corpus"], r["conditioning"]) for r in rows):
+        of_corpus = [x for x in rows if (x["corpus"], x["conditioning"]) == (corpus, conditioning)]
+        cells = {(row["model"], row["metric"]): row for row in of_corpus}
+        name = corpus if conditioning in _PLAIN else f"{corpus}, {conditioning}"
+        for model in dict.fromkeys(row["model"] for row in of_corpus):
+            figures = [cells.get((model, metric)) for metric in metrics]
+            body.append([name, model, *(f"{_value(x):>5} {_interval(x)}" for x in figures)])
+            name = ""
+        chances = {row["metric"]: f"{row['chance']:5.1f}" for row in of_corpus}
+        body.append(["", "chance", *(chances.get(metric, "") for metric in metrics)])
+    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in body]
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> str:

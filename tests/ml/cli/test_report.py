@@ -10,7 +10,7 @@ from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.cli.main import main
 from ml.scores.files import write_queries, write_scores
-from ml.scores.text import table_lines
+from ml.scores.text import glance_lines, table_lines
 
 
 def row(model: str, metric: str, value: float, **changes: Any) -> dict[str, Any]:
@@ -53,6 +53,35 @@ def test_published_figures_do_not_count_as_queries() -> None:
     assert ["film", "(published)", "38.8"] in [line.split() for line in lines]
 
 
+def test_three_corpora_at_a_glance_fit_a_screen() -> None:
+    models = ("untrained", "contrastive", "film", "film-nce", "spectrum", "clap-audio")
+    metrics = {
+        "retrieval": ("recall@1", "recall@10", "normalized_rank_mean", "right_instrument"),
+        "retrieval-paired": ("recall@10",),
+        "beats": ("f_measure", "cmlt", "amlt", "average_precision"),
+    }
+    rows = [
+        row(model, metric, 30.0 + i, evaluation=evaluation, corpus=corpus)
+        for i, model in enumerate(models)
+        for evaluation in metrics
+        for corpus in ("demo", "demo-plain", "demo-swapped")[: 1 if evaluation == "beats" else 3]
+        for metric in metrics[evaluation]
+    ]
+    lines = glance_lines(rows)
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines[:4]] == [
+        ["retrieval,", "percent", "with", "95", "%", "intervals"],
+        ["corpus", "model", "R@10", "NR", "mean", "instrument"],
+        ["demo", "untrained", *["30.0", "29.0…31.0"] * 3],
+        ["contrastive", *["31.0", "30.0…32.0"] * 3],
+    ]
+    assert lines[8].split() == ["chance", "0.3", "0.3", "0.3"]
+    coarse = glance_lines([row("film", "recall@10", 1.0, conditioning="coarse", low=None)])
+    assert coarse[2].split() == ["demo,", "coarse", "film", "1.0"]
+    assert glance_lines([row("film", "recall@10", 1.0, evaluation="alignment")]) == []
+
+
 def test_many_metrics_become_rows() -> None:
     rows = [row(model, f"metric-{i}", float(i)) for model in ("film", "clap") for i in range(9)]
     lines = table_lines("instruments", rows)
@@ -74,5 +103,19 @@ def test_the_verb_prints_what_is_on_disk(
     finish(folder, {}, kinds.SCORES, summary={})
     assert main(["--home", str(tmp_path), "scores", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ROWS
-    assert main(["--home", str(tmp_path), "scores", "--corpus", "other"]) == 0
-    assert "no scores of other" in capsys.readouterr().out
+    assert main(["--home", str(tmp_path), "scores", "--corpus", "demo-plain"]) == 0
+    assert "no scores of demo-plain yet" in capsys.readouterr().out
+    for words in (["--corpus", "demmo"], ["--corpus", "demmo", "--json"]):
+        assert main(["--home", str(tmp_path), "scores", *words]) == 2
+        said = capsys.readouterr()
+        assert "'demmo' is not in" in said.err
+        assert "did you mean 'demo'?" in said.err
+        assert said.out == ""
+    assert main(["--home", str(tmp_path), "scores"]) == 0
+    glance = capsys.readouterr().out
+    assert main(["--home", str(tmp_path), "scores", "--corpus", "demo", "--all"]) == 0
+    full = capsys.readouterr().out
+    assert glance.endswith("\nall figures: stems scores --all\n")
+    assert "R@10" in glance
+    assert "R@1 " not in glance
+    assert full == "\n".join(table_lines("retrieval: demo, fine", ROWS)) + "\n\n"
