@@ -264,16 +264,17 @@ def existing_home(home: Path | None = None) -> Path:
     Raises:
         SettingsError: it is no folder; names the folders that lie beside it.
     """
-    origin = "--home" if home else HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else "the default"
+    by_default = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else "the default"
+    origin = "" if home else f" ({by_default})"
     home = (home or default_home()).expanduser().resolve()
     if home.is_dir():
         return home
     if home.exists():
-        raise SettingsError(f"home {home} ({origin}) is a file, expected a folder; name another")
+        raise SettingsError(f"home {home}{origin} is a file, expected a folder; name another")
     above = next(folder for folder in home.parents if folder.is_dir())
     beside = sorted(x.name for x in above.iterdir() if x.is_dir() and not x.name.startswith("."))
     raise SettingsError(
-        f"home {home} ({origin}) does not exist{did_you_mean(home.name, beside)}; {above} has the "
+        f"home {home}{origin} does not exist{did_you_mean(home.name, beside)}; {above} has the "
         f"folders: {', '.join(beside[:8]) or 'none'}{' …' if len(beside) > 8 else ''}; name one "
         f"with --home or {HOME_VARIABLE}, or begin this one with: stems --home {home} demo"
     )

@@ -12,24 +12,28 @@ from ml.models.stem_jepa import StemJepa, load_model
 from ml.retrieval.queries.retriever import StemRetriever
 from ml.retrieval.tables.database import database_uri
 from ml.retrieval.tables.search import StemTables
+from ml.settings import Settings, existing_home, load_settings
 from ml.training.models import find_checkpoint
 
 if TYPE_CHECKING:
     from ml.labels.encoder import LabelEncoder
-    from ml.settings import Settings
 
 
-def open_retriever(settings: Settings, model: str | None = None) -> StemRetriever:
+def open_retriever(
+    home: Settings | Path | str | None = None, model: str | None = None
+) -> StemRetriever:
     """Open what answers the queries of a home.
 
     Args:
-        settings: of the home; they say where the label encoder lies.
+        home: its folder, or its settings; None: ``STEMS_HOME`` of the environment, else ``./data``.
         model: a name in ``runs/models.json``, or a checkpoint folder; None: the champion.
 
     Raises:
         ArtifactError: no such model, no champion yet, no table of it, a table of another model,
             or files of the label encoder are missing.
+        SettingsError: there is no such home, or its settings are wrong.
     """
+    settings = home if isinstance(home, Settings) else _settings_of(home)
     loaded = load_model(find_checkpoint(settings.layout, model))
     uri = database_uri(settings.layout, loaded.model_id)
     encoder = _label_encoder(settings, loaded)
@@ -71,6 +75,10 @@ class Retrievers:
                 held = held.with_tables(StemTables(held.tables.uri))
             self._checkpoint, self._retriever = checkpoint, held
             return held
+
+
+def _settings_of(home: Path | str | None) -> Settings:
+    return load_settings(existing_home(None if home is None else Path(home)))
 
 
 def _label_encoder(settings: Settings, model: StemJepa) -> LabelEncoder | None:

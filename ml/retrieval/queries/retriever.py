@@ -102,8 +102,9 @@ class StemRetriever:
         """Find the stems that fit best with a mix.
 
         Args:
-            mix: a path, an array at the model's rate, (array, rate in Hz), or a list of these to
-                sum; from 1 s up. Of over ten minutes a spread of ten is listened to.
+            mix: a path, (array, rate in Hz), or a list of these to sum; from 1 s up. Of over ten
+                minutes a spread of ten is listened to. An array without a rate is taken to have
+                the model's (``model.rate_hz``, 16 kHz); nothing can tell that it has another.
             instrument: what the stem should play, free text; None: any music.
             k: how many.
             where: an SQL condition on the table's columns: ``category = 'guitar'``.

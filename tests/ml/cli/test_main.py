@@ -149,14 +149,20 @@ def test_what_stops_a_verb_is_one_sentence(error, sentence, tmp_path, monkeypatc
     "words", [["scores"], ["config", "show"], ["corpus", "list"], ["gc"], ["query", "x.wav"]]
 )
 def test_a_home_that_is_not_there_is_wrong_use(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     (tmp_path / "data").mkdir()
     assert main(["--home", str(tmp_path / "dta"), *words]) == WRONG_USE
     said = capsys.readouterr().err
-    assert f"home {tmp_path / 'dta'} (--home) does not exist (did you mean 'data'?); " in said
+    assert f"home {tmp_path / 'dta'} does not exist (did you mean 'data'?); " in said
     assert f"{tmp_path} has the folders: data; " in said
     assert said.count("\n") == 1
+    monkeypatch.setenv("STEMS_HOME", str(tmp_path / "dta"))
+    assert main(words) == WRONG_USE
+    assert f"home {tmp_path / 'dta'} (STEMS_HOME) does not exist" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["--home", str(tmp_path / "file"), *words]) == WRONG_USE
     assert "is a file, expected a folder" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from ml.models.stem_jepa import load_model
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.tables.publish import publish_corpus
-from ml.settings import load_settings
+from ml.settings import SettingsError, load_settings
 from ml.training.models import find_checkpoint
 
 RATE_HZ = 16_000
@@ -189,6 +189,25 @@ def test_a_wrong_path_or_corpus_is_refused_before_torch_is_imported(asked_home: 
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ran.stdout == "2 False False\n"
         assert "nowhere" in ran.stderr
+
+
+def test_the_import_line_of_the_readme_answers_as_the_verb_does(
+    asked_home: Path, mix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ml.retrieval.query import load_model, open_retriever
+
+    readme = Path(__file__).parents[3] / "README.md"
+    line = "from ml.retrieval.query import load_model, open_retriever"
+    assert line in readme.read_text().splitlines()
+    retriever = open_retriever(str(asked_home))
+    samples, rate_hz = soundfile.read(mix, dtype="float32")
+    assert ask(asked_home, mix, "--instrument", "bass", "-k", "3", "--json") == 0
+    keys = [row["key"] for row in json.loads(capsys.readouterr().out)]
+    assert [x.key for x in retriever.query((samples, rate_hz), "bass", k=3)] == keys
+    model = load_model(find_checkpoint(load_settings(asked_home).layout))
+    assert model.embed_stem(samples.mean(axis=1)).shape == (model.dim,)
+    with pytest.raises(SettingsError, match="does not exist"):
+        open_retriever(asked_home / "nowhere")
 
 
 def test_a_table_of_another_model(
