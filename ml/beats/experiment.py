@@ -88,7 +88,7 @@ def build_beat_scores(
         activations = CorpusActivations(corpus, beat_set, inputs, layout)
         table, chance = _score(activations, corpus)
         tracks = [activations.tracks[place].track_id for place in activations.places]
-        bootstrap = TrackBootstrap(tracks, resamples=resamples, seed=seed)
+        bootstrap = TrackBootstrap(tracks, resamples=resamples, seed=seed, highest=1.0)
         rows = [*_score_rows(corpus, table, chance, bootstrap)]
 
         def write_more(folder: Path) -> None:

@@ -25,7 +25,7 @@ from ml.artifacts import (
 )
 from ml.locks import lock
 from ml.parquet import read_table, write_table
-from ml.scores.intervals import Interval
+from ml.scores.intervals import INTERVALS_VERSION, Interval
 
 SCORES, QUERIES = "scores.parquet", "queries.parquet"
 MADE_BY = "stems evaluate retrieval"
@@ -73,9 +73,10 @@ def evaluate_once(
         layout: where scores lie.
         evaluation: names the folder, with the corpus.
         corpus: its name.
-        identity: all that the scores depend on.
+        identity: all that the scores depend on; ``INTERVALS_VERSION`` is added.
         compute: makes them; nothing is locked meanwhile.
     """
+    identity = {**identity, "intervals": INTERVALS_VERSION}
     folder = layout.scores(evaluation, corpus)
     current = find_current(folder, identity, kinds.SCORES)
     if current is not None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from ml.scores.intervals import Statistic, TrackBootstrap
+from ml.scores.intervals import FEW_TRACKS, Statistic, TrackBootstrap
 
 STATISTICS: dict[Statistic, Callable[[np.ndarray], np.floating]] = {
     "mean": np.mean,
@@ -28,9 +29,10 @@ def test_one_track_has_no_interval() -> None:
 
 def test_draws_equal_resampling_by_hand() -> None:
     random = np.random.default_rng(0)
-    tracks = random.integers(0, 6, 40)
-    values = random.normal(size=40)
+    tracks = np.arange(90) % (FEW_TRACKS + 6)
+    values = random.normal(size=90)
     bootstrap = TrackBootstrap(tracks, resamples=50, seed=3)
+    assert bootstrap.method == f"percentiles of a bootstrap over {FEW_TRACKS + 6} tracks"
     for statistic, function in STATISTICS.items():
         expected = []
         for weights in bootstrap._weights.astype(int):
@@ -51,6 +53,42 @@ def test_covers_the_truth_where_queries_of_a_track_agree() -> None:
         found = TrackBootstrap(tracks, resamples=300, seed=trial).interval(values)
         covered += found.low <= 0 <= found.high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_few_tracks_have_students_interval_on_their_means() -> None:
+    random = np.random.default_rng(5)
+    means = 100 * random.normal(size=9)
+    tracks = np.repeat(np.arange(9), 4)
+    values = means[tracks] + np.tile([-3.0, 3.0, -1.0, 1.0], 9)
+    bootstrap = TrackBootstrap(tracks, resamples=20_000)
+    found = bootstrap.interval(values)
+    half = stats.t.ppf(0.975, 8) * means.std(ddof=1) / 3
+    assert found.value == pytest.approx(means.mean())
+    assert (found.low, found.high) == pytest.approx(
+        (means.mean() - half, means.mean() + half), rel=0.03
+    )
+    assert bootstrap.method == "t interval over 9 tracks"
+    shifted = bootstrap.difference(values + 5, values)
+    assert (shifted.low, shifted.value, shifted.high) == pytest.approx((5, 5, 5))
+
+
+def test_few_tracks_cover_the_truth() -> None:
+    """Percentiles alone would cover 85 % with six tracks."""
+    random = np.random.default_rng(6)
+    tracks = np.repeat(np.arange(6), 5)
+    covered = 0
+    for trial in range(300):
+        values = random.normal(size=6)[tracks] + 0.1 * random.normal(size=30)
+        found = TrackBootstrap(tracks, resamples=300, seed=trial).interval(values)
+        covered += found.low <= 0 <= found.high
+    assert covered / 300 >= 0.92
+
+
+def test_percentages_stay_percentages() -> None:
+    values = np.array([0.0, 0.0, 0.0, 100.0])
+    found = TrackBootstrap(["a", "b", "c", "d"]).interval(values)
+    assert found.low == 0
+    assert 60 < found.high <= 100
 
 
 def test_a_model_minus_itself_is_exactly_zero() -> None:
