@@ -11,7 +11,14 @@ import dagster as dg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS = ("recall@1", "recall@5", "recall@10", "normalized_rank_mean", "right_instrument")
+_COLUMNS = (
+    "within_label_rank",
+    "recall@1",
+    "recall@5",
+    "recall@10",
+    "normalized_rank_mean",
+    "right_instrument",
+)
 _PLOTTED = "recall@10"
 
 

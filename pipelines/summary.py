@@ -34,6 +34,7 @@ def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
     """Write the score table of each corpus that has scores."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.scores.files import read_scores
+    from ml.scores.intervals import INTERVALS_SAID
     from ml.scores.text import table_lines
 
     tables = []
@@ -41,7 +42,7 @@ def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
         rows = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
         if rows:
             tables.append("\n".join(table_lines(f"{EVALUATION}: {corpus}", rows)))
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, INTERVALS_SAID] if tables else [])
 
 
 def next_text(settings: Settings, *, query: str | None) -> str:

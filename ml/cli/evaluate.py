@@ -164,6 +164,7 @@ def _print_artifact(artifact: Artifact) -> None:
 def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     """One table per evaluation and conditioning, published figures where they belong."""
     from ml.retrieval.evaluation.evaluate import PREDECESSOR
+    from ml.scores.intervals import INTERVALS_SAID
     from ml.scores.published import published_rows
     from ml.scores.text import table_lines
 
@@ -175,6 +176,7 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
             table += published_rows(kind, corpus, conditioning)
         print("\n".join(table_lines(f"{evaluation}: {corpus}, {conditioning}", table)))
         print()
+    print(INTERVALS_SAID)
 
 
 def _add_instruments(evaluations: argparse._SubParsersAction) -> None:

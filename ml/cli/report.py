@@ -28,9 +28,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def _add_scores(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "scores",
-        description="Print the main figures of the latest scores in percent: recall (higher is "
-        "better), normalised rank (lower is better), how often the nearest stem has the right "
-        "instrument, and beats, with 95 % intervals and chance.",
+        description="Print the main figures of the latest scores in percent: the target's place "
+        "among the stems of its own label (0 is first, 50 is chance: is the mix heard?), recall "
+        "(higher is better), normalised rank (lower is better), and beats, with 95 % intervals and "
+        "chance. Row 'label' looks the asked label up and hears nothing.",
         epilog=examples("stems scores", "stems scores --corpus demo --all"),
     )
     parser.add_argument("--corpus", metavar="NAME", help="only this corpus")
@@ -65,6 +66,7 @@ def run_scores(args: argparse.Namespace, settings: Settings) -> int:
 
 def print_scores(scores: Sequence[dict[str, Any]]) -> None:
     """Print one table per evaluation, corpus and conditioning."""
+    from ml.scores.intervals import INTERVALS_SAID
     from ml.scores.text import table_lines
 
     def table_of(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -75,6 +77,7 @@ def print_scores(scores: Sequence[dict[str, Any]]) -> None:
     ):
         print("\n".join(table_lines(f"{evaluation}: {corpus}, {conditioning}", list(group))))
         print()
+    print(INTERVALS_SAID)
 
 
 def _add_compare(verbs: argparse._SubParsersAction) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 from ml.artifacts import DataLayout
 from ml.figures import BLUE, ORANGE
 from ml.reports.page import render_page
-from ml.reports.scored import LOWER_IS_BETTER
 from ml.reports.sections import curve_plots
 from ml.reports.trained import TrainedModel, trained_model
 from ml.retrieval.evaluation.compare import Comparison, CorpusComparison, MetricDifference
+from ml.retrieval.evaluation.evaluate import LOWER_IS_BETTER
 from ml.training.models import FoundModel
 
 TEMPLATE = "comparison.html.jinja"

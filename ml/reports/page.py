@@ -9,9 +9,11 @@ from typing import Any
 from ml.artifacts import fingerprint
 from ml.figures import model_colour
 from ml.reports.instruments import PRESENCE_NAMES, SHARE_NAMES
-from ml.reports.scored import LOWER_IS_BETTER, METRIC_NAMES, RANKED_BY
+from ml.reports.scored import METRIC_NAMES, RANKED_BY
 from ml.reports.sections import conditioned
+from ml.retrieval.evaluation.evaluate import LOWER_IS_BETTER
 from ml.retrieval.evaluation.instruments import SHARES
+from ml.scores.intervals import INTERVALS_SAID
 
 _FOLDER = Path(__file__).parent
 
@@ -32,6 +34,7 @@ def render_page(template: str, **content: Any) -> str:
         conditioned=conditioned,
         metric_names=METRIC_NAMES,
         lower_is_better=LOWER_IS_BETTER,
+        intervals_said=INTERVALS_SAID,
         ranked_by=RANKED_BY,
         presence_names=PRESENCE_NAMES,
         share_names=list(SHARE_NAMES),

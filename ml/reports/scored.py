@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
-from ml.retrieval.evaluation.evaluate import EVALUATION, METRICS, REFERENCES
+from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER, METRICS, REFERENCES
+from ml.retrieval.evaluation.lookup import LABEL_FIRST
 from ml.scores.files import MADE_BY, PAIRED, QUERIES, read_scores
+from ml.scores.text import within_notes
 from ml.training.config import PRESETS
 
 METRIC_NAMES = {
+    "within_label_rank": "Within label",
+    "within_category_rank": "Within category",
     "recall@1": "Recall@1",
     "recall@5": "Recall@5",
     "recall@10": "Recall@10",
@@ -21,9 +25,8 @@ METRIC_NAMES = {
     "right_instrument": "Right instrument",
     "right_song": "Right song",
 }
-LOWER_IS_BETTER = frozenset(("normalized_rank_mean", "normalized_rank_median"))
 RANKED_BY = "recall@10"
-_FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), REFERENCES
+_FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), (*REFERENCES, LABEL_FIRST)
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Metric → a row of ``read_scores``."""
@@ -44,6 +47,8 @@ class ScoreTable:
     chance: Mapping[str, float]
     model_ids: Mapping[str, str]
     """Which version of each model was scored."""
+    notes: Sequence[str] = ()
+    """Which queries a figure leaves out."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -52,8 +57,9 @@ class ScoreTable:
 
     @property
     def best(self) -> str:
-        """The model with the highest recall@10."""
-        return max(self.models, key=lambda name: self.value(name, RANKED_BY))
+        """The model with the highest recall@10; rows that know the labels are no models."""
+        names = [name for name in self.models if name in self.model_ids]
+        return max(names, key=lambda name: self.value(name, RANKED_BY))
 
     @property
     def best_id(self) -> str:
@@ -115,6 +121,7 @@ def _table(
         paired=by_model([row for row in rows if row["evaluation"] == PAIRED]),
         chance={row["metric"]: row["chance"] for row in scored},
         model_ids=dict(manifest["identity"]["models"]),
+        notes=within_notes(scored),
     )
 
 

@@ -33,6 +33,8 @@ BY_ENCODER = " (encoder gallery)"
 """Added to a model's name where the gallery is the encoder's, not the target encoder's."""
 PAIRED = "retrieval-paired"
 """The evaluation whose figures are differences of two models, "A minus B"."""
+LABEL = "label"
+"""The row of looking the asked label up (``ml.retrieval.evaluation.lookup``)."""
 TEXT, COUNT, NUMBER = "string", "int64", "float64"
 """Kinds of columns, for ``write_rows``."""
 SCORE_COLUMNS = {

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml.scores.files import LABEL
 from ml.scores.published import PUBLISHED
 
 _HEADINGS = {
+    "within_label_rank": "in label",
+    "within_category_rank": "in category",
     "recall@1": "R@1",
     "recall@5": "R@5",
     "recall@10": "R@10",
@@ -24,14 +27,17 @@ _HEADINGS = {
     "average_precision": "frame AP",
 }
 _GLANCE = {
-    "retrieval": ("recall@10", "normalized_rank_mean", "right_instrument"),
+    "retrieval": ("within_label_rank", "recall@10", "normalized_rank_mean"),
     "beats": ("f_measure", "cmlt", "amlt"),
 }
 """Evaluation → what of it is seen at a glance; the others are analyses of these."""
 _PLAIN = ("fine", "all tracks")
 """Conditionings that are not named: those of a home nobody configured."""
-_WIDEST = 8
+_WITHIN = {"within_label_rank": "label", "within_category_rank": "category"}
+"""Metrics of places among like stems, and what makes stems alike."""
+_WIDEST = 9
 """Metrics that fit beside each other on a terminal."""
+_MISSING = {"value": None, "low": None}
 
 _Cells = Mapping[tuple[str, str], Mapping[str, Any]]
 """Model and metric → a row of scores."""
@@ -40,15 +46,21 @@ _Cells = Mapping[tuple[str, str], Mapping[str, Any]]
 def table_lines(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lay out models as rows and metrics as columns, the interval below each figure, chance last.
 
-    More metrics than fit beside each other become rows, and models columns.
+    More metrics than fit beside each other become rows, and models columns. A place among like
+    stems that applies to no query is "–", and the last lines say why.
     """
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
-    cells = {(row["model"], row["metric"]): row for row in rows}
+    asked = _WITHIN if LABEL in models else ()
+    measured = dict.fromkeys(row["metric"] for row in rows)
+    metrics = list(dict.fromkeys([*asked, *measured]))
+    cells: dict[tuple[str, str], Mapping[str, Any]] = {
+        **{(model, metric): _MISSING for model in models for metric in asked},
+        **{(row["model"], row["metric"]): row for row in rows},
+    }
     chances = []
     if not all(row["evaluation"].endswith("-paired") for row in rows):
         first_chance = {row["metric"]: row["chance"] for row in reversed(rows)}
-        chances = [f"{first_chance[metric]:.1f}" for metric in metrics]
+        chances = [f"{first_chance[m]:.1f}" if m in measured else "–" for m in metrics]
     lay_out = _metrics_as_rows if len(metrics) > _WIDEST else _models_as_rows
     body = lay_out(metrics, models, cells, chances)
     widths = [max(map(len, column)) for column in zip(*body, strict=True)]
@@ -56,7 +68,29 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in body
     ]
-    return [f"{title}, {_counts(rows)}, percent", *(line for line in lines if line)]
+    heading = f"{title}, {_counts(rows)}, percent"
+    return [heading, *(line for line in lines if line), *within_notes(rows)]
+
+
+def within_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many queries have no place among like stems: sentences, none where all have one.
+
+    Args:
+        rows: of one evaluation of retrieval, one corpus and conditioning.
+    """
+    own = {row["metric"]: row["n_queries"] for row in rows if row["model"] == LABEL}
+    notes = []
+    for metric, what in _WITHIN.items() if own else ():
+        left_out = max(own.values()) - own.get(metric, 0)
+        if metric not in own:
+            notes.append(f"{_HEADINGS[metric]} –: no query's {what} is that of another stem")
+        elif left_out:
+            queries = "1 query" if left_out == 1 else f"{left_out} queries"
+            notes.append(
+                f"{_HEADINGS[metric]}: {queries} left out, "
+                f"for stems whose {what} is missing or that of no other stem"
+            )
+    return notes
 
 
 def glance_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -119,7 +153,9 @@ def _metrics_as_rows(
 
 
 def _value(row: Mapping[str, Any] | None) -> str:
-    return "" if row is None else f"{row['value']:.1f}"
+    if row is None:
+        return ""
+    return "–" if row["value"] is None else f"{row['value']:.1f}"
 
 
 def _interval(row: Mapping[str, Any] | None) -> str:

@@ -31,6 +31,7 @@ from ml.retrieval.evaluation.compare import (
     NothingUnseenError,
     compare_models,
 )
+from ml.retrieval.evaluation.evaluate import LOWER_IS_BETTER
 from ml.retrieval.tables.completeness import (
     gallery_gaps,
     publication_gaps,
@@ -50,7 +51,6 @@ from ml.training.models import (
 
 Outcome = Literal["promoted", "champion already", "refused"]
 
-LOWER_IS_BETTER = ("normalized_rank_mean", "normalized_rank_median")
 _TRIES = 5
 _SAID: Mapping[Outcome, str] = {
     "promoted": "is promoted",

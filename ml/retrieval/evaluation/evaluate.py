@@ -8,9 +8,11 @@ evaluation of their own (``retrieval-predecessor``), and "film (encoder gallery)
 Query tracks that *any* compared model has seen in training are dropped and counted, so that all
 models answer the same queries; the gallery keeps all stems. Rows over the seen tracks are an
 evaluation of their own (``retrieval-seen``), made when asked for or when nothing else is left.
-Beside each figure: chance, and a 95 % interval from a bootstrap over tracks. Differences to
-``untrained`` and ``spectrum`` come from the same draws (evaluation ``retrieval-paired``, model
-"A minus B"; ``default`` protocol only). Metrics: ``ml.retrieval.evaluation.ranks``.
+Beside the models stand what needs no learning, and two rows that know the gallery's labels
+(``ml.retrieval.evaluation.lookup``). Beside each figure: chance, and a 95 % interval over tracks.
+Differences to ``REFERENCES`` come from the same draws (evaluation ``retrieval-paired``, model
+"A minus B"; ``default`` protocol only). Metrics: ``ml.retrieval.evaluation.ranks``; one that
+applies to no query has no row, and the summary says why.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ from ml.artifacts import Artifact, DataLayout
 from ml.device import Precision
 from ml.retrieval.embeddings.files import Embeddings, read_embeddings, read_predecessor
 from ml.retrieval.embeddings.seen import seen_of_corpus
+from ml.retrieval.evaluation.lookup import lookup_values
 from ml.retrieval.evaluation.ranks import (
     RECALL_AT,
+    WITHIN_CATEGORY,
+    WITHIN_LABEL,
     Answers,
     Gallery,
     Queries,
@@ -37,6 +42,7 @@ from ml.retrieval.evaluation.ranks import (
     common_queries,
 )
 from ml.scores.files import (
+    LABEL,
     PAIRED,
     Evaluated,
     evaluate_once,
@@ -45,11 +51,15 @@ from ml.scores.files import (
     write_queries,
 )
 from ml.scores.intervals import Statistic, TrackBootstrap
+from ml.scores.text import within_notes
 from ml.scores.tracking import log_scores, tracking_runs
+from ml.training.models import CONTRASTIVE
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
 
+EVALUATION_VERSION = 2
+"""Part of the identity of scores: goes up when what is computed changes."""
 Protocol = Literal["default", "predecessor"]
 PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor")
 EVALUATION, PREDECESSOR = "retrieval", "retrieval-predecessor"
@@ -57,9 +67,11 @@ EVALUATIONS: Mapping[Protocol, str] = {"default": EVALUATION, "predecessor": PRE
 """What the scores of each protocol are called."""
 SEEN = "-seen"
 """Added to the name of an evaluation: over tracks that a model has seen in training."""
-REFERENCES = ("untrained", "spectrum")
-"""What the other models are compared with."""
+REFERENCES = ("untrained", "spectrum", LABEL)
+"""What the other models are compared with: what needs no learning."""
 METRICS: dict[str, Statistic] = {
+    WITHIN_LABEL: "mean",
+    WITHIN_CATEGORY: "mean",
     **{f"recall@{k}": "mean" for k in RECALL_AT},
     "normalized_rank_mean": "mean",
     "normalized_rank_median": "median",
@@ -67,6 +79,9 @@ METRICS: dict[str, Statistic] = {
     "right_song": "mean",
 }
 """What is reported, in this order, and how queries are summed up."""
+LOWER_IS_BETTER = frozenset(
+    (WITHIN_LABEL, WITHIN_CATEGORY, "normalized_rank_mean", "normalized_rank_median")
+)
 
 MetricValues = Mapping[str, np.ndarray]
 """Metric → (query,) percent; NaN where it does not apply to a query."""
@@ -204,6 +219,7 @@ def evaluate_retrieval(
     if training_tracks:
         seen |= seen_of_corpus(corpus, layout, training_tracks.values())
     identity = {
+        "evaluation_version": EVALUATION_VERSION,
         "corpus": corpus,
         "models": list(models.items()),
         "embeddings": {name: manifest["fingerprint"] for name, manifest in manifests.items()},
@@ -296,7 +312,14 @@ def _evaluate(plan: _Plan, embedded: Mapping[str, Mapping[str, Embeddings]]) -> 
         for evaluation, queries in groups.items():
             if len(queries):
                 answers = {name: answer_queries(gallery, queries, e) for name, e in models.items()}
-                rows += _score_rows(plan, evaluation, conditioning, gallery, queries, answers)
+                values = {
+                    **{
+                        n: answer_values(gallery, queries, a, conditioning)
+                        for n, a in answers.items()
+                    },
+                    **lookup_values(gallery, queries, conditioning, models.get(CONTRASTIVE)),
+                }
+                rows += _score_rows(plan, evaluation, conditioning, gallery, queries, values)
                 if evaluation == plan.evaluation:
                     query_rows += _query_rows(conditioning, gallery, queries, answers)
         if not rows:
@@ -304,7 +327,7 @@ def _evaluate(plan: _Plan, embedded: Mapping[str, Mapping[str, Embeddings]]) -> 
                 f"the embeddings of {plan.corpus} hold no query ({len(gallery)} stems): no stem "
                 f"sounds together with another; evaluate other splits or another corpus"
             )
-        summary = summary or _summary(rows, len(seen))
+        summary = summary or _summary(rows, len(seen), gallery, unseen if len(unseen) else seen)
         scores += rows
     return Evaluated(scores=scores, summary=summary, write_more=partial(write_queries, query_rows))
 
@@ -315,10 +338,9 @@ def _score_rows(
     conditioning: str,
     gallery: Gallery,
     queries: Queries,
-    answers: Mapping[str, Answers],
+    values: Mapping[str, MetricValues],
 ) -> Iterator[dict[str, Any]]:
     """Make the rows of each model; for the ``default`` protocol also of paired differences."""
-    values = {n: answer_values(gallery, queries, a, conditioning) for n, a in answers.items()}
     bootstraps = metric_bootstraps(
         next(iter(values.values())),
         gallery.tracks[queries.targets],
@@ -329,8 +351,8 @@ def _score_rows(
     chance = answer_chance(gallery, queries, conditioning)
     for name in values:
         own = {**header, "evaluation": evaluation, "model": name}
-        for metric, bootstrap in bootstraps.items():
-            each = applying(values[name][metric])
+        for metric in (metric for metric in bootstraps if metric in values[name]):
+            bootstrap, each = bootstraps[metric], applying(values[name][metric])
             interval = bootstrap.interval(each, METRICS[metric])
             yield score_row(own, metric, interval, n_queries=len(each), chance=chance[metric])
     if evaluation == EVALUATION:
@@ -350,9 +372,9 @@ def _paired_rows(
     ]
     for name, reference in pairs:
         own = {**header, "evaluation": PAIRED, "model": f"{name} minus {reference}"}
-        for metric, bootstrap in bootstraps.items():
+        for metric in (m for m in bootstraps if m in values[name] and m in values[reference]):
             each, other = (applying(values[model][metric]) for model in (name, reference))
-            interval = bootstrap.difference(each, other, METRICS[metric])
+            interval = bootstraps[metric].difference(each, other, METRICS[metric])
             yield score_row(own, metric, interval, n_queries=len(each), chance=0.0)
 
 
@@ -372,16 +394,21 @@ def _query_rows(
             }
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], n_seen: int) -> dict[str, Any]:
-    """Pick recall and normalised rank of each model under one conditioning, for people."""
-    shown = ("recall@1", "recall@10", "normalized_rank_mean")
+def _summary(
+    rows: Sequence[Mapping[str, Any]], n_seen: int, gallery: Gallery, queries: Queries
+) -> dict[str, Any]:
+    """Pick recall and ranks of each model under one conditioning, for people."""
+    shown = ("recall@1", "recall@10", "normalized_rank_mean", WITHIN_LABEL)
     evaluation = rows[0]["evaluation"]
     first = [row for row in rows if row["evaluation"] == evaluation]
     is_seen = evaluation.endswith(SEEN)
+    notes = "; ".join(within_notes(first))
     return {
-        "queries": max(row["n_queries"] for row in first),
-        "gallery": first[0]["n_gallery"],
+        "queries": len(queries),
+        "gallery": len(gallery),
         **{f"{r['model']} {r['metric']}": r["value"] for r in first if r["metric"] in shown},
         "seen_queries_dropped": 0 if is_seen else n_seen,
         "only_seen_tracks": is_seen,
+        "intervals": TrackBootstrap(gallery.tracks[queries.targets], resamples=1).method,
+        **({"within": notes} if notes else {}),
     }

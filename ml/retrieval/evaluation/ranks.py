@@ -21,6 +21,11 @@ Conventions:
   is better; its median says more about the typical query, its mean more about the failures.
 * Chance is stated beside each score: a target placed uniformly among N stems has recall@k = k/N
   and a normalised rank of (N + 1)/2N, mean and median.
+* Does the mix matter? ``within_label_rank`` is the target's place among the gallery stems with its
+  own finest label (the text, whatever was asked), (place - 1)/(count - 1) in percent: 0 is first,
+  50 is chance, and a model that knows nothing but the label stays there. Queries for a stem without
+  a label, or with one that no other stem has, are left out. ``within_category_rank`` is the same
+  with coarsest labels.
 
 Not here: intervals (``ml.scores.intervals``), which stems are queries
 (``ml.retrieval.embeddings.build``), what is reported (``ml.retrieval.evaluation.evaluate``).
@@ -29,8 +34,8 @@ Not here: intervals (``ml.scores.intervals``), which stems are queries
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RECALL_AT = (1, 5, 10)
+WITHIN_LABEL, WITHIN_CATEGORY = "within_label_rank", "within_category_rank"
+WITHIN_CHANCE = 50.0
 TIE_TOLERANCE = 8 * 2.0**-24
 """Cosines closer than this are equal: 8 ulp of float32 just below 1."""
 _KERNEL_ERROR = 32 * 2.0**-24
@@ -74,6 +81,11 @@ class Gallery:
         """Choose the column that says what a right instrument is: under ``coarse`` categories."""
         return self.categories if conditioning == "coarse" else self.labels
 
+    @property
+    def within(self) -> dict[str, np.ndarray]:
+        """The metrics of places among like stems, each with the column that makes stems alike."""
+        return {WITHIN_LABEL: self.labels, WITHIN_CATEGORY: self.categories}
+
     def count_like(self, *columns: np.ndarray) -> np.ndarray:
         """Count for each stem those, itself included, with its values in all columns: (stem,)."""
         rows = list(zip(*columns, strict=True))
@@ -102,6 +114,9 @@ class Answers:
     """(query,) 1…gallery size."""
     nearest: np.ndarray
     """(query,) index of the stem that came first."""
+    within: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Metric of ``Gallery.within`` → (query,) percent, NaN where it does not apply; empty where it
+    was not asked for."""
 
 
 def gallery_of(table: pa.Table) -> Gallery:
@@ -163,13 +178,53 @@ def common_queries(
     )
 
 
-def answer_queries(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> Answers:
-    """Rank the gallery for each query by one model's embeddings."""
+def answer_queries(
+    gallery: Gallery,
+    queries: Queries,
+    embeddings: Embeddings,
+    *,
+    first: np.ndarray | None = None,
+) -> Answers:
+    """Rank the gallery for each query by one model's embeddings.
+
+    Args:
+        gallery: what is ranked.
+        queries: what is looked for.
+        embeddings: of the model.
+        first: (stem,) the text of each stem: those with the target's own come before all others.
+    """
     place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
     rows = [place[stem] for stem in gallery.stem_ids[queries.targets]]
-    vectors = vectors_of(embeddings.queries)[rows]
-    ranks, nearest = ranks_and_nearest(vectors, vectors_of(embeddings.gallery), queries.targets)
-    return Answers(ranks=ranks, nearest=nearest)
+    vectors, stems = vectors_of(embeddings.queries)[rows], vectors_of(embeddings.gallery)
+    if first is None:
+        ranks, nearest = ranks_and_nearest(vectors, stems, queries.targets)
+    else:
+        ranks, nearest = ranks_in_groups(vectors, stems, queries.targets, first)
+    within: dict[str, np.ndarray] = {}
+    for metric, column in gallery.within.items():
+        groups = column if first is None else list(zip(column, first, strict=True))
+        places, _ = ranks_in_groups(vectors, stems, queries.targets, groups)
+        within[metric] = within_values(gallery, column, queries.targets, places)
+    return Answers(ranks=ranks, nearest=nearest, within=within)
+
+
+def within_values(
+    gallery: Gallery, column: np.ndarray, targets: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Turn places among the stems like the target into percent: (query,), 0 first, 100 last.
+
+    Args:
+        gallery: of the stems.
+        column: (stem,) of the gallery; stems with the same value are alike, None is like nothing.
+        targets: (query,) index of the stem looked for.
+        places: (query,) 1…number of stems like the target.
+
+    Returns:
+        NaN where the target has no value, or one that no other stem has.
+    """
+    others = gallery.count_like(column)[targets] - 1
+    applies = gallery.is_labelled[targets] & (others > 0)
+    return np.where(applies, 100.0 * (places - 1) / np.maximum(others, 1), np.nan)
 
 
 def answer_values(
@@ -177,14 +232,15 @@ def answer_values(
 ) -> dict[str, np.ndarray]:
     """Compute what each query contributes to each metric, in percent: (query,) a metric.
 
-    Besides the metrics of ``query_values``: ``right_instrument`` is 100 where the nearest stem has
-    the label of the target (NaN for queries for unlabelled stems), ``right_song`` where it is of
-    the target's own track.
+    Besides the metrics of ``query_values`` and ``Gallery.within``: ``right_instrument`` is 100
+    where the nearest stem has the label of the target (NaN for queries for unlabelled stems),
+    ``right_song`` where it is of the target's own track.
     """
     instruments, targets = gallery.instruments(conditioning), queries.targets
     right = np.where(instruments[answers.nearest] == instruments[targets], 100.0, 0.0)
     is_song = gallery.tracks[answers.nearest] == gallery.tracks[targets]
     return {
+        **answers.within,
         **query_values(answers.ranks, len(gallery)),
         "right_instrument": np.where(gallery.is_labelled[targets], right, np.nan),
         "right_song": np.where(is_song, 100.0, 0.0),
@@ -193,7 +249,7 @@ def answer_values(
 
 def answer_chance(gallery: Gallery, queries: Queries, conditioning: str) -> dict[str, float]:
     """Compute what each metric would be if the gallery came in random order, in percent."""
-    chance = chance_scores(len(gallery))
+    chance = dict.fromkeys(gallery.within, WITHIN_CHANCE) | chance_scores(len(gallery))
     labelled = queries.targets[gallery.is_labelled[queries.targets]]
     for metric, column, targets in (
         ("right_instrument", gallery.instruments(conditioning), labelled),
@@ -238,6 +294,38 @@ def ranks_and_nearest(
     queries, gallery, targets = _checked(queries, gallery, targets)
     ranks, best_other = _scan(queries, gallery, targets, with_nearest=True)
     return ranks, np.where(ranks == 1, targets, best_other)
+
+
+def ranks_in_groups(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    targets: np.ndarray,
+    groups: Sequence[Hashable] | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank as ``ranks_and_nearest`` does, each target only among the rows of its own group.
+
+    Args:
+        queries: (query, dim).
+        gallery: (stem, dim).
+        targets: (query,) index into the gallery of the stem that each query looks for.
+        groups: (stem,) the group of each gallery row.
+
+    Returns:
+        ranks (query,), 1…size of the target's group, and nearest (query,), both int64.
+    """
+    members: dict[Hashable, list[int]] = {}
+    asked: dict[Hashable, list[int]] = {}
+    for stem, group in enumerate(groups):
+        members.setdefault(group, []).append(stem)
+    for query, target in enumerate(targets):
+        asked.setdefault(groups[target], []).append(query)
+    ranks, nearest = np.empty((2, len(targets)), dtype=np.int64)
+    for group, chosen in asked.items():
+        rows = np.array(members[group])
+        own = np.searchsorted(rows, targets[chosen])
+        ranks[chosen], best = ranks_and_nearest(queries[chosen], gallery[rows], own)
+        nearest[chosen] = rows[best]
+    return ranks, nearest
 
 
 def retrieval_scores(ranks: np.ndarray, gallery_size: int) -> dict[str, float]:

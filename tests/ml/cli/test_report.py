@@ -56,7 +56,7 @@ def test_published_figures_do_not_count_as_queries() -> None:
 def test_three_corpora_at_a_glance_fit_a_screen() -> None:
     models = ("untrained", "contrastive", "film", "film-nce", "spectrum", "clap-audio")
     metrics = {
-        "retrieval": ("recall@1", "recall@10", "normalized_rank_mean", "right_instrument"),
+        "retrieval": ("within_label_rank", "recall@10", "normalized_rank_mean", "right_song"),
         "retrieval-paired": ("recall@10",),
         "beats": ("f_measure", "cmlt", "amlt", "average_precision"),
     }
@@ -72,7 +72,7 @@ def test_three_corpora_at_a_glance_fit_a_screen() -> None:
     assert max(map(len, lines)) <= 80
     assert [line.split() for line in lines[:4]] == [
         ["retrieval,", "percent", "with", "95", "%", "intervals"],
-        ["corpus", "model", "R@10", "NR", "mean", "instrument"],
+        ["corpus", "model", "in", "label", "R@10", "NR", "mean"],
         ["demo", "untrained", *["30.0", "29.0…31.0"] * 3],
         ["contrastive", *["31.0", "30.0…32.0"] * 3],
     ]
@@ -82,8 +82,23 @@ def test_three_corpora_at_a_glance_fit_a_screen() -> None:
     assert glance_lines([row("film", "recall@10", 1.0, evaluation="alignment")]) == []
 
 
+def test_queries_that_a_place_within_labels_leaves_out_are_counted() -> None:
+    rows = [
+        row(model, metric, 50.0, n_queries=n_queries)
+        for model in ("film", "label")
+        for metric, n_queries in (("within_label_rank", 290), ("recall@1", 296))
+    ]
+    lines = table_lines("retrieval", rows)
+    assert lines[1].split() == ["in", "label", "in", "category", "R@1"]
+    assert lines[2].split() == ["film", "50.0", "–", "50.0"]
+    assert lines[-2:] == [
+        "in label: 6 queries left out, for stems whose label is missing or that of no other stem",
+        "in category –: no query's category is that of another stem",
+    ]
+
+
 def test_many_metrics_become_rows() -> None:
-    rows = [row(model, f"metric-{i}", float(i)) for model in ("film", "clap") for i in range(9)]
+    rows = [row(model, f"metric-{i}", float(i)) for model in ("film", "clap") for i in range(10)]
     lines = table_lines("instruments", rows)
     assert lines[1].split() == ["film", "clap", "chance"]
     assert lines[4].split() == ["metric-1", "1.0", "1.0", "0.3"]

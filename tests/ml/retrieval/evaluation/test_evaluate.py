@@ -11,6 +11,7 @@ from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.evaluation.evaluate import METRICS, evaluate_retrieval
 from ml.retrieval.evaluation.ranks import retrieval_scores
 from ml.scores.files import SCORE_COLUMNS, read_scores
+from ml.scores.text import table_lines
 
 
 @pytest.fixture
@@ -55,6 +56,53 @@ def test_scores_follow_from_the_ranks(layout: DataLayout, band_model: Any) -> No
     assert scores["right_instrument"]["chance"] == pytest.approx(100 * 4 / 8)
     assert scores["recall@1"]["chance"] == pytest.approx(100 / 8)
     assert scores["recall@1"]["n_gallery"] == scores["recall@1"]["n_queries"] == 8
+
+
+@pytest.mark.usefixtures("songs")
+def test_rows_that_know_the_labels_stand_beside_the_models(
+    layout: DataLayout, band_model: Any
+) -> None:
+    embed_corpus("songs", [band_model("untrained"), band_model("contrastive")], layout, {})
+    names = {name: f"id-{name}" for name in ("untrained", "contrastive")}
+    artifact = evaluate_retrieval("songs", layout, names)
+    label = scores_of(layout, "label")
+    assert set(METRICS) - set(label) == {"normalized_rank_median"}
+    assert label["recall@1"]["value"] == pytest.approx(25)  # one of four basses or guitars
+    assert label["recall@5"]["value"] == 100
+    assert label["normalized_rank_mean"]["value"] == pytest.approx(100 * 2.5 / 8)
+    assert label["within_label_rank"]["value"] == label["within_label_rank"]["chance"] == 50
+    first = scores_of(layout, "label+contrastive")
+    # the four guitars tie but for the song's own, which has its tone
+    assert first["recall@1"]["value"] == 100
+    assert first["within_label_rank"]["value"] == 0
+    assert scores_of(layout, "contrastive")["within_label_rank"]["value"] == 0
+    paired = scores_of(layout, "contrastive minus label")
+    assert paired["within_label_rank"]["value"] == -50
+    assert "normalized_rank_median" not in paired
+    assert artifact.summary["intervals"] == "t interval over 4 tracks"
+    assert "within" not in artifact.summary
+    queries = read_table(artifact.path / "queries.parquet").to_pylist()
+    assert {row["model"] for row in queries} == set(names)  # what the instruments are told of
+
+
+@pytest.mark.parametrize("label", ["only {}", ""])
+def test_without_labels_in_common_there_is_no_place_within_them(
+    write_corpus: Any, make_sine: Any, layout: DataLayout, band_model: Any, label: str
+) -> None:
+    stems = {f"s{i}": (label.format(i), make_sine(5 + i, 1.0)) for i in range(3)}
+    write_corpus("lonely", {"a": stems})
+    embed_corpus("lonely", [band_model()], layout, {})
+    artifact = evaluate_retrieval("lonely", layout, {"bands": "id-bands"})
+    assert "in label –: no query's label is that of another stem" in artifact.summary["within"]
+    assert artifact.summary["intervals"] == "none: one track only"
+    assert not {"within_label_rank", "within_category_rank"} & set(scores_of(layout, "bands"))
+    lines = table_lines("retrieval", read_scores(layout, evaluation="retrieval"))
+    assert lines[1].split()[:4] == ["in", "label", "in", "category"]
+    assert lines[2].split()[:3] == ["bands", "–", "–"]
+    assert lines[-2:] == [
+        "in label –: no query's label is that of another stem",
+        "in category –: no query's category is that of another stem",
+    ]
 
 
 @pytest.mark.usefixtures("songs")
@@ -116,15 +164,18 @@ def test_rows_over_seen_tracks_are_marked(layout: DataLayout, band_model: Any) -
 
     # known to be seen though the embeddings do not say so: the rule of today counts
     evaluate_retrieval("songs", layout, {"one": "id-one"})
-    assert evaluations() == {"retrieval"}
+    assert evaluations() == {"retrieval", "retrieval-paired"}
     known = {"one": everything[:1]}
     artifact = evaluate_retrieval("songs", layout, {"one": "id-one"}, training_tracks=known)
-    assert (artifact.summary["seen_queries_dropped"], evaluations()) == (2, {"retrieval"})
+    assert (artifact.summary["seen_queries_dropped"], evaluations()) == (
+        2,
+        {"retrieval", "retrieval-paired"},
+    )
     artifact = evaluate_retrieval(
         "songs", layout, {"one": "id-one"}, training_tracks=known, has_seen_rows=True
     )
     counts = {row["evaluation"]: row["n_queries"] for row in read_scores(layout)}
-    assert counts == {"retrieval": 6, "retrieval-seen": 2}
+    assert counts == {"retrieval": 6, "retrieval-paired": 6, "retrieval-seen": 2}
     assert not artifact.summary["only_seen_tracks"]
     assert read_table(artifact.path / "queries.parquet").num_rows == 6
 

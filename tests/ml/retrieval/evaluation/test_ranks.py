@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from ml.retrieval.embeddings.files import Embeddings
 from ml.retrieval.evaluation import ranks as metrics
 from ml.retrieval.evaluation.ranks import (
+    WITHIN_CATEGORY,
+    WITHIN_LABEL,
+    Gallery,
+    Queries,
+    answer_chance,
+    answer_queries,
+    answer_values,
     chance_scores,
     ranks_and_nearest,
+    ranks_in_groups,
     retrieval_scores,
     target_ranks,
 )
@@ -68,6 +79,60 @@ def test_ties_count_against_the_query() -> None:
     ranks, nearest = ranks_and_nearest(queries, gallery, targets)
     assert np.array_equal(ranks, sorted_ranks(queries, gallery, targets, metrics.TIE_TOLERANCE))
     assert np.array_equal(nearest == targets, ranks == 1)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_hand_worked_places_within_label_and_category(
+    make_gallery: Callable[..., Gallery], make_embeddings: Callable[..., Embeddings], is_tied: bool
+) -> None:
+    """Queries lie along the first axis: the cosine of a stem is its first entry."""
+    cosines = [0.5, 0.9, 0.5 if is_tied else 0.2, 0.7, 0.95]
+    gallery = make_gallery(
+        labels=["bass", "bass", "bass", "flute", None],
+        categories=["low", "low", "low", "low", None],
+    )
+    stems = np.array([[c, np.sqrt(1 - c * c)] for c in cosines], dtype=np.float32)
+    queries = Queries(targets=np.arange(5), asked=np.array(["x"] * 5, dtype=object))
+    embeddings = make_embeddings(stems, np.array([[1, 0]] * 5, dtype=np.float32))
+    values = answer_values(gallery, queries, answer_queries(gallery, queries, embeddings), "fine")
+    # of three basses stem 0 is second, or level with the third, which counts against it
+    nan = np.nan
+    within = [100.0, 0.0, 100.0, nan, nan] if is_tied else [50.0, 0.0, 100.0, nan, nan]
+    assert values[WITHIN_LABEL] == pytest.approx(within, nan_ok=True)
+    within = [100.0, 0.0, 100.0] if is_tied else [200 / 3, 0.0, 100.0]
+    assert values[WITHIN_CATEGORY] == pytest.approx([*within, 100 / 3, nan], nan_ok=True)
+    chance = answer_chance(gallery, queries, "fine")
+    assert chance[WITHIN_LABEL] == chance[WITHIN_CATEGORY] == 50
+
+
+def test_places_in_groups_equal_a_full_sort_of_each_group() -> None:
+    random = np.random.default_rng(11)
+    distinct = random.normal(size=(30, 12)).astype(np.float32)
+    gallery = distinct[random.integers(0, 30, 90)]  # with ties
+    queries, targets = random.normal(size=(70, 12)), random.integers(0, 90, 70)
+    groups = random.choice(np.array(["a", "b", None], dtype=object), 90)
+    groups[5] = "alone"
+    targets[0] = 5
+    ranks, nearest = ranks_in_groups(queries, gallery, targets, groups)
+    for query, target in enumerate(targets):
+        rows = [row for row in range(90) if groups[row] == groups[target]]
+        own = np.array([rows.index(target)])
+        expected = sorted_ranks(queries[[query]], gallery[rows], own, metrics.TIE_TOLERANCE)
+        assert ranks[query] == expected[0]
+        assert groups[nearest[query]] == groups[target]
+        assert (nearest[query] == target) == (ranks[query] == 1)
+
+
+def test_unique_and_missing_labels_have_no_place_and_nothing_is_divided_by_zero(
+    make_gallery: Callable[..., Gallery], make_embeddings: Callable[..., Embeddings]
+) -> None:
+    gallery = make_gallery(labels=["bass", "flute", None], categories=["low", "high", None])
+    queries = Queries(targets=np.arange(3), asked=np.array(["x"] * 3, dtype=object))
+    embeddings = make_embeddings(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+    with np.errstate(all="raise"):
+        answers = answer_queries(gallery, queries, embeddings)
+    assert np.isnan(answers.within[WITHIN_LABEL]).all()
+    assert np.isnan(answers.within[WITHIN_CATEGORY]).all()
 
 
 def test_collapsed_embeddings_rank_last() -> None:
