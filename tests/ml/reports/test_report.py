@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -90,10 +91,17 @@ def test_the_tables_say_what_the_scores_say(filled: DataLayout):
     build_report(filled, n_samples=0)
     page = Page(page_of(filled))
     [table] = score_tables(filled)
-    assert list(table.models) == ["film-nce", "film", "contrastive", "untrained", "spectrum"]
+    look_ups = ["label", "label+contrastive"]
+    models = ["film-nce", "film", "contrastive", "untrained", "spectrum"]
+    assert list(table.models) == [*models, *look_ups]
     assert table.best == "film-nce"
-    for scores in (*table.models.values(), *table.paired.values()):
-        assert set(scores) == set(table.metrics)
+    # only what was scored as a model can be the best one
+    assert replace(table, model_ids={"untrained": "id-untrained"}).best == "untrained"
+    for name, scores in (table.models | table.paired).items():
+        of_an_order = {"normalized_rank_median"} if name.split(" minus ")[-1] == "label" else set()
+        assert set(scores) == set(table.metrics) - of_an_order
+    [note, _] = table.notes
+    assert f"{note}." in page.texts
     for row in table.models["film"].values():
         assert f"{row['value']:.1f}" in page.texts
         assert f"{row['low']:.1f} to {row['high']:.1f}" in page.texts
