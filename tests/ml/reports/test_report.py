@@ -97,7 +97,7 @@ def test_the_tables_say_what_the_scores_say(filled: DataLayout):
     assert table.best == "film-nce"
     # only what was scored as a model can be the best one
     assert replace(table, model_ids={"untrained": "id-untrained"}).best == "untrained"
-    for name, scores in (table.models | table.paired).items():
+    for name, scores in {**table.models, **table.paired}.items():
         of_an_order = {"normalized_rank_median"} if name.split(" minus ")[-1] == "label" else set()
         assert set(scores) == set(table.metrics) - of_an_order
     [note, _] = table.notes
