@@ -28,9 +28,9 @@ def test_one_model_beside_what_needs_no_learning_by_both_protocols(
     rows = json.loads(capsys.readouterr().out)
     assert all(list(row) == list(SCORE_COLUMNS) for row in rows)
     default = {(e, m) for e, m in figures(rows) if e == "retrieval"}
-    assert default == {("retrieval", name) for name in ("film", "untrained", "spectrum")}
+    assert default == {("retrieval", name) for name in ("film", "untrained", "spectrum", "label")}
     predecessor = {m for e, m in figures(rows) if e == "retrieval-predecessor"}
-    assert predecessor == {"film", "film (encoder gallery)", "untrained"}
+    assert predecessor == {"film", "film (encoder gallery)", "untrained", "label"}
     assert sorted(map(json.dumps, read_scores(DataLayout(home=home)))) == sorted(
         map(json.dumps, rows)
     )
