@@ -10,6 +10,7 @@ from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.cli.main import main
 from ml.scores.files import write_queries, write_scores
+from ml.scores.intervals import INTERVALS_SAID
 from ml.scores.text import glance_lines, table_lines
 
 
@@ -133,4 +134,5 @@ def test_the_verb_prints_what_is_on_disk(
     assert glance.endswith("\nall figures: stems scores --all\n")
     assert "R@10" in glance
     assert "R@1 " not in glance
-    assert full == "\n".join(table_lines("retrieval: demo, fine", ROWS)) + "\n\n"
+    table = "\n".join(table_lines("retrieval: demo, fine", ROWS))
+    assert full == f"{table}\n\n{INTERVALS_SAID}\n"
