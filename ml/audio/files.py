@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import soundfile
@@ -184,7 +185,7 @@ def probe(path: str | Path, stream: int | None = None) -> AudioInfo:
     header = checked_header(path)
     if is_for_libsndfile(path, stream, header):
         try:
-            frames = 0
+            frames = rate_hz = channels = 0
             for file in _opened(path, header):
                 with file:
                     require_plausible(path, file.samplerate)
@@ -246,7 +247,7 @@ def decode_raw(path: Path, stream: int | None) -> Raw:
 
 def _decode_by_libsndfile(path: Path, header: Header) -> Raw:
     blocks: list[np.ndarray] = []
-    promised = 0
+    promised = rate_hz = channels = 0
     for file in _opened(path, header):
         with file:
             require_plausible(path, file.samplerate)
@@ -263,10 +264,15 @@ def _decode_by_libsndfile(path: Path, header: Header) -> Raw:
     return _raw(waveform, info, share, header)
 
 
+def name_for_libsndfile(path: Path) -> str:
+    """Name a file by its bytes, which may be no UTF-8; soundfile takes them, its types do not."""
+    return cast("str", os.fsencode(path))
+
+
 def _opened(path: Path, header: Header) -> Iterator[soundfile.SoundFile]:
     """Open a file, or each of the files that were joined in it."""
     if not header.pieces:
-        yield soundfile.SoundFile(os.fsencode(path))
+        yield soundfile.SoundFile(name_for_libsndfile(path))
         return
     content = path.read_bytes()
     for begin, end in header.pieces:

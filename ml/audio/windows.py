@@ -6,7 +6,6 @@ and comes as mono, as ``ml.audio.containers`` gives it; so is what libsndfile ca
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from ml.audio.files import (
     checked_header,
     decode_raw,
     is_for_libsndfile,
+    name_for_libsndfile,
     require_plausible,
 )
 
@@ -65,7 +65,7 @@ def fit_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _seek(path: Path, start_s: float, duration_s: float) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(os.fsencode(path)) as file:
+    with soundfile.SoundFile(name_for_libsndfile(path)) as file:
         rate_hz = file.samplerate
         require_plausible(path, rate_hz)
         first, samples = round(start_s * rate_hz), round(duration_s * rate_hz)

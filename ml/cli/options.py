@@ -43,7 +43,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"formatter_class": _HelpFormatter, **options})
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Parse all; an option that is unknown is an error of the verb that it was given to."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -44,7 +45,7 @@ def write_container(path: Path, codec: str, waveform: np.ndarray, **options: str
     """Encode through PyAV; before the block that begins at ``gap_at`` the clock jumps by 1 s."""
     gap_at = int(options.pop("gap_at", "-1"))
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=RATE_HZ, layout="mono")
+        stream: Any = container.add_stream(codec, rate=RATE_HZ, layout="mono")
         stream.bit_rate = 128_000
         form = {"aac": "fltp", "libmp3lame": "fltp"}[codec]
         shift = 0
@@ -129,7 +130,7 @@ def test_a_download_that_broke_off_is_named(tmp_path: Path, suffix: str) -> None
     ],
 )
 def test_a_wav_that_was_never_finished_is_all_there_is(
-    tmp_path: Path, sizes: dict[str, int]
+    tmp_path: Path, sizes: dict[str, Any]
 ) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav(tone(10), **sizes))
@@ -177,7 +178,7 @@ def test_an_mp3_that_says_no_length_is_read_to_its_end(
 ) -> None:
     rng = np.random.default_rng(0)
     noise = 0.01 * rng.standard_normal(10 * RATE_HZ).astype(np.float32)
-    waveform = tone(10) + noise * np.repeat(np.float32(gain), noise.size // 2)
+    waveform = tone(10) + noise * np.repeat(np.asarray(gain, np.float32), noise.size // 2)
     options = {"write_xing": "0", "id3v2_version": "0"}
     path = write_container(tmp_path / "a.mp3", "libmp3lame", waveform, **options)
     found = read_audio(path, rate_hz=16000)
