@@ -59,7 +59,7 @@ def check_report(home: StemsHome, said: str):
 
 def check_shown_query(said: str, capsys: pytest.CaptureFixture[str]):
     """The query that is ready to paste works."""
-    (line,) = (line for line in said.splitlines() if " query " in line)
+    (line,) = (line for line in said.splitlines() if " --instrument " in line)
     program, *arguments = shlex.split(line)
     assert Path(program).name == "stems"
     assert stems([*arguments, "-k", "3"]) == 0
