@@ -14,20 +14,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from ml.cli.main import VERBS
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("ml", "assets_def", "pipelines")
 HELP = """
-import argparse
-from ml.cli.main import get_parser
+import contextlib
+from ml.cli.main import VERBS, main
 
-def verbs(parser):
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from verbs(below)
-
-print(*sorted({parser.prog for parser in verbs(get_parser()) if parser.format_help()}), sep="\\n")
+for verb in VERBS:
+    with contextlib.suppress(SystemExit):
+        main([verb, "--help"])
 """
 GRAPH = """
 from pipelines.definitions import build_definitions
@@ -93,8 +90,8 @@ def test_every_file_is_installed_and_only_there(python: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_the_installed_command_answers_a_query(python: Path, home: Path, tmp_path: Path):
     stems = python.parent / "stems"
-    helps = run(python, "-c", HELP, cwd=tmp_path).split("\n")
-    assert {"stems gc", "stems migrate", "stems corpus remove", "stems query"} <= set(helps)
+    helps = run(python, "-c", HELP, cwd=tmp_path)
+    assert helps.count("usage: stems ") == len(VERBS)
     assert int(run(python, "-c", GRAPH, cwd=tmp_path)) >= 10
     run(stems, "--home", home, "gc", cwd=tmp_path)
     run(stems, "--home", home, "embed", "demo", "--model", "film", cwd=tmp_path)

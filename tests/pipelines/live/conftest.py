@@ -174,8 +174,8 @@ class Dagster:
         low = kind.lower()
         found = self.ask(
             f"query($s: {kind}Selector!) {{{low}OrError({low}Selector: $s) {{__typename "
-            f"... on {kind} {{{low}State {{id status ticks(limit: 5) {{status runIds error "
-            "{message}}}}}}",
+            f"... on {kind} {{{low}State {{id status ticks(limit: 5) {{id status runIds "
+            "error {{message}}}}}}}",
             s=self._selector(kind, name),
         )
         return found[f"{low}State"]
@@ -208,11 +208,13 @@ class Dagster:
             s=self._selector("Sensor", name),
             c=cursor,
         )
+        before = {tick["id"] for tick in self.state("Sensor", name)["ticks"]}
         self.turn_on("Sensor", name)
 
         def ticked() -> Any:
             ticks = self.state("Sensor", name)["ticks"]
-            return next((tick for tick in ticks if tick["status"] != "STARTED"), None)
+            new = (tick for tick in ticks if tick["id"] not in before)
+            return next((tick for tick in new if tick["status"] != "STARTED"), None)
 
         tick = self.until(ticked, f"a tick of {name}")
         self.turn_off("Sensor", name)
