@@ -132,12 +132,13 @@ class Dagster:
         """Data version of each partition of an asset."""
         query = (
             "query($k: [AssetKeyInput!]) {assetNodes(assetKeys: $k) {"
-            "assetMaterializations {partition tags {key value}}}}"
+            "assetMaterializations {partition tags {key value}} "
+            "assetObservations {partition tags {key value}}}}"
         )
         (node,) = self.ask(query, k=paths([asset]))
         return {
             made["partition"]: tag["value"]
-            for made in reversed(node["assetMaterializations"])
+            for made in reversed(node["assetMaterializations"] or node["assetObservations"])
             for tag in made["tags"]
             if tag["key"] == "dagster/data_version"
         }
@@ -174,8 +175,8 @@ class Dagster:
         low = kind.lower()
         found = self.ask(
             f"query($s: {kind}Selector!) {{{low}OrError({low}Selector: $s) {{__typename "
-            f"... on {kind} {{{low}State {{id status ticks(limit: 5) {{id status runIds "
-            "error {{message}}}}}}}",
+            f"... on {kind} {{{low}State {{id status ticks(limit: 5) {{id status runIds error "
+            "{message}}}}}}",
             s=self._selector(kind, name),
         )
         return found[f"{low}State"]
