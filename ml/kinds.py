@@ -30,7 +30,9 @@ class ArtifactKind:
         return self.made_by.format(folder.name, above)
 
 
-DEMO_CORPUS = ArtifactKind(name="demo corpus", folders="corpora/*", made_by="stems demo")
+DEMO_CORPUS = ArtifactKind(
+    name="demo corpus", folders="corpora/*", made_by="stems demo", format_version=2
+)
 CORPUS_TRACKS = ArtifactKind(
     name="corpus tracks", folders="tracks/*", made_by="stems corpus build {0}"
 )

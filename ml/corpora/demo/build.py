@@ -1,8 +1,10 @@
 """Builds the demo corpora: songs as folders of WAV files with a ``song.json``, then the manifests.
 
-Three corpora are built side by side: ``demo`` (training songs, and held-out songs as they are),
-``demo-plain`` (the held-out songs without production character) and ``demo-swapped`` (every stem
-of a held-out song has the character of another song). Composition and dry sound are the same.
+Three corpora are built side by side: ``demo`` (training songs, and held-out songs as records have
+them), ``demo-plain`` (the held-out songs with nothing in common but what is played) and
+``demo-swapped`` (plain, and every stem has the production character of another song). The
+compositions are the same. Training songs are made like ``demo-swapped``: in songs whose stems share
+timbre and production, a model learns these and does not listen to the music.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import shutil
 import wave
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ SONG_NAME = "song.json"
 SONGS_FOLDER = "songs"
 _LABEL = "demo songs"
 PRODUCTIONS = {"demo": "own", "demo-plain": "none", "demo-swapped": "swapped"}
-"""Corpus → what ``apply_production`` is asked for."""
+"""Corpus → what ``apply_production`` is asked for; training songs are always ``swapped``."""
 
 
 def build_demo_corpora(
@@ -154,13 +156,16 @@ def _build(
 def _build_song(folder: Path, config: DemoConfig, task: tuple[str, int]) -> None:
     kind, index = task
     song = make_song(config, kind, index)
-    dry = render_dry(config, song)
+    render = cache(partial(render_dry, config, song))
     for corpus in _corpora_of(kind):
-        stems, characters = apply_production(config, song, dry, PRODUCTIONS[corpus])
+        production = "swapped" if kind == "train" else PRODUCTIONS[corpus]
+        is_one_timbre = production == "own"
+        dry = render(is_one_timbre=is_one_timbre)
+        stems, characters = apply_production(config, song, dry, production)
         described = {
             "version": _song_version(config, corpus),
             "split": config.split(kind, index),
-            **describe(song),
+            **describe(song, is_one_timbre=is_one_timbre),
             "stems": _describe_stems(song, characters),
         }
         with write_folder_aside(folder / corpus / SONGS_FOLDER / song.track_id) as aside:

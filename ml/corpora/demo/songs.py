@@ -26,6 +26,8 @@ from ml.corpora.demo.synths import RATE_HZ, draw_family
 
 KINDS = ("train", "heldout")
 
+_TUNING_CENTS = 15.0
+"""Of stems without a common tuning: ± this, which two players may differ by and still fit."""
 _DRUMLESS = 0.15
 _UNLABELLED = 0.03
 _STEM_COUNTS = {3: 0.12, 4: 0.26, 5: 0.3, 6: 0.2, 7: 0.12}
@@ -135,15 +137,25 @@ def make_song(config: DemoConfig, kind: str, index: int) -> Song:
     )
 
 
-def render_dry(config: DemoConfig, song: Song) -> list[np.ndarray]:
-    """Render the stems without production: (samples,) float32 each, peaks below 1."""
+def render_dry(config: DemoConfig, song: Song, *, is_one_timbre: bool) -> list[np.ndarray]:
+    """Render the stems without production: (samples,) float32 each, peaks below 1.
+
+    Args:
+        config: of the corpus.
+        song: what is played.
+        is_one_timbre: the instruments share brightness, attack, vibrato and the song's tuning, as
+            those of one studio do. Else each stem draws its own, and only what is played
+            (harmony, tempo, rhythm, register) tells which stems belong together.
+    """
     rng = _generator(config, song.kind, song.index, "timbre")
-    family = draw_family(rng, song.composition.style.tuning_cents)
     samples = round(song.duration_s * RATE_HZ)
-    return [
-        render(player.instrument, notes, family, samples, rng)
-        for player, notes in zip(song.cast, song.composition.parts, strict=True)
-    ]
+    family = draw_family(rng, song.composition.style.tuning_cents)
+    stems = []
+    for player, notes in zip(song.cast, song.composition.parts, strict=True):
+        if not is_one_timbre:
+            family = draw_family(rng, float(rng.uniform(-_TUNING_CENTS, _TUNING_CENTS)))
+        stems.append(render(player.instrument, notes, family, samples, rng))
+    return stems
 
 
 def apply_production(
@@ -156,7 +168,7 @@ def apply_production(
         song: whose stems they are.
         dry: from ``render_dry``.
         production: ``own``: the song's character; ``none``; ``swapped``: every stem has the
-            character of another held-out song.
+            character of another song of its kind.
 
     Returns:
         The stems, and for each the track whose character it has (None: no production).
@@ -181,8 +193,8 @@ def character_of(config: DemoConfig, kind: str, index: int) -> Character:
     return draw_character(_generator(config, kind, index, "production"))
 
 
-def describe(song: Song) -> dict[str, Any]:
-    """Describe the song as ``song.json`` holds it, but for its stems."""
+def describe(song: Song, *, is_one_timbre: bool) -> dict[str, Any]:
+    """Describe the song as ``song.json`` holds it, but for its stems; see ``render_dry``."""
     style = song.composition.style
     return {
         "track_id": song.track_id,
@@ -193,7 +205,7 @@ def describe(song: Song) -> dict[str, Any]:
         "key": KEY_NAMES[style.tonic],
         "mode": style.mode,
         "swing": style.swing,
-        "tuning_cents": style.tuning_cents,
+        "tuning_cents": style.tuning_cents if is_one_timbre else None,
         "beats_s": [round(float(t), 6) for t in song.composition.beat_times_s],
         "sections": [
             {

@@ -77,7 +77,7 @@ def test_an_interrupted_build_continues_with_what_is_missing(built, tmp_path):
 
 def test_the_three_corpora_hold_the_same_songs_in_different_productions(built):
     song = make_song(CONFIG, "heldout", 1)
-    dry = render_dry(CONFIG, song)
+    dry = render_dry(CONFIG, song, is_one_timbre=False)
     described = json.loads((built / "demo/songs/heldout-001/song.json").read_text())
     for entry, stem in zip(described["stems"], dry, strict=True):
         own, plain, swapped = (
@@ -88,6 +88,18 @@ def test_the_three_corpora_hold_the_same_songs_in_different_productions(built):
         assert not np.array_equal(own, swapped)
         assert not np.array_equal(plain, swapped)
         assert len(own) == 8 * 16000
+
+
+def test_nothing_but_what_is_played_ties_the_stems_of_a_training_song(built):
+    """Not a character, not a tuning; held-out songs have both, as records do."""
+    song, record = (
+        json.loads((built / "demo" / "songs" / name / "song.json").read_text())
+        for name in ("train-0000", "heldout-000")
+    )
+    assert "train-0000" not in {stem["character_of"] for stem in song["stems"]}
+    assert song["tuning_cents"] is None
+    assert {stem["character_of"] for stem in record["stems"]} == {"heldout-000"}
+    assert isinstance(record["tuning_cents"], float)
 
 
 def test_song_json_says_what_the_song_is(built):

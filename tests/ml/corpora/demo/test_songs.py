@@ -19,7 +19,10 @@ def songs():
 
 def test_a_song_is_a_pure_function_of_seed_kind_and_index():
     def sound(config: DemoConfig, kind: str, index: int) -> bytes:
-        return b"".join(s.tobytes() for s in render_dry(config, make_song(config, kind, index)))
+        return b"".join(
+            s.tobytes()
+            for s in render_dry(config, make_song(config, kind, index), is_one_timbre=True)
+        )
 
     first = sound(SHORT, "train", 1)
     more_songs = DemoConfig(train_songs=9, heldout_songs=2, train_s=8, heldout_s=8)
@@ -84,7 +87,7 @@ def test_stems_sound_rest_and_never_clip():
     longest_rest_s = []
     for index in range(4):
         song = make_song(CONFIG, "train", index)
-        dry = render_dry(CONFIG, song)
+        dry = render_dry(CONFIG, song, is_one_timbre=True)
         wet, _ = apply_production(CONFIG, song, dry, "own")
         for stem in dry + wet:
             assert np.isfinite(stem).all()
@@ -95,7 +98,7 @@ def test_stems_sound_rest_and_never_clip():
 
 def test_swapped_stems_have_other_songs_characters():
     song = make_song(CONFIG, "heldout", 0)
-    dry = render_dry(CONFIG, song)
+    dry = render_dry(CONFIG, song, is_one_timbre=False)
     _, own = apply_production(CONFIG, song, dry, "own")
     plain, none = apply_production(CONFIG, song, dry, "none")
     swapped, others = apply_production(CONFIG, song, dry, "swapped")
@@ -106,6 +109,26 @@ def test_swapped_stems_have_other_songs_characters():
     for before, same, after in zip(dry, plain, swapped, strict=True):
         assert np.array_equal(before, same)
         assert not np.array_equal(before, after)
+
+
+def test_without_one_timbre_each_stem_has_its_own(monkeypatch):
+    """The song's tuning is nobody's then, and no two stems share a family."""
+    families = []
+
+    def note(_instrument, _notes, family, samples, _rng):
+        families.append(family)
+        return np.zeros(samples, np.float32)
+
+    monkeypatch.setattr("ml.corpora.demo.songs.render", note)
+    song = make_song(CONFIG, "train", 0)
+    tuning = song.composition.style.tuning_cents
+    render_dry(CONFIG, song, is_one_timbre=True)
+    assert len(set(families)) == 1
+    assert families[0].tuning_cents == tuning
+    families.clear()
+    render_dry(CONFIG, song, is_one_timbre=False)
+    assert len(set(families)) == len(song.cast)
+    assert tuning not in {family.tuning_cents for family in families}
 
 
 def test_every_song_has_its_own_character():
