@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ml import kinds
 from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, read_manifest
-from ml.audio.mel import spectrum_vectors
+from ml.audio.mel import LogMel, spectrum_vectors
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
@@ -46,12 +47,16 @@ from ml.training.run_folder import MetricsRecord
 from ml.training.tracking import RunTracker
 
 _log = logging.getLogger(__name__)
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Part of a run's identity; raised when the same configuration gives other weights."""
 MEASURED_BATCHES = 8
 """Training batches that are looked at before the first step."""
 FLOOR_QUANTILE = 0.05
-"""The floor is this quantile of the mel power of training audio."""
+"""The floor is this quantile of the mel power of sounding frames of training audio."""
+SOUNDING = 1e-4
+"""A frame sounds when its power is at least this share of the loudest frame's of its chunk."""
+DEVIATION_MIN = 0.5
+"""Of a band, in nepers of power (2 dB): one that carries nothing is not blown up to the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +232,7 @@ def _save(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
 
 
 def _save_best(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
-    chosen = origin | {"step": state.step, "valid_normalized_rank": state.best}
+    chosen = origin | {"step": state.step, "valid_within_label_rank": state.best}
     save_checkpoint(run.folder / "best", state.model, state.config, origin=chosen)
 
 
@@ -261,16 +266,8 @@ def measure_statistics(model: StemJepa, batches: Iterable[PairBatch]) -> None:
     log_mel = model.log_mel
     device = log_mel.floor.device
     sides = [waveforms(batch, device) for batch in batches]
-    powers = [log_mel.mel_power(side) for pair in sides for side in pair]
     if log_mel.config.is_measured:
-        sample = torch.cat([p.flatten()[:: max(1, p.numel() // 500_000)] for p in powers])
-        log_mel.floor.copy_(torch.quantile(sample[:8_000_000].double(), FLOOR_QUANTILE))
-        log_mel.floor.clamp_(min=1e-10)
-        rows = torch.cat(
-            [torch.log(p + log_mel.floor).transpose(1, 2).flatten(0, 1) for p in powers]
-        )
-        log_mel.mean.copy_(rows.mean(0))
-        log_mel.deviation.copy_(rows.std(0).clamp(min=1e-3))
+        measure_frontend(log_mel, [side for pair in sides for side in pair])
     spectra = []
     for mix, target in sides:
         mels = log_mel(mix), log_mel(target)
@@ -278,6 +275,35 @@ def measure_statistics(model: StemJepa, batches: Iterable[PairBatch]) -> None:
         model.update_means(context=context.mean((1, 2)), target=target_patches)
         spectra.append(spectrum_vectors(mels[1]))
     model.spectrum_mean.copy_(torch.cat(spectra).mean(0))
+
+
+@torch.no_grad()
+def measure_frontend(log_mel: LogMel, waveforms: Iterable[Tensor]) -> None:
+    """Set floor, mean and deviation of the log-mel from the frames of audio that sound.
+
+    Silence counts for nothing: with it the floor falls to the level of a converter's noise, and the
+    colour of that noise, which tells records apart, is seen as well as music.
+
+    Args:
+        log_mel: the frontend; changed in place.
+        waveforms: each (batch, samples).
+    """
+    frames = torch.cat([_sounding_frames(log_mel.mel_power(rows)) for rows in waveforms])
+    if not len(frames):
+        return  # nothing but silence: the numbers of the configuration stay
+    every = max(1, frames.numel() // 8_000_000)  # what quantile takes is limited
+    log_mel.floor.copy_(torch.quantile(frames.flatten()[::every].double(), FLOOR_QUANTILE))
+    log_mel.floor.clamp_(min=1e-10)
+    rows = torch.log(frames + log_mel.floor)
+    log_mel.mean.copy_(rows.mean(0))
+    log_mel.deviation.copy_(rows.std(0).clamp(min=DEVIATION_MIN))
+
+
+def _sounding_frames(power: Tensor) -> Tensor:
+    """Take the sounding frames of (batch, mel_bin, frame): (sounding frame, mel_bin)."""
+    loudness = power.sum(1)  # (batch, frame)
+    loudest = loudness.amax(1, keepdim=True)
+    return power.transpose(1, 2)[(loudness >= SOUNDING * loudest) & (loudest > 0)]
 
 
 @torch.no_grad()
