@@ -25,7 +25,7 @@ from ml.device import keep_freed_memory
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.shards.index import Payload
-from ml.shards.pairs import PairBatch
+from ml.shards.pairs import LABEL_LEVELS, PairBatch
 from ml.shards.plan import ShardConfig
 from ml.shards.reader import ShardPairs
 from ml.training.config import LoopConfig, TrainingConfig, training_config
@@ -94,7 +94,8 @@ def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
             condition=torch.from_numpy(rng.standard_normal((size, dim), dtype=np.float32)),
             four_class=torch.from_numpy(rng.integers(0, 4, size)),
             track=torch.arange(size),
-            label_group=torch.from_numpy(rng.integers(0, 8, size)),
+            asked=torch.from_numpy(labels := rng.integers(0, 8, size)),
+            label_ids=torch.from_numpy(labels)[:, None].repeat(1, LABEL_LEVELS),
             labels=[""] * size,
             keys=[f"noise {i}" for i in range(size)],
         )

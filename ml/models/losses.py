@@ -84,23 +84,22 @@ def conditioned_nce(
     query: Tensor,
     target: Tensor,
     temperature: float,
-    tracks: Tensor | None = None,
-    label_groups: Tensor | None = None,
+    is_answer: Tensor | None = None,
     negatives: Tensor | None = None,
     is_negative: Tensor | None = None,
 ) -> Tensor:
     """Compute symmetric InfoNCE between pooled predictions and targets over the batch.
 
-    Differs: not in the paper (preset ``film-nce``). Negatives of the same instrument force the
-    song, negatives of other instruments force the condition, those of the same track both at once.
+    Differs: not in the paper (presets ``film-nce``, ``two-part``). Negatives of the same instrument
+    force the song, negatives of other instruments force the condition, those of the same track
+    both at once.
 
     Args:
         query: (batch, dim), the mean over patches of the prediction, any norm.
         target: (batch, dim), the mean over patches of the centred target, any norm.
         temperature: > 0, divides the cosine.
-        tracks: (batch,) integers.
-        label_groups: (batch,) integers, equal for equal labels. Two pairs with the same track and
-            the same label are no negatives of each other.
+        is_answer: (batch, batch) bool; [i, j]: target j is no negative of query i, as it answers it
+            too. The diagonal is not looked at.
         negatives: (batch, negative, dim), pooled like ``target``: more stems that query i should
             not find; they have no queries of their own.
         is_negative: (batch, negative) bool; False: there is none at this place.
@@ -112,10 +111,9 @@ def conditioned_nce(
     logits = queries @ F.normalize(target.float(), dim=-1).T
     logits = logits / temperature
     place = torch.arange(logits.shape[0], device=logits.device)
-    if tracks is not None and label_groups is not None:
-        is_same = (tracks[:, None] == tracks[None]) & (label_groups[:, None] == label_groups[None])
-        is_same.fill_diagonal_(False)
-        logits = logits.masked_fill(is_same, -math.inf)
+    if is_answer is not None:
+        is_other = ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(is_answer & is_other, -math.inf)
     candidates = logits  # (batch, candidate)
     if negatives is not None and is_negative is not None:
         own = torch.einsum("bd,bnd->bn", queries, F.normalize(negatives.float(), dim=-1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ml.artifacts import ArtifactError
 from ml.shards.index import FULL_SCALE, Damage, DamagedShardError, IndexedSegment, IndexedStem
 from ml.shards.members import ShardMembers
 from ml.shards.order import EpochOrder
-from ml.shards.pairs import MUSIC_ROW, Pair, PairBatch, PairConfig, draw_pair
+from ml.shards.pairs import LABEL_LEVELS, MUSIC_ROW, Pair, PairBatch, PairConfig, draw_pair
 from ml.shards.split import SplitSegments
 from ml.tracks import MUSIC
 
@@ -259,7 +260,8 @@ class BatchRows:
             condition=self._condition,
             four_class=torch.tensor([pair.target.four_class for pair in pairs]),
             track=torch.tensor([pair.track for pair in pairs]),
-            label_group=torch.tensor([_label_group(pair.target.labels) for pair in pairs]),
+            asked=torch.tensor([label_id(pair.draw.label) for pair in pairs]),
+            label_ids=torch.tensor([label_ids(pair.target.labels) for pair in pairs]),
             labels=[pair.draw.label for pair in pairs],
             keys=[pair.segment.key for pair in pairs],
             negatives=negatives,
@@ -297,6 +299,15 @@ def _shareable(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue]
 
 
-def _label_group(labels: Sequence[str]) -> int:
-    digest = hashlib.sha256((labels[-1] if labels else MUSIC).encode()).digest()
+def label_ids(labels: Sequence[str]) -> list[int]:
+    """Give the ids of a stem's labels as ``PairBatch.label_ids`` has them."""
+    finest_first = list(labels[::-1]) or [MUSIC]
+    padded = [*finest_first, *[finest_first[0]] * LABEL_LEVELS][:LABEL_LEVELS]
+    return [label_id(label) for label in padded]
+
+
+@lru_cache(maxsize=65_536)
+def label_id(label: str) -> int:
+    """Give a number that stands for a label in every process and corpus."""
+    digest = hashlib.sha256(label.encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -87,6 +87,10 @@ class PairConfig:
             raise ValueError(f"hard_negatives is {self.hard_negatives}; expected 0 or more")
 
 
+LABEL_LEVELS = 6
+"""How many of a stem's labels, the finest ones, a batch can tell apart."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairDraw:
     """One pair as drawn; nothing read yet."""
@@ -150,8 +154,11 @@ class PairBatch:
     """(batch,) int64: index of the target into ``ml.labels.taxonomy.FOUR_CLASSES``."""
     track: torch.Tensor
     """(batch,) int64: index into ``ShardPairs.tracks``."""
-    label_group: torch.Tensor
-    """(batch,) int64: equal for targets with the same finest label."""
+    asked: torch.Tensor
+    """(batch,) int64: id of the drawn label (``label_id``)."""
+    label_ids: torch.Tensor
+    """(batch, LABEL_LEVELS) int64: ids of the target's labels, the finest first; it fills the
+    levels that are not there."""
     labels: list[str]
     """The drawn label texts."""
     keys: list[str]

@@ -31,8 +31,10 @@ class MelBatch:
     """(batch,): the target's index into ``FOUR_CLASSES``."""
     tracks: Tensor
     """(batch,): equal for pairs of one track."""
-    label_groups: Tensor
-    """(batch,): equal for targets with the same finest label."""
+    asked: Tensor
+    """(batch,): id of the drawn label."""
+    label_ids: Tensor
+    """(batch, level): ids of the target's labels, the finest first."""
     negatives: Tensor | None = None
     """(batch, negative, mel_bin, frame): stems of the target's track that the query should not
     find; None unless ``PairConfig.hard_negatives``."""
@@ -95,7 +97,8 @@ def mel_batch(
         condition=batch.condition.to(device),
         classes=batch.four_class.to(device),
         tracks=batch.track.to(device),
-        label_groups=batch.label_group.to(device),
+        asked=batch.asked.to(device),
+        label_ids=batch.label_ids.to(device),
         negatives=None if gains is None else torch.stack(mels[2:], dim=1),
         is_negative=None if gains is None else (gains > 0).to(device),
     )

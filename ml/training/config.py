@@ -167,7 +167,7 @@ class LoopConfig:
     keep_last: int = 2
     """Checkpoints kept while training."""
     keep_best: bool = True
-    """Keep the model of the best validation too, by normalised rank: ``best`` in the run."""
+    """Keep the model of the best validation too, by within-label rank: ``best`` in the run."""
     is_compiled: bool | None = None
     """``torch.compile`` of the networks; None: on a GPU only (on a CPU compiling takes a minute).
     Rounding may differ."""

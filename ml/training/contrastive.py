@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ml.device import Precision, autocast
 from ml.models.losses import nt_xent
 from ml.models.stem_jepa import StemJepa
 from ml.training.batches import MelBatch
@@ -22,6 +23,7 @@ class ContrastivePhase(nn.Module):
         super().__init__()
         self.model = model
         self.objective = config.objective
+        self.precision: Precision = config.precision
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.objective.temperature)))
         self._seen: tuple[Tensor, Tensor] | None = None
 
@@ -37,16 +39,22 @@ class ContrastivePhase(nn.Module):
 
         Each rank brings its rows; the loss is that of the global batch on every rank.
         """
-        # (2 batch, freq_patch, time_patch, dim)
-        patches = self.model.encoder(torch.cat([batch.context, batch.target])).float()
+        # In bf16 the network alone: cosines near 1 have no differences left there.
+        with autocast(batch.context.device, self.precision):
+            # (2 batch, freq_patch, time_patch, dim)
+            patches = self.model.encoder(torch.cat([batch.context, batch.target]))
+        patches = patches.float()
         context, target = patches.mean((1, 2)).chunk(2)  # each (batch, dim)
         if self.training:
             self._seen = context.detach(), patches.detach().chunk(2)[1]
-        context, target = gather_rows(context), gather_rows(target)
+        context, target, tracks = (gather_rows(rows) for rows in (context, target, batch.tracks))
         if self.model.config.is_centred:
             context, target = centre(context), centre(target)
-        loss = nt_xent(context, target, self.temperature, tracks=gather_rows(batch.tracks))
-        health = {} if self.training else embedding_health(context, target)
+        loss = nt_xent(context, target, self.temperature, tracks=tracks)
+        health: dict[str, Tensor] = {}
+        if not self.training:
+            labels = gather_rows(batch.label_ids[:, 0])
+            health = embedding_health(context, target, labels, tracks)
         return loss, {
             "contrastive/loss": loss.detach(),
             "contrastive/temperature": self.temperature.detach(),

@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ml.device import autocast
 from ml.models.losses import conditioned_nce, jepa_loss, pooled_loss
 from ml.models.stem_jepa import StemJepa
+from ml.shards.batches import label_id
+from ml.tracks import MUSIC
 from ml.training.batches import MelBatch
 from ml.training.config import TrainingConfig, linear
 from ml.training.distributed import gather_rows, global_mean
 from ml.training.watch import embedding_health, in_batch_recall
+
+MUSIC_ID = label_id(MUSIC)
+"""Of a query that any stem answers."""
 
 
 class JepaPhase(nn.Module):
@@ -32,15 +38,18 @@ class JepaPhase(nn.Module):
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute loss and metrics of a batch."""
         model, objective = self.model, self.config.objective
-        context = model.encoder(batch.context)  # (batch, freq_patch, time_patch, dim)
-        prediction = model.predict_patches(context, batch.condition, batch.classes).float()
-        patches, negative_patches = self._target_patches(batch)
+        with autocast(batch.context.device, self.config.precision):  # the networks alone
+            context = model.encoder(batch.context)  # (batch, freq_patch, time_patch, dim)
+            prediction = model.predict_patches(context, batch.condition, batch.classes)
+            patches, negative_patches = self._target_patches(batch)
+        prediction = prediction.float()
         if self.training:
             self._seen = context.detach(), patches.detach()
         target = model.normalise_target(patches)
         loss = jepa_loss(prediction, target)
         query, pooled = prediction.mean(1), target.mean(1)  # (batch, dim)
-        metrics = {"jepa/patch_loss": loss.detach(), "jepa/right": in_batch_recall(query, pooled)}
+        right = in_batch_recall(gather_rows(query), gather_rows(pooled))
+        metrics = {"jepa/patch_loss": loss.detach(), "jepa/right": right}
         if objective.pooled_weight:
             pooled_term = pooled_loss(prediction, target)
             loss = loss + objective.pooled_weight * pooled_term
@@ -50,7 +59,8 @@ class JepaPhase(nn.Module):
             loss = loss + objective.nce_weight * nce
             metrics["jepa/nce_loss"] = nce.detach()
         if not self.training:
-            health = embedding_health(gather_rows(query), gather_rows(pooled))
+            rows = (query, pooled, batch.label_ids[:, 0], batch.tracks)
+            health = embedding_health(*(gather_rows(each) for each in rows))
             metrics |= {f"jepa/{name}": value for name, value in health.items()}
         return loss, {"jepa/loss": loss.detach(), **metrics}
 
@@ -76,11 +86,21 @@ class JepaPhase(nn.Module):
             gather_rows(query),
             gather_rows(pooled),
             self.config.objective.nce_temperature,
-            gather_rows(batch.tracks),
-            gather_rows(batch.label_groups),
+            self._is_answer(batch),
             negatives,
             is_negative,
         )
+
+    def _is_answer(self, batch: MelBatch) -> Tensor:
+        """Tell which targets of the global batch answer which queries, as ``conditioned_nce``.
+
+        A target with the asked label among its labels answers if it is of the same track.
+        """
+        asked, labels = gather_rows(batch.asked), gather_rows(batch.label_ids)
+        # (query, target)
+        has_label = (asked[:, None, None] == labels[None]).any(2) | (asked == MUSIC_ID)[:, None]
+        tracks = gather_rows(batch.tracks)
+        return has_label & (tracks[:, None] == tracks[None])
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ml.device import autocast
 from ml.models.stem_jepa import StemJepa
 from ml.shards.pairs import PairBatch
 from ml.training.batches import mel_batch
@@ -44,7 +43,7 @@ class TrainState:
     step: int = 0
     """Steps done."""
     best: float = math.inf
-    """Lowest normalised rank of a validation so far."""
+    """Lowest within-label rank of a validation so far."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's own weights."""
@@ -114,7 +113,7 @@ def train(
         log: gets the step (steps done) and metrics by name.
         save: writes a checkpoint of the state; called every ``checkpoint_every`` steps, after the
             last one, and when the process is asked to stop.
-        save_best: writes the best state so far, by the normalised rank of validations.
+        save_best: writes the best state so far, by the within-label rank of validations.
         valid: batches to validate on.
         matmul_rate: of the device in FLOP/s, where the share of it that is used shall be logged.
 
@@ -145,7 +144,7 @@ def train(
             if valid and (state.step % loop.validate_every == 0 or is_last):
                 log(state.step, validated := validate(state, valid, device))
                 warn_of_collapse(validated, state.step)
-                rank = validated[f"{state.model.phase}/valid_normalized_rank"]
+                rank = validated[f"{state.model.phase}/valid_within_label_rank"]
                 if save_best is not None and rank < state.best:
                     state.best = rank
                     save_best(state)
@@ -210,8 +209,7 @@ def train_step(
             eq_db=config.objective.eq_db,
             seed=config.seed * 1_000_003 + step,
         )
-    with autocast(device, config.precision):
-        loss, metrics = (forward or state.phase)(mels)
+    loss, metrics = (forward or state.phase)(mels)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
@@ -263,10 +261,9 @@ def validate(state: TrainState, batches: list[PairBatch], device: torch.device) 
     state.phase.eval()
     sums: dict[str, Tensor] = {}
     for batch in batches:
-        with autocast(device, state.config.precision):
-            _, metrics = state.phase(mel_batch(batch, state.model.log_mel, device))
+        _, metrics = state.phase(mel_batch(batch, state.model.log_mel, device))
         for name, value in metrics.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + global_mean(value)
     return {
         name.replace("/", "/valid_", 1): float(total) / len(batches) for name, total in sums.items()
     }

@@ -25,31 +25,44 @@ def in_batch_recall(query: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embedding_health(query: Tensor, target: Tensor) -> dict[str, Tensor]:
+def embedding_health(
+    query: Tensor, target: Tensor, labels: Tensor, tracks: Tensor
+) -> dict[str, Tensor]:
     """Rank and spread pooled embeddings, row i of one belonging to row i of the other.
 
     Args:
         query: (batch, dim), of mixes or predicted.
         target: (batch, dim), of stems.
+        labels: (batch,), equal for targets with the same label.
+        tracks: (batch,), equal for pairs of one track.
 
     Returns:
         ``normalized_rank``: mean over queries of the own target's rank among the batch's, in
-        percent (50 at chance). ``cosine``: mean over pairs of targets, 1 when all point one way.
-        ``effective_rank``: exp of the entropy of the targets' normalised singular values (Roy and
-        Vetterli 2007), from 1 to min(batch, dim).
+        percent (50 at chance). ``within_label_rank``: likewise among the targets of its label of
+        other tracks, from 0 (first) to 100; 50 where there are none. ``cosine``: mean over pairs
+        of targets, 1 when all point one way. ``effective_rank``: exp of the entropy of the
+        targets' normalised singular values (Roy and Vetterli 2007), from 1 to min(batch, dim).
     """
     queries, targets = F.normalize(query.float(), dim=-1), F.normalize(target.float(), dim=-1)
     scores = queries @ targets.T
-    ranks = (scores >= scores.diagonal()[:, None]).sum(1)  # ties count against the query
+    is_ahead = scores >= scores.diagonal()[:, None]  # ties count against the query
     batch = len(targets)
     among = targets @ targets.T
     shares = torch.linalg.svdvals(targets)
     shares = shares / shares.sum()
     return {
-        "normalized_rank": 100 * ranks.float().mean() / batch,
+        "normalized_rank": 100 * is_ahead.float().sum(1).mean() / batch,
+        "within_label_rank": _within_label_rank(is_ahead, labels, tracks),
         "cosine": (among.sum() - among.trace()) / max(1, batch * (batch - 1)),
         "effective_rank": torch.special.entr(shares).sum().exp(),
     }
+
+
+def _within_label_rank(is_ahead: Tensor, labels: Tensor, tracks: Tensor) -> Tensor:
+    is_rival = (labels[:, None] == labels[None]) & (tracks[:, None] != tracks[None])
+    rivals = is_rival.sum(1)
+    ranks = 100 * (is_ahead & is_rival).sum(1)[rivals > 0] / rivals[rivals > 0]
+    return ranks.mean() if len(ranks) else ranks.new_tensor(50.0)
 
 
 def warn_of_collapse(metrics: Mapping[str, float], step: int) -> None:

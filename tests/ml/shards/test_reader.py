@@ -11,7 +11,8 @@ import torch
 from ml.artifacts import ArtifactError
 from ml.corpora.table import read_corpus_tracks
 from ml.labels.taxonomy import FOUR_CLASSES
-from ml.shards.pairs import PairConfig
+from ml.shards.batches import label_id, label_ids
+from ml.shards.pairs import LABEL_LEVELS, PairConfig
 from ml.shards.reader import ShardPairs
 
 CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.3)
@@ -32,7 +33,8 @@ def assert_same(one, other):
     for name in ("context", "context_gain", "target", "target_gain", "condition", "four_class"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     assert torch.equal(one.track, other.track)
-    assert torch.equal(one.label_group, other.label_group)
+    assert torch.equal(one.asked, other.asked)
+    assert torch.equal(one.label_ids, other.label_ids)
 
 
 @pytest.fixture(params=["flac_corpus", "pcm16_corpus"])
@@ -181,14 +183,21 @@ def test_what_was_trained_on_is_listed_by_content(flac_corpus):
     }
 
 
-def test_label_group_is_the_finest_label(flac_corpus):
-    groups = {}
+def test_label_ids_tell_who_answers_a_drawn_label(flac_corpus):
+    finest = {}
     for batch in take(open_pairs(flac_corpus), 20):
-        for label, group in zip(batch.labels, batch.label_group.tolist(), strict=True):
-            groups.setdefault(label, set()).add(group)
-    assert all(len(found) == 1 for found in groups.values())
-    assert groups["bass"] == groups["bass guitar"]
-    assert groups["bass"] != groups["drums"]
+        assert (batch.label_ids == batch.asked[:, None]).any(1).all()  # a target answers its query
+        for label, ids in zip(batch.labels, batch.label_ids.tolist(), strict=True):
+            finest.setdefault(label, set()).add(ids[0])
+    assert finest["bass"] == finest["bass guitar"] == {label_id("bass guitar")}
+    assert finest["bass"] != finest["drums"]
+
+
+def test_the_finest_label_fills_the_levels_that_are_not_there():
+    guitar, acoustic = label_id("guitar"), label_id("acoustic guitar")
+    filled = [acoustic] * (LABEL_LEVELS - 2)
+    assert label_ids(["guitar", "acoustic guitar"]) == [acoustic, guitar, *filled]
+    assert label_ids([]) == [label_id("music")] * LABEL_LEVELS
 
 
 def test_an_epoch_visits_each_segment_once_but_for_the_left_over(corpus):

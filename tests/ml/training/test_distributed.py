@@ -34,7 +34,8 @@ def measure(preset, overrides, device):
         return torch.randn(*shape, generator=generator)
     whole = dict(context=draw(8, 80, 100), target=draw(8, 80, 100), condition=draw(8, 8),
         classes=torch.arange(8) % 4, tracks=torch.tensor([0, 1, 2, 3, 4, 5, 0, 6]),
-        label_groups=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]))
+        asked=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]),
+        label_ids=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])[:, None])
     if config.pairs.hard_negatives:
         whole |= dict(negatives=draw(8, 2, 80, 100), is_negative=draw(8, 2) > 0)
     batch = MelBatch(**{name: rows[rank()::world()] for name, rows in whole.items()})
