@@ -42,7 +42,20 @@ class StemJepaConfig:
     with ``predictor.is_residual`` and ``target_norm`` ``centre`` phase 2 starts at the score of
     phase 1 (which compares pooled embeddings, each side minus its mean)."""
 
+    song_share: float = added_field(0.0)
+    """Phase 2: a vector has two parts, which song it is for and which instrument it is. This share
+    of the cosine is that of phase 1's vectors (mix and stem, by phase 1's encoder as it was); the
+    rest that of prediction and target. 0: prediction and target alone. Differs: phase 2 alone
+    finds the instrument and forgets what phase 1 has heard of the mix."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.song_share < 1:
+            raise ValueError(f"song_share={self.song_share}: expected 0 (off) or more, below 1")
+        if self.song_share and self.predictor is None:
+            raise ValueError(
+                f"song_share={self.song_share} in phase contrastive: expected 0, as it weighs the "
+                "parts of a vector of phase 2"
+            )
         if self.target_norm not in get_args(TargetNorm):
             raise ValueError(
                 f"target_norm is {self.target_norm!r}; expected one of "

@@ -25,7 +25,9 @@ class RunningMeans(nn.Module):
     time_patch, dim), patches of stems by their place; ``mean_updates``; ``spectrum_mean``
     (2 · mel_bin,), see ``ml.audio.mel``. In phase 2, where the configuration asks for them:
     ``target_variance`` (freq_patch, dim), of patches of stems about ``target_mean``;
-    ``context_patch_mean`` (freq_patch, time_patch, dim), patches of mixes by their place.
+    ``context_patch_mean`` (freq_patch, time_patch, dim), patches of mixes by their place;
+    ``song_context_mean`` and ``song_target_mean`` (dim,), pooled embeddings of mixes and stems by
+    phase 1, which stay.
     """
 
     context_mean: Tensor
@@ -34,6 +36,8 @@ class RunningMeans(nn.Module):
     spectrum_mean: Tensor
     target_variance: Tensor
     context_patch_mean: Tensor
+    song_context_mean: Tensor
+    song_target_mean: Tensor
 
     def __init__(self, config: StemJepaConfig) -> None:
         super().__init__()
@@ -46,10 +50,14 @@ class RunningMeans(nn.Module):
         is_phase_2 = config.predictor is not None
         self.has_variance = is_phase_2 and config.target_norm == "centre-scale"
         self.has_context_patches = is_phase_2 and config.is_context_centred
+        self.has_song_part = config.song_share > 0
         if self.has_variance:
             self.register_buffer("target_variance", torch.ones(freq_patches, dim))
         if self.has_context_patches:
             self.register_buffer("context_patch_mean", torch.zeros(config.patch_grid))
+        if self.has_song_part:
+            self.register_buffer("song_context_mean", torch.zeros(dim))
+            self.register_buffer("song_target_mean", torch.zeros(dim))
 
     def normalise_target(self, patches: Tensor) -> Tensor:
         """Apply N of the loss and of the gallery, before the L2 norm.

@@ -43,6 +43,9 @@ class StemJepa(RunningMeans):
         self.target_encoder = None if config.predictor is None else copy.deepcopy(self.encoder)
         if self.target_encoder is not None:
             self.target_encoder.requires_grad_(False)
+        self.song_encoder = None
+        if self.has_song_part:
+            self.song_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
     # What a checkpoint says of itself.
 
@@ -64,7 +67,7 @@ class StemJepa(RunningMeans):
     @property
     def dim(self) -> int:
         """Width of an embedding."""
-        return self.config.encoder.dim
+        return self.config.encoder.dim * (2 if self.has_song_part else 1)
 
     @property
     def condition_dim(self) -> int | None:
@@ -136,12 +139,12 @@ class StemJepa(RunningMeans):
 
         Returns:
             (batch, dim) float32: the mean over patches of N(patch), not of unit norm. Phase 1: the
-            pooled embedding minus ``target_mean``.
+            pooled embedding minus ``target_mean``. With ``song_share`` both, as ``with_song``.
         """
         if self.target_encoder is None:
-            return self._pooled(mel) - self.target_mean.mean((0, 1))
+            return pooled(self.encoder, mel) - self.target_mean.mean((0, 1))
         patches = self.normalise_target(self.target_patches(mel))
-        return F.normalize(patches, dim=-1).mean(1)
+        return self.with_song(F.normalize(patches, dim=-1).mean(1), mel, is_mix=False)
 
     @torch.inference_mode()
     def query_vectors(
@@ -158,9 +161,32 @@ class StemJepa(RunningMeans):
             (batch, dim) float32, not of unit norm.
         """
         if self.predictor is None:
-            return self._pooled(mel) - self.context_mean
+            return pooled(self.encoder, mel) - self.context_mean
         predicted = self.predict_patches(self.encoder(mel), condition, classes)
-        return F.normalize(predicted.float(), dim=-1).mean(1)
+        return self.with_song(F.normalize(predicted.float(), dim=-1).mean(1), mel, is_mix=True)
+
+    @torch.no_grad()
+    def with_song(self, instrument: Tensor, mel: Tensor, *, is_mix: bool) -> Tensor:
+        """Put the song part before vectors, where the model has one.
+
+        The cosine of two such vectors is ``song_share`` times the cosine of their song parts plus
+        the rest times that of their instrument parts: one search in one table serves both.
+
+        Args:
+            instrument: (batch, encoder dim), predicted or of the target encoder.
+            mel: (batch, mel_bin, frame), what they were made of.
+            is_mix: it is a mix, else stems.
+
+        Returns:
+            (batch, dim), of unit norm; without a song part ``instrument`` as it is.
+        """
+        if self.song_encoder is None:
+            return instrument
+        mean = self.song_context_mean if is_mix else self.song_target_mean
+        song = pooled(self.song_encoder, mel) - mean
+        share = self.config.song_share
+        parts = ((song, share), (instrument.float(), 1 - share))
+        return torch.cat([weight**0.5 * F.normalize(x, dim=-1) for x, weight in parts], dim=-1)
 
     @torch.inference_mode()
     def embed_stem(self, waveform: Tensor | np.ndarray) -> Tensor:
@@ -198,9 +224,6 @@ class StemJepa(RunningMeans):
         rows = [self.query_vectors(self.log_mel(c[None]), condition, classes) for c in chunks]
         return F.normalize(torch.cat(rows).mean(0), dim=0)
 
-    def _pooled(self, mel: Tensor) -> Tensor:
-        return self.encoder(mel).flatten(1, 2).float().mean(1)
-
     def _condition(self, instrument: str) -> tuple[Tensor | None, Tensor | None]:
         device = self.target_mean.device
         classes = torch.tensor([FOUR_CLASSES.index(four_class([instrument]))], device=device)
@@ -230,6 +253,11 @@ class StemJepa(RunningMeans):
             )
         chunks = [torch.from_numpy(samples[start : start + size]) for start in starts]
         return [chunk.to(self.target_mean.device) for chunk in chunks]
+
+
+def pooled(encoder: ViTEncoder, mel: Tensor) -> Tensor:
+    """Average an encoder's patches of (batch, mel_bin, frame): (batch, encoder dim) float32."""
+    return encoder(mel).flatten(1, 2).float().mean(1)
 
 
 def load_model(path: str | Path, device: str = "cpu") -> StemJepa:

@@ -88,7 +88,8 @@ def load_training_state(path: Path) -> dict[str, Any]:
 def start_from_phase_1(model: StemJepa, phase_1: Path) -> None:
     """Give a phase-2 model the encoder, frontend and running means of a phase-1 checkpoint.
 
-    The target encoder starts as a copy of the encoder (Riou et al., section II-B).
+    The target encoder starts as a copy of the encoder (Riou et al., section II-B); the song part,
+    where the model has one, is phase 1 and stays so.
 
     Raises:
         ArtifactError: the checkpoint has another shape.
@@ -98,11 +99,15 @@ def start_from_phase_1(model: StemJepa, phase_1: Path) -> None:
     weights = load_file(phase_1 / "model.safetensors")
     assert model.target_encoder is not None
     try:
-        for part in (model.encoder, model.target_encoder):
-            part.load_state_dict(_below(weights, "encoder."))
+        for part in (model.encoder, model.target_encoder, model.song_encoder):
+            if part is not None:
+                part.load_state_dict(_below(weights, "encoder."))
         model.log_mel.load_state_dict(_below(weights, "log_mel."))
         for name in ("context_mean", "target_mean", "mean_updates", "spectrum_mean"):
             getattr(model, name).copy_(weights[name])
+        if model.has_song_part:
+            model.song_context_mean.copy_(weights["context_mean"])
+            model.song_target_mean.copy_(weights["target_mean"].mean((0, 1)))
     except RuntimeError as error:
         raise ArtifactError(
             f"{phase_1} has another shape than this configuration: {error}; train phase 1 at the "

@@ -21,9 +21,12 @@ from ml.plain import added_field, did_you_mean
 from ml.shards.pairs import PairConfig
 
 Size = Literal["tiny", "small", "paper"]
-PRESETS = ("contrastive", "class", "clap", "pretrained", "film", "film-nce")
+PRESETS = ("contrastive", "class", "clap", "pretrained", "film", "film-nce", "two-part")
 """Rows of Table I in its order, and ours."""
-NEEDS_PHASE_1 = ("pretrained", "film", "film-nce")
+NEEDS_PHASE_1 = ("pretrained", "film", "film-nce", "two-part")
+_NCE_WEIGHTS = {"film-nce": 0.5, "two-part": 2.0}
+"""Of our presets, whose targets are centred at all sizes: without, the term hardly learns."""
+_SONG_SHARES = {"two-part": 0.5}
 _CONDITIONING: dict[str, Conditioning] = {
     "class": "class",
     "clap": "concat",
@@ -75,7 +78,7 @@ class ObjectiveConfig:
     """τT of equation 4; 1 − τT = 3 / N."""
     nce_weight: float = 0.0
     """Phase 2: weight of the conditioned contrastive term (``losses.conditioned_nce``). Differs:
-    not in the paper; preset ``film-nce``."""
+    not in the paper; presets ``film-nce`` and ``two-part``."""
     nce_temperature: float = 0.1
     gain_db: float = 0.0
     """Independent uniform random gain of ± this on context and target. Differs."""
@@ -304,12 +307,13 @@ def _preset_at_size(
             encoder=encoder,
             predictor=None if preset == "contrastive" else predictor,
             chunk_s=chunk_s,
-            target_norm="centre" if is_centred else "standardise",
+            target_norm="centre" if is_centred or preset in _NCE_WEIGHTS else "standardise",
             is_centred=is_centred,
+            song_share=_SONG_SHARES.get(preset, 0.0),
         ),
         pairs=PairConfig(chunk_s=chunk_s),
         optimizer=optimizer,
-        objective=replace(objective, nce_weight=0.5 if preset == "film-nce" else 0.0),
+        objective=replace(objective, nce_weight=_NCE_WEIGHTS.get(preset, 0.0)),
         **lengths,
     )
 

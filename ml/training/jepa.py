@@ -59,7 +59,9 @@ class JepaPhase(nn.Module):
             loss = loss + objective.nce_weight * nce
             metrics["jepa/nce_loss"] = nce.detach()
         if not self.training:
-            rows = (query, pooled, batch.label_ids[:, 0], batch.tracks)
+            answered = model.with_song(query, batch.context, is_mix=True)
+            found = model.with_song(pooled, batch.target, is_mix=False)
+            rows = (answered, found, batch.label_ids[:, 0], batch.tracks)
             health = embedding_health(*(gather_rows(each) for each in rows))
             metrics |= {f"jepa/{name}": value for name, value in health.items()}
         return loss, {"jepa/loss": loss.detach(), **metrics}
@@ -94,11 +96,14 @@ class JepaPhase(nn.Module):
     def _is_answer(self, batch: MelBatch) -> Tensor:
         """Tell which targets of the global batch answer which queries, as ``conditioned_nce``.
 
-        A target with the asked label among its labels answers if it is of the same track.
+        A target with the asked label among its labels answers if it is of the same track; in
+        ``two-part``, where the song is the matter of the other part, of whatever track.
         """
         asked, labels = gather_rows(batch.asked), gather_rows(batch.label_ids)
         # (query, target)
         has_label = (asked[:, None, None] == labels[None]).any(2) | (asked == MUSIC_ID)[:, None]
+        if self.model.has_song_part:
+            return has_label
         tracks = gather_rows(batch.tracks)
         return has_label & (tracks[:, None] == tracks[None])
 

@@ -1,6 +1,7 @@
 """Phase 2 with the fields that are off in ``paper``: where it starts, and what each one trains."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from torch import nn
 from ml.artifacts import DataLayout
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.shards.reader import ShardPairs
-from ml.training.batches import mel_batch
+from ml.training.batches import MelBatch, mel_batch
 from ml.training.checkpoints import start_from_phase_1
 from ml.training.config import training_config
 from ml.training.execution import measure_target_variance
-from ml.training.jepa import ExponentialMovingAverage, JepaPhase
+from ml.training.jepa import MUSIC_ID, ExponentialMovingAverage, JepaPhase
 from ml.training.loop import build_state, train_step
 from ml.training.models import read_models
 
@@ -176,3 +177,85 @@ def test_state_continues_exactly():
         three.update(source, 0.9)
     for a, b in zip(one.state_dict()["master"], three.state_dict()["master"], strict=True):
         assert torch.equal(a, b)
+
+
+TWO_PARTS = {"model.song_share": 0.3}
+
+
+def test_the_cosine_of_two_parts_is_their_weighted_sum(start, shared_home):
+    state, batch = start(TWO_PARTS, "two-part")
+    train_step(state, batch, CPU)  # phase 2 has moved its own encoder, not the song part
+    model, mels = state.model.eval(), mel_batch(batch, state.model.log_mel, CPU)
+    phase_1 = load_model(read_models(DataLayout(home=shared_home))["contrastive"])
+    query, found = (
+        model.query_vectors(mels.context, mels.condition, mels.classes),
+        model.gallery_vectors(mels.target),
+    )
+    with torch.no_grad():
+        prediction = model.predict_patches(
+            model.encoder(mels.context), mels.condition, mels.classes
+        )
+        target = model.normalise_target(model.target_patches(mels.target))
+    song = F.cosine_similarity(
+        phase_1.query_vectors(mels.context), phase_1.gallery_vectors(mels.target)
+    )
+    instrument = F.cosine_similarity(
+        *(F.normalize(patches, dim=-1).mean(1) for patches in (prediction, target))
+    )
+    torch.testing.assert_close((query * found).sum(1), 0.3 * song + 0.7 * instrument)
+    assert query.shape[1] == model.dim == 2 * phase_1.dim
+
+
+def test_in_two_parts_no_stem_of_the_asked_label_is_a_negative(start):
+    state, batch = start(TWO_PARTS, "two-part")
+    mels = mel_batch(batch, state.model.log_mel, CPU)
+    mels = replace(
+        mels,
+        asked=torch.tensor([1, 2, 1, 3, MUSIC_ID, 9]),
+        label_ids=torch.tensor([[2, 1], [2, 1], [1, 1], [3, 3], [4, 4], [9, 9]]),
+        tracks=torch.tensor([0, 0, 1, 2, 3, 3]),
+    )
+    everywhere = phase_of(state)._is_answer(mels)
+    expected = [
+        *([1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]),
+        *([0, 0, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]),
+    ]
+    assert everywhere.long().tolist() == expected
+    state, _ = start({})
+    same_track = mels.tracks[:, None] == mels.tracks[None]
+    # "Guitar" (1) asks for the acoustic guitar (2, 1) of its track too, and for no other's.
+    assert torch.equal(phase_of(state)._is_answer(mels), everywhere & same_track)
+
+
+@pytest.mark.parametrize("preset", ["contrastive", "film-nce"])
+def test_losses_and_ranks_see_differences_that_bf16_does_not(preset, small_jepa, monkeypatch):
+    """Cosines of 0.9999 and more: in bf16 all are equal, and every rank is the last."""
+    small = {k: v for k, v in small_jepa.items() if preset != "contrastive" or "predictor" not in k}
+    config = training_config(preset, overrides=small)
+    config = replace(config, model=replace(config.model, is_centred=False, target_norm="centre"))
+    phase = build_state(config, StemJepa(config.model)).phase.eval()
+    rows, model = 6, phase.model
+    patches = torch.ones(rows, 1, 1, model.dim)
+    patches[:, 0, 0, :rows] += 0.02 * torch.eye(rows)
+    monkeypatch.setattr(
+        model.encoder, "forward", lambda mel: patches.repeat(len(mel) // rows, 1, 1, 1)
+    )
+    if model.target_encoder is not None:
+        monkeypatch.setattr(model.target_encoder, "forward", lambda _: patches)
+        monkeypatch.setattr(model, "predict_patches", lambda context, *_: context.flatten(1, 2))
+    for module in ("jepa", "contrastive"):
+        bf16 = torch.autocast("cpu", torch.bfloat16)
+        monkeypatch.setattr(f"ml.training.{module}.autocast", lambda *_, bf16=bf16: bf16)
+    mel, each = torch.zeros(rows, 80, 200), torch.arange(rows)
+    _, metrics = phase(
+        MelBatch(
+            context=mel,
+            target=mel,
+            condition=torch.zeros(rows, 384),
+            classes=each * 0,
+            tracks=each,
+            asked=each,
+            label_ids=each[:, None],
+        )
+    )
+    assert float(metrics[f"{model.phase}/normalized_rank"]) == pytest.approx(100 / rows)
