@@ -38,12 +38,13 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, GREY, OLIVE = "#56B4E9", "#D55E00", "#8C8C8C", "#A59B00"
 MARKERS = "os^Dv<P>X*hp"
 _MODEL_COLOURS = {
-    "film-nce": BLUE,
+    "two-part": BLUE,
+    "film-nce": SKY,
     "film": ORANGE,
     "contrastive": GREEN,
     "spectrum": PURPLE,
     "untrained": GREY,
-    "pretrained": SKY,
+    "pretrained": "#7F6000",
     "clap": VERMILION,
     "class": OLIVE,
 }

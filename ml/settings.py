@@ -88,7 +88,7 @@ class TrainingSettings(_Section):
     """What is trained on what."""
 
     corpora: tuple[str, ...] = ("demo",)
-    presets: tuple[str, ...] = ("film-nce", "film")
+    presets: tuple[str, ...] = ("two-part", "film")
     size: Literal["tiny", "small", "paper"] = "tiny"
     seed: int = Field(default=0, ge=0)
     processes: int = Field(default=0, ge=0)

@@ -24,7 +24,7 @@ evaluation:
   bootstrap_resamples: 100
 """
 CHOSEN = ["--songs", "4", "--heldout", "2", "--steps", "2", "--workers", "1"]
-MODELS = {"film-nce", "film", "contrastive", "untrained", "spectrum"}
+MODELS = {"two-part", "film", "contrastive", "untrained", "spectrum"}
 LOOKED_UP = {"label", "label+contrastive"}
 
 
@@ -46,7 +46,7 @@ def check_scores(home: StemsHome):
     assert {(row["corpus"], row["model"]) for row in scores} == {
         (corpus, model) for corpus in demo.CORPORA for model in MODELS | LOOKED_UP
     }
-    assert read_champion(home.layout).checkpoint.startswith("runs/film-nce-tiny-")
+    assert read_champion(home.layout).checkpoint.startswith("runs/two-part-tiny-")
 
 
 def check_report(home: StemsHome, said: str):

@@ -19,7 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Scan the corpus and encode its labels if need be, embed its stems and their "
         "leave-one-out mixes with every model in one pass over the audio, and publish the stems of "
         "trained models to their LanceDB tables. What is up to date is not done again.",
-        epilog=examples("stems embed demo", "stems embed mine --models film-nce"),
+        epilog=examples("stems embed demo", "stems embed mine --models two-part"),
     )
     parser.add_argument("corpus", metavar="CORPUS", help="name of the corpus")
     add_conditioning(parser)

@@ -47,7 +47,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Score models on a corpus; what is missing is embedded or prepared first.",
         epilog=examples(
             "stems evaluate retrieval --corpus demo",
-            "stems evaluate retrieval --corpus demo --models film-nce --baselines",
+            "stems evaluate retrieval --corpus demo --models two-part --baselines",
             "stems evaluate beats",
         ),
     )

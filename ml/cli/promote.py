@@ -23,7 +23,7 @@ def _add_promote(verbs: argparse._SubParsersAction) -> None:
         description="Make a model the champion: its gallery must be complete, and it may not be "
         "worse than the present champion on the evaluation set (section promotion of the "
         "settings). A promotion that was stopped half-way is finished. Exit code 1: refused.",
-        epilog=examples("stems promote film-nce --dry-run", "stems promote film-nce"),
+        epilog=examples("stems promote two-part --dry-run", "stems promote two-part"),
     )
     parser.add_argument(
         "model",

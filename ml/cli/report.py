@@ -88,7 +88,7 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
         "configuration, loss curves. A model is a name (film), a checkpoint folder, a model_id, an "
         "MLflow run id, models:/NAME@ALIAS or models:/NAME/VERSION.",
         epilog=examples(
-            "stems compare film film-nce", "stems compare film film-nce --corpus demo --html x.html"
+            "stems compare film two-part", "stems compare film two-part --corpus demo --html x.html"
         ),
     )
     parser.add_argument("a", metavar="A", help="a model")

@@ -44,7 +44,8 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--preset",
         default=None,
-        help="contrastive (phase 1), class, clap, pretrained, film, film-nce (default: film-nce)",
+        help="contrastive (phase 1), class, clap, pretrained, film, film-nce, two-part "
+        "(default: two-part)",
     )
     parser.add_argument(
         "--size", default=None, help="tiny, small or paper (default: training.size)"
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         return _sync(args.sync, settings)
     if args.resume:
         return _resume(args, settings)
-    args.preset = args.preset or "film-nce"
+    args.preset = args.preset or "two-part"
     training = settings.training.model_copy(
         update={
             "corpora": tuple(args.corpora or settings.training.corpora),

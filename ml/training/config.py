@@ -27,6 +27,9 @@ NEEDS_PHASE_1 = ("pretrained", "film", "film-nce", "two-part")
 _NCE_WEIGHTS = {"film-nce": 0.5, "two-part": 2.0}
 """Of our presets, whose targets are centred at all sizes: without, the term hardly learns."""
 _SONG_SHARES = {"two-part": 0.5}
+_COLOUR_DB = {"contrastive": 6.0, "two-part": 6.0}
+"""Random gain and equaliser below size ``paper``: stems of a song may not be known by loudness and
+colour."""
 _CONDITIONING: dict[str, Conditioning] = {
     "class": "class",
     "clap": "concat",
@@ -247,7 +250,11 @@ def small(preset: str, condition_dim: int) -> TrainingConfig:
             learning_rate=5e-4, warmup_steps=2_000, is_decaying_all=False, encoder_rate=0.3
         ),
         objective=ObjectiveConfig(
-            temperature=0.2, ema_start=1 - 15 / steps, ema_end=1 - 3 / steps, gain_db=6.0
+            temperature=0.2,
+            ema_start=1 - 15 / steps,
+            ema_end=1 - 3 / steps,
+            gain_db=6.0,
+            eq_db=_COLOUR_DB.get(preset, 0.0),
         ),
         steps=steps,
     )
@@ -273,7 +280,13 @@ def tiny(preset: str, condition_dim: int) -> TrainingConfig:
             is_decaying_all=False,
             encoder_rate=0.3,
         ),
-        objective=ObjectiveConfig(temperature=0.2, ema_start=0.9995, ema_end=0.9995),
+        objective=ObjectiveConfig(
+            temperature=0.2,
+            ema_start=0.9995,
+            ema_end=0.9995,
+            gain_db=_COLOUR_DB.get(preset, 0.0),
+            eq_db=_COLOUR_DB.get(preset, 0.0),
+        ),
         batch_size=64,
         steps=600 if is_phase_1 else 400,
     )
