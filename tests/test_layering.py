@@ -130,6 +130,17 @@ def test_rooms_of_ml_import_from_floors_below_their_own():
     assert not wrong
 
 
+def test_folders_stay_small():
+    """One finds what one looks for: where a seventeenth module comes, a folder is two."""
+    counts = {
+        str(folder.relative_to(ROOT)): len(set(folder.glob("*.py")) - {folder / "__init__.py"})
+        for package in ("ml", "assets_def", "pipelines")
+        for folder in (ROOT / package, *(ROOT / package).rglob("*"))
+        if folder.is_dir()
+    }
+    assert {folder: count for folder, count in counts.items() if count > 16} == {}
+
+
 def test_no_file_imports_in_a_circle():
     def below(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " → ".join((*path[path.index(name) :], name))
