@@ -10,9 +10,7 @@ from typing import Any
 import yaml
 
 from ml.artifacts import write_aside
-from ml.settings import Settings, SettingsError, demo_corpora
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from ml.settings import Settings, SettingsError, check_corpus_name, demo_corpora
 
 
 def add_corpus(
@@ -37,10 +35,10 @@ def add_corpus(
             edited line by line; says what to write by hand.
     """
     path = settings.layout.config_path
-    if not _NAME.fullmatch(name):
-        raise SettingsError(
-            f"corpus name {name!r} is no folder name; expected letters, digits and . _ -"
-        )
+    try:
+        check_corpus_name(name)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     if name in settings.corpora:
         raise SettingsError(f"{path} has a corpus {name!r} already; choose another name")
     home = settings.home.resolve()

@@ -9,12 +9,19 @@ file, ``pipelines/config.yaml``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -27,8 +34,28 @@ from pydantic_settings import (
 from ml.artifacts import DataLayout
 from ml.plain import did_you_mean, flat
 from ml.tracks import Kind
+from ml.yaml_file import YamlFileError, parse_yaml
 
 HOME_VARIABLE = "STEMS_HOME"
+_CORPUS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_corpus_name(name: str) -> str:
+    """Return the name of a corpus, which becomes a folder's.
+
+    Raises:
+        ValueError: it would lead elsewhere or cannot be written; says what is expected.
+    """
+    if not _CORPUS_NAME.fullmatch(name):
+        raise ValueError(
+            f"corpus name {name[:40]!r} is no folder name; expected letters, digits and . _ -, at "
+            "most 100, a letter or digit first"
+        )
+    return name
+
+
+CorpusName = Annotated[str, AfterValidator(check_corpus_name)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class SettingsError(ValueError):
@@ -90,7 +117,7 @@ class TrainingSettings(_Section):
     corpora: tuple[str, ...] = ("demo",)
     presets: tuple[str, ...] = ("two-part", "film")
     size: Literal["tiny", "small", "paper"] = "tiny"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     processes: int = Field(default=0, ge=0)
     overrides: dict[str, Any] = Field(default_factory=dict)
 
@@ -102,7 +129,7 @@ class EvaluationSettings(_Section):
         default=("default",), min_length=1
     )
     bootstrap_resamples: int = Field(default=1000, ge=100)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class BeatSettings(_Section):
@@ -112,7 +139,7 @@ class BeatSettings(_Section):
     heldout: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -161,7 +188,7 @@ class TrackingSettings(_Section):
 class DemoSettings(_Section):
     """The synthetic corpus that ``make demo`` builds."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     train_songs: int = Field(default=400, ge=2)
     heldout_songs: int = Field(default=60, ge=2)
 
@@ -182,7 +209,7 @@ class Settings(BaseSettings):
     )
 
     home: Path
-    corpora: dict[str, CorpusSettings] = Field(default_factory=demo_corpora)
+    corpora: dict[CorpusName, CorpusSettings] = Field(default_factory=demo_corpora)
     demo: DemoSettings = DemoSettings()
     label_encoder: LabelEncoderSettings = LabelEncoderSettings()
     shards: ShardSettings = ShardSettings()
@@ -302,8 +329,15 @@ def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None 
         raise SettingsError(
             f"settings are wrong ({config_path}, STEMS_… variables or options): {problems}"
         ) from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{config_path} is not YAML: {error}; mend it") from None
+    except YamlFileError as error:
+        raise SettingsError(str(error)) from None
+
+
+class _ConfigFile(YamlConfigSettingsSource):
+    """The home's ``config.yaml``, read with the limits of ``ml.yaml_file``."""
+
+    def _read_file(self, file_path: Path) -> dict[str, Any]:
+        return parse_yaml(Path(file_path).read_bytes(), Path(file_path))
 
 
 def _settings_class(config_path: Path) -> type[Settings]:
@@ -317,7 +351,7 @@ def _settings_class(config_path: Path) -> type[Settings]:
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, config_path)
+            return init_settings, env_settings, _ConfigFile(settings_cls, config_path)
 
     return HomeSettings
 
@@ -326,7 +360,7 @@ def explain_settings(settings: Settings) -> list[tuple[str, Any, str]]:
     """List each value as (dotted key, value, where it came from: file, environment, default)."""
     config_path = settings.layout.config_path
     kind = type(settings)
-    from_file = flat(YamlConfigSettingsSource(kind, config_path)())
+    from_file = flat(_ConfigFile(kind, config_path)())
     from_environment = flat(EnvSettingsSource(kind)())
     defaults = flat(InitSettingsSource(kind, Settings(home=settings.home).model_dump())())
     rows = []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ml.settings import SettingsError, explain_settings, load_settings
 
@@ -36,7 +37,13 @@ def test_each_value_says_where_it_came_from(home, monkeypatch):
         ("training: {sed: 1}", r"training\.sed = 1"),
         ("training: {seed: -1}", r"training\.seed = -1.*greater than or equal to 0"),
         ("training: {size: huge}", r"training\.size = 'huge'.*'tiny'"),
+        ("training: {seed: 99999999999999999999999}", r"training\.seed = 9+: .*less than"),
         ("training: [", "is not YAML"),
+        ("- training\n- demo", "holds a list, expected sections"),
+        ("training: {seed: 1}\ntraining: {seed: 2}", "the key 'training' stands twice"),
+        ("x: &a [1, 1]\ny: [*a, *a]", "an alias"),
+        ("[" * 3000 + "]" * 3000, "more than 40 lists and mappings in each other"),
+        ("# " + "x" * 1_000_001, "expected at most 1,000,000"),
         ("corpora: {x: {kind: mp3, root: x}}", r"corpora\.x\.kind = 'mp3'"),
     ],
 )
@@ -45,6 +52,22 @@ def test_a_wrong_setting_is_named_with_the_file(home, text, message):
     with pytest.raises(SettingsError, match=message) as caught:
         load_settings(home)
     assert str(home / "config.yaml") in str(caught.value)
+
+
+def test_a_file_in_another_encoding_is_named(home):
+    (home / "config.yaml").write_bytes("demo: {seed: 1} # für".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"config\.yaml is not UTF-8"):
+        load_settings(home)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../../escaped", "*", "a/b", "a\0b", "a\n", "é", "x" * 101]
+)
+def test_a_corpus_has_the_name_of_a_folder(home, name):
+    corpora = {name: {"kind": "demo", "root": "corpora/demo"}}
+    (home / "config.yaml").write_text(yaml.safe_dump({"corpora": corpora}))
+    with pytest.raises(SettingsError, match="is no folder name; expected letters"):
+        load_settings(home)
 
 
 def test_roots_are_relative_to_the_home_and_unknown_corpora_list_the_known(home):
