@@ -7,9 +7,12 @@ replaced by an empty stand-in. CLAP's and the predecessor's files are read by th
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import tarfile
 import types
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -73,6 +76,21 @@ class _WeightsUnpickler(_TensorUnpickler):
         return found
 
 
+def _refuse_other_archives(path: Path, expected: str) -> None:
+    """Refuse what torch would hand to another loader: programs, and the tar files of old."""
+    other = None
+    with contextlib.suppress(OSError):  # the reader says what is wrong with the file itself
+        if zipfile.is_zipfile(path):
+            with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+                inside = [PurePosixPath(name) for name in archive.namelist()]
+                if any(x.name == "constants.pkl" or "code" in x.parts for x in inside):
+                    other = "a TorchScript program"
+        elif tarfile.is_tarfile(path):
+            other = "a tar archive, as torch wrote them before version 0.2"
+    if other is not None:
+        raise ArtifactError(f"{path} is {other}, no checkpoint of tensors; expected {expected}")
+
+
 def load_tensors(
     path: Path, *, expected: str, is_mapped: bool = False, has_weights_only: bool = False
 ) -> dict[str, Any]:
@@ -88,6 +106,7 @@ def load_tensors(
     Raises:
         ArtifactError: no such file, or it is not such a file, or it does not hold a dict.
     """
+    _refuse_other_archives(path, expected)
     reader = types.ModuleType("tensor_pickle")
     unpickler = _WeightsUnpickler if has_weights_only else _TensorUnpickler
     reader.__dict__.update(Unpickler=unpickler, load=lambda file, **o: unpickler(file, **o).load())
