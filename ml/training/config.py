@@ -275,7 +275,7 @@ def tiny(preset: str, condition_dim: int) -> TrainingConfig:
         chunk_s=4.0,
         is_centred=True,
         optimizer=OptimizerConfig(
-            learning_rate=3e-4 if is_phase_1 else 1.5e-3,
+            learning_rate=6e-4 if is_phase_1 else 1.5e-3,
             warmup_steps=50 if is_phase_1 else 40,
             is_decaying_all=False,
             encoder_rate=0.3,
