@@ -6,7 +6,6 @@ the champion's place is decided by ``ml.retrieval.champion.promotion``, not here
 https://docs.dagster.io/guides/test/asset-checks
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,23 +85,17 @@ def mix_is_heard(context: dg.AssetCheckExecutionContext, home: StemsHome) -> dg.
 
     Passes where it cannot be said: no two stems of one label, one track, only seen tracks.
     """
-    from ml.retrieval.champion.heard import MixHeard
+    from ml.retrieval.champion.heard import heard_by_scores
     from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.retrieval.evaluation.ranks import WITHIN_LABEL
     from ml.scores.files import read_scores
-    from ml.scores.intervals import Interval
 
     corpus, model = context.partition_key, _served(home, context.partition_key)
     rows = read_scores(home.layout, evaluation=EVALUATION, corpus=corpus)
     chosen = [r for r in rows if r["model"] == model and r["metric"] == WITHIN_LABEL]
-    row = chosen[0] if chosen else dict.fromkeys(_FIGURES)
-    shown = {key: row[key] for key in _FIGURES if row[key] is not None}
-    ends = [math.nan if row[key] is None else row[key] for key in ("value", "low", "high")]
-    heard = MixHeard(
-        corpus=corpus,
-        n_queries=row["n_queries"] or 0,
-        interval=Interval(value=ends[0], low=ends[1], high=ends[2]) if chosen else None,
-    )
+    row = chosen[0] if chosen else None
+    shown = {key: row[key] for key in _FIGURES if row[key] is not None} if row else {}
+    heard = heard_by_scores(corpus, row)
     return _report(not heard.is_deaf, {"model": model, **shown}, f"{model}: {heard.text}")
 
 

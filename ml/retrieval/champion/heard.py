@@ -10,8 +10,9 @@ A file of its own, since promotion and the check of scores must judge alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,20 @@ class MixHeard:
         figures = f"95 % interval {self.interval.low:.1f}…{self.interval.high:.1f}"
         found = "reaches 50 (chance): the mix is not heard" if self.is_deaf else "lies below 50"
         return f"{figure} ({self.n_queries} queries), its {figures} {found}"
+
+
+def heard_by_scores(corpus: str, row: Mapping[str, Any] | None) -> MixHeard:
+    """Tell it from the scores on disk.
+
+    Args:
+        corpus: its name.
+        row: ``within_label_rank`` as ``ml.scores.files.read_scores`` returns it; None: no row.
+    """
+    if row is None:
+        return MixHeard(corpus=corpus, n_queries=0, interval=None)
+    low, high = (math.nan if row[end] is None else row[end] for end in ("low", "high"))
+    interval = Interval(value=row["value"], low=low, high=high)
+    return MixHeard(corpus=corpus, n_queries=row["n_queries"], interval=interval)
 
 
 def mix_heard(
