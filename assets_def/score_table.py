@@ -32,7 +32,7 @@ def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[st
         kind: of the corpus; decides which published figures stand beside ours.
     """
     from ml.retrieval.evaluation.evaluate import EVALUATION, PREDECESSOR
-    from ml.scores.files import PAIRED
+    from ml.scores.files import LOSS, PAIRED, SWAPPED
     from ml.scores.published import published_rows
 
     shown: dict[str, Any] = {}
@@ -43,6 +43,9 @@ def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[st
         corpus, conditioning = scores[0]["corpus"], scores[0]["conditioning"]
         beside = published_rows(kind, corpus, conditioning) if evaluation == PREDECESSOR else []
         prefix = "" if evaluation == EVALUATION else f"{evaluation}/"
+        if evaluation.endswith((SWAPPED, LOSS)):
+            shown[f"{prefix}scores"] = dg.MetadataValue.md(score_markdown(scores))
+            continue
         metadata = score_metadata(scores, beside)
         shown |= {f"{prefix}{name}": value for name, value in metadata.items()}
     return shown

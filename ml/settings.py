@@ -163,9 +163,17 @@ class PromotionSettings(_Section):
     """When a model becomes the one that queries use: ``ml.retrieval.champion.promotion``."""
 
     corpora: tuple[str, ...] = ()
-    metric: Literal["recall@1", "recall@5", "recall@10", "normalized_rank_mean"] = "recall@10"
+    metric: Literal[
+        "recall@1",
+        "recall@5",
+        "recall@10",
+        "normalized_rank_mean",
+        "within_label_rank",
+        "within_category_rank",
+    ] = "recall@10"
     conditioning: Literal["fine", "coarse", "none"] = "fine"
     tolerance: float = Field(default=1.0, ge=0)
+    requires_mix: bool = True
     gallery: tuple[str, ...] = ()
     registered_model: str = Field(default="stem-jepa", min_length=1)
 

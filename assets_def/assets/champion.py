@@ -26,7 +26,7 @@ _log = logging.getLogger("stems.progress")
     code_version=str(kinds.PUBLICATION.format_version),
 )
 def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
-    """Which model queries use: the first of ``training.presets``, if it is not worse.
+    """Which model queries use: the first of ``training.presets``, if it is no worse and listens.
 
     A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
     ``reason`` says why. It is one where there is no champion yet.
@@ -40,9 +40,10 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     layout = settings.layout
     before = current_champion(layout)
     done = promote(settings)
-    say = _log.warning if done.outcome == "refused" else _log.info
-    for tell in (say, context.log.warning if done.outcome == "refused" else context.log.info):
-        tell("champion: %s", done.reason)
+    is_warning = done.outcome == "refused" or any(one.is_deaf for one in done.heard)
+    level = logging.WARNING if is_warning else logging.INFO
+    for log in (_log, context.log):
+        log.log(level, "champion: %s", done.reason)
     now = done.champion
     if now is None:
         raise ArtifactError(f"{done.reason}; there is no champion before it that could stay")
@@ -62,6 +63,9 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     }
     shown = {"comparison": dg.MetadataValue.md(comparison_markdown(done.comparisons))}
     metadata |= shown if done.comparisons else {}
+    metadata |= {
+        f"{one.corpus}/within_label_rank": one.interval.value for one in done.heard if one.interval
+    }
     return materialized(artifact, rows=sum(rows.values()), metadata=metadata)
 
 

@@ -1,6 +1,7 @@
 """Checks of scores; they warn and block nothing.
 
-They look at the model that would be promoted, the first of ``training.presets``. Whether it takes
+They look at the model that would be promoted, the first of ``training.presets``;
+``mix_is_heard`` at the champion where it was scored. Whether a model takes
 the champion's place is decided by ``ml.retrieval.champion.promotion``, not here.
 https://docs.dagster.io/guides/test/asset-checks
 """
@@ -14,7 +15,8 @@ from assets_def.assets.beats import beat_scores
 from assets_def.assets.retrieval import retrieval_scores
 from assets_def.resources import StemsHome
 from assets_def.results import earlier_numbers
-from ml.artifacts import ArtifactError, read_json
+from ml import kinds
+from ml.artifacts import ArtifactError, read_json, read_manifest
 
 BEAT_METRIC = "f_measure"
 _FIGURES = ("value", "low", "high", "chance", "n_queries", "n_gallery")
@@ -66,12 +68,47 @@ def retrieval_is_not_worse_than_the_champion(
         return _report(True, {"note": "every track was seen in training"})
     except ArtifactError as error:
         return _report(False, {"note": str(error)})
-    row = next(row for row in comparison.corpora[0].metrics if row.metric == rule.metric)
+    rows = [row for row in comparison.corpora[0].metrics if row.metric == rule.metric]
+    if not rows:
+        return _report(True, {"note": f"{rule.metric} applies to no query"})
+    row = rows[0]
     worst = row.difference.low if rule.metric in LOWER_IS_BETTER else -row.difference.high
     numbers = {"value": row.a, "champion": row.b, "difference": row.difference.value}
     interval = {"low": row.difference.low, "high": row.difference.high}
     known = {key: value for key, value in interval.items() if value == value}
     return _report(not worst > 0, {"metric": rule.metric, **numbers, **known})
+
+
+@dg.asset_check(asset=retrieval_scores)
+def mix_is_heard(context: dg.AssetCheckExecutionContext, home: StemsHome) -> dg.AssetCheckResult:
+    """Place within the label of the model that is served: its interval lies below 50 (a warning).
+
+    Passes where it cannot be said: no two stems of one label, one track, only seen tracks.
+    """
+    from ml.retrieval.champion.heard import heard_by_scores
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.retrieval.evaluation.ranks import WITHIN_LABEL
+    from ml.scores.files import read_scores
+
+    corpus, model = context.partition_key, _served(home, context.partition_key)
+    rows = read_scores(home.layout, evaluation=EVALUATION, corpus=corpus)
+    chosen = [r for r in rows if r["model"] == model and r["metric"] == WITHIN_LABEL]
+    row = chosen[0] if chosen else None
+    shown = {key: row[key] for key in _FIGURES if row[key] is not None} if row else {}
+    heard = heard_by_scores(corpus, row)
+    return _report(not heard.is_deaf, {"model": model, **shown}, f"{model}: {heard.text}")
+
+
+def _served(home: StemsHome, corpus: str) -> str:
+    """Name the champion where this version of it was scored, else what would be promoted."""
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.training.models import current_champion
+
+    folder, champion = home.layout.scores(EVALUATION, corpus), current_champion(home.layout)
+    scored = read_manifest(folder, kinds.SCORES)["identity"]["models"]
+    names = {model_id: name for name, model_id in scored}
+    preset = home.settings().training.presets[0]
+    return preset if champion is None else names.get(champion.model_id, preset)
 
 
 @dg.asset_check(asset=beat_scores)
@@ -128,6 +165,10 @@ def _lowest(row: Mapping[str, Any]) -> float:
     return row["value"] if row["low"] is None else row["low"]
 
 
-def _report(passed: bool, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+def _report(
+    passed: bool, metadata: Mapping[str, Any], sentence: str | None = None
+) -> dg.AssetCheckResult:
     severity = dg.AssetCheckSeverity.WARN
-    return dg.AssetCheckResult(passed=passed, severity=severity, metadata=metadata)
+    return dg.AssetCheckResult(
+        passed=passed, severity=severity, metadata=metadata, description=sentence
+    )

@@ -166,7 +166,7 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     from ml.retrieval.evaluation.evaluate import PREDECESSOR
     from ml.scores.intervals import INTERVALS_SAID
     from ml.scores.published import published_rows
-    from ml.scores.text import table_lines
+    from ml.scores.text import swapped_notes, table_lines
 
     for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
         evaluation, conditioning = key
@@ -174,7 +174,9 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
         corpus = table[0]["corpus"]
         if evaluation == PREDECESSOR:
             table += published_rows(kind, corpus, conditioning)
-        print("\n".join(table_lines(f"{evaluation}: {corpus}, {conditioning}", table)))
+        lines = table_lines(f"{evaluation}: {corpus}, {conditioning}", table)
+        same = [row for row in rows if row["conditioning"] == conditioning]
+        print("\n".join([*lines, *swapped_notes(same, evaluation)]))
         print()
     print(INTERVALS_SAID)
 

@@ -21,8 +21,9 @@ def _add_promote(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "promote",
         description="Make a model the champion: its gallery must be complete, and it may not be "
-        "worse than the present champion on the evaluation set (section promotion of the "
-        "settings). A promotion that was stopped half-way is finished. Exit code 1: refused.",
+        "worse than the present champion on the evaluation set, and must hear the mix (section "
+        "promotion of the settings). A promotion that was stopped half-way is finished. Exit code "
+        "1: refused.",
         epilog=examples("stems promote two-part --dry-run", "stems promote two-part"),
     )
     parser.add_argument(
@@ -32,7 +33,9 @@ def _add_promote(verbs: argparse._SubParsersAction) -> None:
         help="a name (film), a checkpoint folder, a model_id, an MLflow run id (default: the "
         "first of training.presets)",
     )
-    parser.add_argument("--force", action="store_true", help="without comparing")
+    parser.add_argument(
+        "--force", action="store_true", help="without comparing, deaf to the mix or not"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.set_defaults(run=run)
 

@@ -67,7 +67,7 @@ def run_scores(args: argparse.Namespace, settings: Settings) -> int:
 def print_scores(scores: Sequence[dict[str, Any]]) -> None:
     """Print one table per evaluation, corpus and conditioning."""
     from ml.scores.intervals import INTERVALS_SAID
-    from ml.scores.text import table_lines
+    from ml.scores.text import swapped_notes, table_lines
 
     def table_of(row: dict[str, Any]) -> tuple[str, str, str]:
         return row["corpus"], row["conditioning"], row["evaluation"]
@@ -75,7 +75,9 @@ def print_scores(scores: Sequence[dict[str, Any]]) -> None:
     for (corpus, conditioning, evaluation), group in groupby(
         sorted(scores, key=table_of), key=table_of
     ):
-        print("\n".join(table_lines(f"{evaluation}: {corpus}, {conditioning}", list(group))))
+        same = [row for row in scores if table_of(row)[:2] == (corpus, conditioning)]
+        lines = table_lines(f"{evaluation}: {corpus}, {conditioning}", list(group))
+        print("\n".join([*lines, *swapped_notes(same, evaluation)]))
         print()
     print(INTERVALS_SAID)
 

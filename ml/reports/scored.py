@@ -10,8 +10,8 @@ from typing import Any
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER, METRICS, REFERENCES
 from ml.retrieval.evaluation.lookup import LABEL_FIRST
-from ml.scores.files import MADE_BY, PAIRED, QUERIES, read_scores
-from ml.scores.text import within_notes
+from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores
+from ml.scores.text import swapped_notes, within_notes
 from ml.training.config import PRESETS
 
 METRIC_NAMES = {
@@ -44,6 +44,10 @@ class ScoreTable:
     """In the order of Table I from its end, then other models, then what needs no learning."""
     paired: Mapping[str, Scores]
     """``"A minus B"`` → differences; empty when there is nothing to compare with."""
+    swapped: Mapping[str, Scores]
+    """The models, with the mix of another track; empty when no query could get one."""
+    loss: Mapping[str, Scores]
+    """By how much that is worse."""
     chance: Mapping[str, float]
     model_ids: Mapping[str, str]
     """Which version of each model was scored."""
@@ -101,7 +105,7 @@ def score_tables(layout: DataLayout) -> list[ScoreTable]:
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in read_scores(layout):
-        if row["evaluation"] in (EVALUATION, PAIRED):
+        if row["evaluation"] in (EVALUATION, PAIRED, EVALUATION + SWAPPED, EVALUATION + LOSS):
             groups.setdefault((row["corpus"], row["conditioning"]), []).append(row)
     return [_table(layout, *key, rows) for key, rows in groups.items()]
 
@@ -110,7 +114,10 @@ def _table(
     layout: DataLayout, corpus: str, conditioning: str, rows: Sequence[dict[str, Any]]
 ) -> ScoreTable:
     scored = [row for row in rows if row["evaluation"] == EVALUATION]
-    models = by_model(scored)
+    models, swapped, loss = (
+        by_model([row for row in rows if row["evaluation"] == EVALUATION + which])
+        for which in ("", SWAPPED, LOSS)
+    )
     manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
     return ScoreTable(
         corpus=corpus,
@@ -119,9 +126,11 @@ def _table(
         n_gallery=scored[0]["n_gallery"],
         models={name: models[name] for name in sorted(models, key=_place)},
         paired=by_model([row for row in rows if row["evaluation"] == PAIRED]),
+        swapped={name: swapped[name] for name in sorted(swapped, key=_place)},
+        loss=loss,
         chance={row["metric"]: row["chance"] for row in scored},
         model_ids=dict(manifest["identity"]["models"]),
-        notes=within_notes(scored),
+        notes=[*within_notes(scored), *swapped_notes(rows)],
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
-from ml.scores.files import LABEL
+from ml.scores.files import LABEL, SWAPPED
 from ml.scores.published import PUBLISHED
 
 _HEADINGS = {
@@ -91,6 +92,27 @@ def within_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"for stems whose {what} is missing or that of no other stem"
             )
     return notes
+
+
+def swapped_notes(rows: Sequence[Mapping[str, Any]], evaluation: str = "retrieval") -> list[str]:
+    """Say how many queries got no mix of another track: sentences, none where all got one.
+
+    Args:
+        rows: of any evaluations, one corpus and conditioning.
+        evaluation: whose queries; it was not made where there are no rows of it.
+    """
+    own = [row for row in rows if row["evaluation"] == evaluation and row["model"] == LABEL]
+    swapped = [row["n_queries"] for row in rows if row["evaluation"] == evaluation + SWAPPED]
+    if not own or evaluation.endswith("-seen"):
+        return []
+    if not swapped:
+        is_one_track = all(row["low"] is None or isnan(row["low"]) for row in own)
+        why = "there is one track only" if is_one_track else "no text is asked for in two tracks"
+        return [f"mix swapped –: {why}"]
+    left_out = max(row["n_queries"] for row in own) - max(swapped)
+    queries = "1 query" if left_out == 1 else f"{left_out} queries"
+    why = "whose text is asked for in one track only"
+    return [f"mix swapped: {queries} left out, {why}"] if left_out else []
 
 
 def glance_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which model queries use: a candidate takes the champion's place only if it is not worse.
+"""Which model queries use: a candidate takes the champion's place if it is not worse, and listens.
 
 The rule (section ``promotion`` of the settings). The candidate's gallery must be complete
 (``ml.retrieval.tables.completeness``): queries never see half a table. On each corpus of the frozen
@@ -6,7 +6,10 @@ evaluation set candidate and champion answer the same queries, of tracks that *n
 training, so that a model trained on the evaluation set gains nothing by it. The difference of one
 metric has a 95 % interval (bootstrap over tracks); the candidate is refused where that interval
 lies wholly on the worse side of ``tolerance``: with few queries intervals are wide, and much is
-let pass. The first champion is compared with nobody.
+let pass. It is refused too where it does not hear the mix (``ml.retrieval.champion.heard``, on
+tracks that it has not seen; ``promotion.requires_mix``); where that cannot be said the reason says
+so. The first champion is compared with nobody, and promoted with a warning where it does not hear
+the mix: without a champion no query is answered.
 
 Then ``champion.json`` is replaced if it still names the champion that was compared with, else all
 is judged again; and MLflow's alias follows (``ml.retrieval.champion.mlflow_alias``). A promotion
@@ -23,6 +26,7 @@ from typing import Literal
 
 from ml.artifacts import ArtifactError, DataLayout
 from ml.retrieval.champion.champion import ChampionChangedError, replace_champion, successor
+from ml.retrieval.champion.heard import MixHeard, mix_heard
 from ml.retrieval.champion.mlflow_alias import mirror_champion
 from ml.retrieval.embeddings.files import read_embedding_manifest
 from ml.retrieval.evaluation.compare import (
@@ -73,6 +77,8 @@ class PromotionRule:
     """What queries are conditioned with."""
     tolerance: float = 1.0
     """Percentage points; the interval of the difference may not lie wholly beyond them."""
+    requires_mix: bool = True
+    """Whether it must hear the mix."""
     resamples: int = 1000
     """Draws of the bootstrap."""
     seed: int = 0
@@ -91,6 +97,8 @@ class Promotion:
     """Who is champion now (in a dry run: still)."""
     comparisons: Sequence[CorpusComparison] = ()
     """Candidate (A) and champion (B), where they were compared."""
+    heard: Sequence[MixHeard] = ()
+    """Whether the candidate hears the mix, where that was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,7 @@ def promotion_rule(settings: Settings) -> PromotionRule:
         metric=chosen.metric,
         conditioning=chosen.conditioning,
         tolerance=chosen.tolerance,
+        requires_mix=chosen.requires_mix,
         resamples=evaluation.bootstrap_resamples,
         seed=evaluation.seed,
     )
@@ -132,7 +141,8 @@ def promote(
         settings: of the home, with the rule.
         model: the candidate, as ``stems compare`` takes it; default: the first of
             ``training.presets``.
-        is_forced: compare with nobody; the gallery must be complete all the same.
+        is_forced: compare with nobody, whether it hears the mix or not; the gallery must be
+            complete all the same.
         is_dry_run: judge only; nothing is written.
 
     Raises:
@@ -175,18 +185,21 @@ def judge(
         gaps = ["no corpus was scanned yet"]
     lacking = f"gallery incomplete: {'; '.join(gaps)}" if gaps else ""
     comparisons: Sequence[CorpusComparison] = ()
+    heard: Sequence[MixHeard] = ()
     if champion is not None and champion.model_id == candidate.model_id:
         outcome, why = "champion already", lacking
     elif lacking:
         outcome, why = "refused", f"{lacking}; embed these corpora first: stems embed CORPUS"
     elif champion is None:
-        outcome, why = "promoted", "there was no champion before"
+        heard = _first_heard(settings.layout, candidate, rule)
+        warned = [f"warning: {one.text}" if one.is_deaf else one.text for one in heard]
+        outcome, why = "promoted", "; ".join(["there was no champion before", *warned])
     elif is_forced:
         outcome, why = "promoted", "it was forced, nothing was compared"
     elif candidate.model_id in champion.withdrawn:
         outcome, why = "refused", "it was rolled back; promote it with --force"
     else:
-        outcome, why, comparisons = _compare(settings, candidate, champion, rule)
+        outcome, why, comparisons, heard = _compare(settings, candidate, champion, rule)
     said = f"{candidate.name} ({candidate.model_id}) {_SAID[outcome]}"
     return Promotion(
         candidate=candidate,
@@ -194,6 +207,7 @@ def judge(
         reason=f"{said}: {why}" if why else said,
         champion=champion,
         comparisons=comparisons,
+        heard=heard,
     )
 
 
@@ -239,15 +253,41 @@ def _replace(layout: DataLayout, before: Champion | None, candidate: FoundModel)
 
 def _compare(
     settings: Settings, candidate: FoundModel, champion: Champion, rule: PromotionRule
-) -> tuple[Outcome, str, Sequence[CorpusComparison]]:
-    """Compare with the champion: the outcome, why, and the comparisons."""
+) -> tuple[Outcome, str, Sequence[CorpusComparison], Sequence[MixHeard]]:
+    """Compare with the champion: the outcome, why, the comparisons, and if the mix is heard."""
     try:
         comparisons = _comparisons(settings, candidate, champion, rule)
+        heard = _heard(settings.layout, candidate, [one.corpus for one in comparisons], rule)
     except ArtifactError as error:
-        return "refused", f"it cannot be compared with the champion: {error}", ()
+        return "refused", f"it cannot be compared with the champion: {error}", (), ()
     problems = [problem for one in comparisons if (problem := _worse(one, rule))]
-    why = "; ".join(problems or [_difference_text(one, rule) for one in comparisons])
-    return "refused" if problems else "promoted", why, comparisons
+    problems += [
+        f"{one.text}; promote it all the same with --force" for one in heard if one.is_deaf
+    ]
+    facts = [_difference_text(one, rule) for one in comparisons] + [one.text for one in heard]
+    return "refused" if problems else "promoted", "; ".join(problems or facts), comparisons, heard
+
+
+def _first_heard(
+    layout: DataLayout, candidate: FoundModel, rule: PromotionRule
+) -> Sequence[MixHeard]:
+    """Tell whether a first champion hears the mix, where it has embedded the evaluation set."""
+    embedded = embedded_corpora(layout, candidate, rule.conditioning)
+    corpora = [name for name in rule.corpora or rule.gallery if name in embedded]
+    return _heard(layout, candidate, corpora, rule)
+
+
+def _heard(
+    layout: DataLayout, candidate: FoundModel, corpora: Sequence[str], rule: PromotionRule
+) -> Sequence[MixHeard]:
+    """Tell whether the candidate hears the mix; nothing where the rule does not ask."""
+    return mix_heard(layout, candidate, corpora, _config(rule)) if rule.requires_mix else ()
+
+
+def _config(rule: PromotionRule) -> ComparisonConfig:
+    return ComparisonConfig(
+        conditioning=rule.conditioning, resamples=rule.resamples, permutations=1, seed=rule.seed
+    )
 
 
 def _comparisons(
@@ -267,14 +307,14 @@ def _comparisons(
         )
     current = find_model(layout, str(checkpoint), settings.tracking_uri)
     both = embedded_corpora(layout, current, rule.conditioning)
-    config = ComparisonConfig(
-        conditioning=rule.conditioning, resamples=rule.resamples, permutations=1, seed=rule.seed
-    )
     comparisons: list[CorpusComparison] = []
     for corpus in rule.corpora or [name for name in rule.gallery if name in both]:
         _require_same_state(layout, corpus, candidate, current)
         try:
-            made = compare_models(layout, candidate, current, corpora=[corpus], config=config)
+            made = compare_models(
+                layout, candidate, current, corpora=[corpus], config=_config(rule)
+            )
+            _require_metric(made.corpora[0], rule.metric)
         except NothingUnseenError:
             if rule.corpora:
                 raise
@@ -282,8 +322,9 @@ def _comparisons(
         comparisons += made.corpora
     if not comparisons:
         raise ArtifactError(
-            f"no corpus has queries that neither has seen in training (embedded by both: "
-            f"{', '.join(both) or 'none'}); embed one, or promote with --force"
+            f"no corpus has queries that neither has seen in training and that {rule.metric} "
+            f"applies to (embedded by both: {', '.join(both) or 'none'}); embed one, or promote "
+            f"with --force"
         )
     return comparisons
 
@@ -300,6 +341,15 @@ def _require_same_state(
         raise ArtifactError(
             f"{corpus} has changed between the embeddings of {candidate.model_id} and those of "
             f"the champion; make both again with: stems embed {corpus}"
+        )
+
+
+def _require_metric(comparison: CorpusComparison, metric: str) -> None:
+    """Require that the metric applies to a query: places within labels need labels in common."""
+    if all(row.metric != metric for row in comparison.metrics):
+        raise NothingUnseenError(
+            f"{metric} applies to no query of {comparison.corpus}: no two stems have one label; "
+            f"choose another promotion.metric"
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ml.artifacts import ArtifactError, DataLayout
 from ml.plain import flat
-from ml.retrieval.embeddings.files import read_embeddings
+from ml.retrieval.embeddings.files import Embeddings, read_embeddings
 from ml.retrieval.embeddings.seen import seen_of_corpus
 from ml.retrieval.evaluation.evaluate import (
     METRICS,
@@ -25,7 +25,13 @@ from ml.retrieval.evaluation.evaluate import (
     applying,
     metric_bootstraps,
 )
-from ml.retrieval.evaluation.ranks import answer_queries, answer_values, common_queries
+from ml.retrieval.evaluation.ranks import (
+    Gallery,
+    Queries,
+    answer_queries,
+    answer_values,
+    common_queries,
+)
 from ml.scores.intervals import Interval, TrackBootstrap, permutation_p
 from ml.training.models import FoundModel, embedded_corpora
 
@@ -34,7 +40,7 @@ BY_INSTRUMENT = ("recall@1", "recall@10", "normalized_rank_mean")
 
 
 class NothingUnseenError(ArtifactError):
-    """A model was trained on every track of a corpus that has queries."""
+    """A corpus has nothing to compare on: models were trained on every track that has queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,16 +197,30 @@ def _corpora(
     return list(wanted or both)
 
 
+def unseen_queries(
+    layout: DataLayout, corpus: str, models: Sequence[FoundModel], conditioning: str
+) -> tuple[dict[str, Embeddings], Gallery, Queries, Queries]:
+    """Read what models of different names made of a corpus, and whose tracks none has seen.
+
+    Returns:
+        Name → embeddings; the gallery; the queries of tracks that no model was trained on; and the
+        other queries.
+
+    Raises:
+        ArtifactError: embeddings are missing, damaged, or of different stems.
+    """
+    embedded = {m.name: read_embeddings(layout, m.model_id, corpus, conditioning) for m in models}
+    trained_on = [model.manifest.get("training_tracks", ()) for model in models]
+    seen = seen_of_corpus(corpus, layout, trained_on) if any(trained_on) else set()
+    return embedded, *common_queries(corpus, embedded, seen=seen)
+
+
 def _compare(
     layout: DataLayout, corpus: str, a: FoundModel, b: FoundModel, config: ComparisonConfig
 ) -> CorpusComparison:
-    embedded = {
-        model.name: read_embeddings(layout, model.model_id, corpus, config.conditioning)
-        for model in (a, b)
-    }
-    trained_on = [model.manifest.get("training_tracks", ()) for model in (a, b)]
-    seen = seen_of_corpus(corpus, layout, trained_on) if any(trained_on) else set()
-    gallery, queries, seen_queries = common_queries(corpus, embedded, seen=seen)
+    embedded, gallery, queries, seen_queries = unseen_queries(
+        layout, corpus, (a, b), config.conditioning
+    )
     if not len(queries):
         raise NothingUnseenError(
             f"{a.name} or {b.name} was trained on every track of {corpus} that has queries; "

@@ -11,8 +11,11 @@ evaluation of their own (``retrieval-seen``), made when asked for or when nothin
 Beside the models stand what needs no learning, and two rows that know the gallery's labels
 (``ml.retrieval.evaluation.lookup``). Beside each figure: chance, and a 95 % interval over tracks.
 Differences to ``REFERENCES`` come from the same draws (evaluation ``retrieval-paired``, model
-"A minus B"; ``default`` protocol only). Metrics: ``ml.retrieval.evaluation.ranks``; one that
-applies to no query has no row, and the summary says why.
+"A minus B"; ``default`` protocol only). The same queries are answered with the mix of another track
+too (``ml.retrieval.evaluation.swapped``): ``retrieval-swapped`` has the figures,
+``retrieval-swapped-loss`` by how much they are worse than with the own mix, paired by query;
+positive is worse, for all metrics. Metrics: ``ml.retrieval.evaluation.ranks``; one that applies to
+no query has no row, and the summary says why.
 """
 
 from __future__ import annotations
@@ -41,9 +44,12 @@ from ml.retrieval.evaluation.ranks import (
     answer_values,
     common_queries,
 )
+from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import (
     LABEL,
+    LOSS,
     PAIRED,
+    SWAPPED,
     Evaluated,
     evaluate_once,
     read_artifact_scores,
@@ -51,14 +57,14 @@ from ml.scores.files import (
     write_queries,
 )
 from ml.scores.intervals import Statistic, TrackBootstrap
-from ml.scores.text import within_notes
+from ml.scores.text import swapped_notes, within_notes
 from ml.scores.tracking import log_scores, tracking_runs
 from ml.training.models import CONTRASTIVE
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 """Part of the identity of scores: goes up when what is computed changes."""
 Protocol = Literal["default", "predecessor"]
 PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor")
@@ -310,18 +316,14 @@ def _evaluate(plan: _Plan, embedded: Mapping[str, Mapping[str, Embeddings]]) -> 
             del groups[plan.evaluation + SEEN]
         rows: list[dict[str, Any]] = []
         for evaluation, queries in groups.items():
-            if len(queries):
-                answers = {name: answer_queries(gallery, queries, e) for name, e in models.items()}
-                values = {
-                    **{
-                        n: answer_values(gallery, queries, a, conditioning)
-                        for n, a in answers.items()
-                    },
-                    **lookup_values(gallery, queries, conditioning, models.get(CONTRASTIVE)),
-                }
-                rows += _score_rows(plan, evaluation, conditioning, gallery, queries, values)
-                if evaluation == plan.evaluation:
-                    query_rows += _query_rows(conditioning, gallery, queries, answers)
+            if not len(queries):
+                continue
+            answers = {name: answer_queries(gallery, queries, e) for name, e in models.items()}
+            values = _values(gallery, queries, answers, conditioning, models)
+            rows += _score_rows(plan, evaluation, conditioning, gallery, queries, values)
+            if evaluation == plan.evaluation:
+                query_rows += _query_rows(conditioning, gallery, queries, answers)
+                rows += _swapped_rows(plan, conditioning, gallery, queries, values, models)
         if not rows:
             raise ValueError(
                 f"the embeddings of {plan.corpus} hold no query ({len(gallery)} stems): no stem "
@@ -330,6 +332,20 @@ def _evaluate(plan: _Plan, embedded: Mapping[str, Mapping[str, Embeddings]]) -> 
         summary = summary or _summary(rows, len(seen), gallery, unseen if len(unseen) else seen)
         scores += rows
     return Evaluated(scores=scores, summary=summary, write_more=partial(write_queries, query_rows))
+
+
+def _values(
+    gallery: Gallery,
+    queries: Queries,
+    answers: Mapping[str, Answers],
+    conditioning: str,
+    models: Mapping[str, Embeddings],
+) -> dict[str, MetricValues]:
+    """Compute what each query contributes, for the models and the rows that know the labels."""
+    return {
+        **{name: answer_values(gallery, queries, a, conditioning) for name, a in answers.items()},
+        **lookup_values(gallery, queries, conditioning, models.get(CONTRASTIVE)),
+    }
 
 
 def _score_rows(
@@ -378,6 +394,38 @@ def _paired_rows(
             yield score_row(own, metric, interval, n_queries=len(each), chance=0.0)
 
 
+def _swapped_rows(
+    plan: _Plan,
+    conditioning: str,
+    gallery: Gallery,
+    queries: Queries,
+    values: Mapping[str, MetricValues],
+    models: Mapping[str, Embeddings],
+) -> Iterator[dict[str, Any]]:
+    """Make the rows with the mixes of other tracks, and of what each figure loses by that."""
+    kept, swapped = swap_mixes(gallery, queries, plan.seed)
+    if not len(swapped):
+        return
+    answers = {name: answer_queries(gallery, swapped, e) for name, e in models.items()}
+    others = _values(gallery, swapped, answers, conditioning, models)
+    yield from _score_rows(plan, plan.evaluation + SWAPPED, conditioning, gallery, swapped, others)
+    header = {"corpus": plan.corpus, "conditioning": conditioning, "n_gallery": len(gallery)}
+    bootstraps = metric_bootstraps(
+        next(iter(others.values())),
+        gallery.tracks[swapped.targets],
+        resamples=plan.resamples,
+        seed=plan.seed,
+    )
+    for name in values:
+        own = {**header, "evaluation": plan.evaluation + LOSS, "model": name}
+        for metric in (metric for metric in bootstraps if metric in values[name]):
+            better, worse = applying(values[name][metric][kept]), applying(others[name][metric])
+            if metric in LOWER_IS_BETTER:
+                better, worse = worse, better
+            interval = bootstraps[metric].difference(better, worse, METRICS[metric])
+            yield score_row(own, metric, interval, n_queries=len(better), chance=0.0)
+
+
 def _query_rows(
     conditioning: str, gallery: Gallery, queries: Queries, answers: Mapping[str, Answers]
 ) -> Iterator[dict[str, Any]]:
@@ -402,7 +450,7 @@ def _summary(
     evaluation = rows[0]["evaluation"]
     first = [row for row in rows if row["evaluation"] == evaluation]
     is_seen = evaluation.endswith(SEEN)
-    notes = "; ".join(within_notes(first))
+    notes, swapped = "; ".join(within_notes(first)), "; ".join(swapped_notes(rows, evaluation))
     return {
         "queries": len(queries),
         "gallery": len(gallery),
@@ -411,4 +459,5 @@ def _summary(
         "only_seen_tracks": is_seen,
         "intervals": TrackBootstrap(gallery.tracks[queries.targets], resamples=1).method,
         **({"within": notes} if notes else {}),
+        **({"swapped": swapped} if swapped else {}),
     }

@@ -101,6 +101,8 @@ class Queries:
     """(query,) index of the stem looked for."""
     asked: np.ndarray
     """(query,) the text the query was conditioned with."""
+    mixes: np.ndarray | None = None
+    """(query,) index of the stem that the mix lacks; None: the stem looked for."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -194,7 +196,8 @@ def answer_queries(
         first: (stem,) the text of each stem: those with the target's own come before all others.
     """
     place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
-    rows = [place[stem] for stem in gallery.stem_ids[queries.targets]]
+    mixes = queries.targets if queries.mixes is None else queries.mixes
+    rows = [place[stem] for stem in gallery.stem_ids[mixes]]
     vectors, stems = vectors_of(embeddings.queries)[rows], vectors_of(embeddings.gallery)
     if first is None:
         ranks, nearest = ranks_and_nearest(vectors, stems, queries.targets)

@@ -8,8 +8,9 @@ import pytest
 from assets_def.checks.score_checks import (
     beats_are_above_chance,
     beats_are_not_worse_than_the_champion,
+    mix_is_heard,
 )
-from assets_def.resources import StemsHome
+from assets_def.resources import StemsHome, corpora
 from ml import kinds
 from ml.artifacts import DataLayout, finish, read_json, write_json
 from ml.beats.experiment import EVALUATION
@@ -45,6 +46,9 @@ def test_retrieval_is_compared_with_chance_and_the_champion(resource: StemsHome,
     assert found[ABOVE][1]["chance"] > 0
     assert found[ABOVE][0] == (found[ABOVE][1]["low"] > found[ABOVE][1]["chance"])
     assert found[NOT_WORSE] == (True, {"note": "there is no other champion"})
+    passed, numbers = found["mix_is_heard"]
+    assert passed == (numbers["high"] < 50)
+    assert numbers["model"] == "film"
     layout, models = resource.layout, read_models(resource.layout)
     _champion(layout, models["film-nce"])
     passed, numbers = run_checks(resource, job, "retrieval_scores")[NOT_WORSE]
@@ -58,6 +62,60 @@ def test_retrieval_is_compared_with_chance_and_the_champion(resource: StemsHome,
 
 def _champion(layout: DataLayout, checkpoint: Path) -> None:
     write_champion(layout, read_json(checkpoint / "manifest.json")["model_id"], checkpoint)
+
+
+def heard(home: Path, rows: list[dict[str, Any]], model_id: str = "a") -> tuple[bool, str]:
+    """The verdict of ``mix_is_heard`` and its sentence on scores of "film" and "contrastive"."""
+    layout = DataLayout(home=home)
+    folder = layout.scores("retrieval", "demo")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_scores(rows, folder)
+    finish(folder, {"models": [["film", "a"], ["contrastive", "b"]]}, kinds.SCORES, summary={})
+    write_champion(layout, model_id, layout.runs / "some" / "model")
+
+    @dg.asset(name="retrieval_scores", partitions_def=corpora)
+    def made() -> None: ...
+
+    resource = StemsHome(home=str(home), overrides={"training": {"presets": ["film"]}})
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("corpus", ["demo"])
+        result = dg.materialize(
+            [made, mix_is_heard],
+            instance=instance,
+            partition_key="demo",
+            resources={"home": resource},
+        )
+    (found,) = result.get_asset_check_evaluations()
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    return found.passed, found.description or ""
+
+
+def test_the_mix_is_heard_where_the_interval_lies_below_chance(tmp_path: Path):
+    def row(model: str, high: float, metric: str = "within_label_rank") -> dict[str, Any]:
+        header = {"evaluation": "retrieval", "corpus": "demo", "conditioning": "fine"}
+        counts = {"n_queries": 60, "n_gallery": 300, "chance": 50.0}
+        ends = {"value": 40.0, "low": 30.0, "high": high}
+        return {**header, **counts, "model": model, "metric": metric, **ends}
+
+    rows = [row("contrastive", 45.0), row("film", 52.0), row("film", 10.0, "recall@1")]
+    assert heard(tmp_path, rows, "b") == (
+        True,
+        "contrastive: within_label_rank on demo is 40.0 (60 queries), its 95 % interval 30.0…45.0 "
+        "lies below 50",
+    )
+    deaf = (
+        False,
+        "film: within_label_rank on demo is 40.0 (60 queries), its 95 % interval 30.0…52.0 "
+        "reaches 50 (chance): the mix is not heard",
+    )
+    assert heard(tmp_path, rows, "a") == deaf
+    assert heard(tmp_path, rows, "scored no more") == deaf  # film would take its place
+    passed, said = heard(tmp_path, [row("film", 10.0, "recall@1")])
+    assert passed
+    assert "no query of an unseen track is for a stem whose label another stem has" in said
+    nan = float("nan")
+    passed, said = heard(tmp_path, [row("film", nan) | {"low": nan}])
+    assert (passed, "of one track only" in said) == (True, True)
 
 
 def write_beats(layout: DataLayout, value: float, low: float, chance: float) -> None:

@@ -9,9 +9,10 @@ import pytest
 from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.cli.main import main
+from ml.cli.report import print_scores
 from ml.scores.files import write_queries, write_scores
 from ml.scores.intervals import INTERVALS_SAID
-from ml.scores.text import glance_lines, table_lines
+from ml.scores.text import glance_lines, swapped_notes, table_lines
 
 
 def row(model: str, metric: str, value: float, **changes: Any) -> dict[str, Any]:
@@ -96,6 +97,23 @@ def test_queries_that_a_place_within_labels_leaves_out_are_counted() -> None:
         "in label: 6 queries left out, for stems whose label is missing or that of no other stem",
         "in category –: no query's category is that of another stem",
     ]
+
+
+def test_without_a_mix_of_another_track_the_full_table_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [row(model, "recall@10", 50.0) for model in ("film", "label")]
+    print_scores(rows)
+    assert "mix swapped –: no text is asked for in two tracks\n" in capsys.readouterr().out
+    alone = [{**r, "low": None, "high": None} for r in rows]
+    assert swapped_notes(alone) == ["mix swapped –: there is one track only"]
+    swapped = [{**r, "evaluation": "retrieval-swapped", "n_queries": 295} for r in rows]
+    print_scores([*rows, *swapped])
+    out = capsys.readouterr().out
+    said = "mix swapped: 1 query left out, whose text is asked for in one track only"
+    assert out.count(said) == 1
+    assert "retrieval-swapped: demo, fine, 295 queries, 300 stems, percent" in out
+    assert swapped_notes([{**r, "evaluation": "retrieval-seen"} for r in rows]) == []
 
 
 def test_many_metrics_become_rows() -> None:

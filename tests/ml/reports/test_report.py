@@ -106,6 +106,12 @@ def test_the_tables_say_what_the_scores_say(filled: DataLayout):
         assert f"{row['value']:.1f}" in page.texts
         assert f"{row['low']:.1f} to {row['high']:.1f}" in page.texts
     assert "film-nce minus spectrum" in page.texts
+    assert list(table.swapped) == list(table.models)
+    for row in table.swapped["film"].values():
+        assert f"{row['value']:.1f}" in page.texts
+    lost = {name: rows["recall@10"]["value"] for name, rows in table.loss.items()}
+    assert f"loses {lost['film-nce']:+.1f}" in page.texts
+    assert lost["label"] == 0 < lost["film-nce"]
     assert f"{table.chance['recall@10']:.1f}" in page.texts
 
 

@@ -257,6 +257,96 @@ def test_a_champion_without_checkpoint_cannot_be_compared_with(home: Settings):
     assert promote(home, "twin", is_forced=True).outcome == "promoted"
 
 
+@pytest.fixture
+def deaf(home: Settings, band_model: Any, label_vectors: Any, write_checkpoint: Any) -> str:
+    """A model whose condition drowns the mix: all basses tie, which counts against the query."""
+    model = band_model("deaf", phase="jepa", condition_weight=1e15)
+    embed_corpus("songs", [model], home.layout, label_vectors)
+    publish_corpus(home.layout, model.model_id, "songs")
+    write_checkpoint(home.layout, "deaf")
+    return str(home.layout.runs / "deaf")
+
+
+def test_who_does_not_hear_the_mix_is_not_promoted(home: Settings, deaf: str):
+    lenient = load_settings(home.home, {"promotion": {"tolerance": 100.0}})
+    promote(lenient, "good")
+    refused = promote(lenient, deaf)
+    assert refused.outcome == "refused"
+    assert refused.reason == (
+        "deaf (id-deaf) is not promoted: within_label_rank on songs is 100.0 (20 queries), its "
+        "95 % interval 100.0…100.0 reaches 50 (chance): the mix is not heard; promote it all the "
+        "same with --force"
+    )
+    assert read_champion(home.layout).model_id == "id-good"
+    unasked = {"tolerance": 100.0, "requires_mix": False}
+    judged = promote(load_settings(home.home, {"promotion": unasked}), deaf, is_dry_run=True)
+    assert (judged.outcome, judged.heard) == ("promoted", ())
+    assert promote(lenient, deaf, is_forced=True).outcome == "promoted"
+    heard = promote(lenient, "twin")
+    assert heard.outcome == "promoted"
+    assert "within_label_rank on songs is 0.0 (20 queries)" in heard.reason
+    assert "lies below 50" in heard.reason
+
+
+def test_first_champion_that_does_not_hear_the_mix_is_promoted_with_a_warning(
+    home: Settings, deaf: str
+):
+    done = promote(home, deaf)
+    assert done.outcome == "promoted"
+    assert "there was no champion before; warning: within_label_rank on songs" in done.reason
+    assert "the mix is not heard" in done.reason
+
+
+def test_where_no_labels_are_shared_nothing_is_asked_of_the_mix(
+    home: Settings, write_corpus: Any, make_sine: Any, band_model: Any, label_vectors: Any
+):
+    """One stem a label: no place within the label, whatever the metric; nothing fails."""
+    root = write_corpus(
+        "lonely",
+        {
+            f"s{i}": {f"x{j}": (f"x{i}{j}", make_sine(3 * i + j, 1.0)) for j in (0, 1)}
+            for i in (0, 1)
+        },
+    )
+    texts = {f"x{i}{j}": label_vectors["music"] for i in (0, 1) for j in (0, 1)}
+    for name in ("good", "twin"):
+        model = band_model(name, phase="jepa", condition_weight=1.0)
+        embed_corpus("lonely", [model], home.layout, texts)
+        publish_corpus(home.layout, model.model_id, "lonely")
+    corpora = {"lonely": {"kind": "manifest", "root": str(root / "corpus.csv")}}
+
+    def promoted(name: str, **rule: Any) -> promotion.Promotion:
+        chosen = {"gallery": ["lonely"], "corpora": ["lonely"], **rule}
+        return promote(load_settings(home.home, {"corpora": corpora, "promotion": chosen}), name)
+
+    cannot = (
+        "whether the mix is heard cannot be said on lonely: no query of an unseen track is for a "
+        "stem whose label another stem has"
+    )
+    assert cannot in promoted("good").reason
+    equal = promoted("twin")
+    assert (equal.outcome, cannot in equal.reason) == ("promoted", True)
+    refused = promoted("good", metric="within_label_rank")
+    assert refused.outcome == "refused"
+    assert "within_label_rank applies to no query of lonely" in refused.reason
+    nothing = promoted("good", metric="within_label_rank", corpora=[])
+    assert nothing.outcome == "refused"
+    assert "and that within_label_rank applies to" in nothing.reason
+
+
+@pytest.mark.parametrize("metric", ["within_label_rank", "within_category_rank"])
+def test_places_among_like_stems_decide_where_the_settings_say_so(
+    home: Settings, deaf: str, metric: str
+):
+    chosen = {"metric": metric, "requires_mix": False}
+    settings = load_settings(home.home, {"promotion": chosen})
+    promote(settings, "good")
+    refused = promote(settings, deaf)
+    assert refused.outcome == "refused"
+    assert f"worse: {metric} on songs is 100.0, the champion's 0.0" in refused.reason
+    assert promote(settings, "twin").outcome == "promoted"
+
+
 def test_command_line(home: Settings, capsys: pytest.CaptureFixture[str]):
     run: Callable[..., int] = lambda *words: stems(["--home", str(home.home), *words])  # noqa: E731
     assert run("promote", "--dry-run") == 0

@@ -50,7 +50,7 @@ def sounds(seed: int) -> dict[str, tuple[str, np.ndarray]]:
 def scores_of(layout: DataLayout, name: str) -> Mapping[str, float]:
     return {
         row["metric"]: row["value"]
-        for row in read_scores(layout)
+        for row in read_scores(layout, evaluation="retrieval")
         if row["model"] == name and row["metric"] in PERCENT
     }
 

@@ -31,7 +31,11 @@ def songs(write_corpus: Any, make_sine: Any) -> None:
 
 
 def scores_of(layout: DataLayout, model: str) -> dict[str, dict[str, Any]]:
-    return {row["metric"]: row for row in read_scores(layout) if row["model"] == model}
+    return {
+        row["metric"]: row
+        for row in read_scores(layout)
+        if row["model"] == model and "swapped" not in row["evaluation"]
+    }
 
 
 @pytest.mark.usefixtures("songs")
@@ -95,6 +99,7 @@ def test_without_labels_in_common_there_is_no_place_within_them(
     artifact = evaluate_retrieval("lonely", layout, {"bands": "id-bands"})
     assert "in label –: no query's label is that of another stem" in artifact.summary["within"]
     assert artifact.summary["intervals"] == "none: one track only"
+    assert artifact.summary["swapped"] == "mix swapped –: there is one track only"
     assert not {"within_label_rank", "within_category_rank"} & set(scores_of(layout, "bands"))
     lines = table_lines("retrieval", read_scores(layout, evaluation="retrieval"))
     assert lines[1].split()[:4] == ["in", "label", "in", "category"]
@@ -154,7 +159,8 @@ def test_rows_over_seen_tracks_are_marked(layout: DataLayout, band_model: Any) -
     embed_corpus("songs", models, layout, {})
 
     def evaluations() -> set[str]:
-        return {row["evaluation"] for row in read_scores(layout)}
+        names = {row["evaluation"] for row in read_scores(layout)}
+        return {name for name in names if "swapped" not in name}
 
     artifact = evaluate_retrieval("songs", layout, {"three": "id-three"})  # nothing else is left
     assert evaluations() == {"retrieval-seen"}
@@ -175,7 +181,8 @@ def test_rows_over_seen_tracks_are_marked(layout: DataLayout, band_model: Any) -
         "songs", layout, {"one": "id-one"}, training_tracks=known, has_seen_rows=True
     )
     counts = {row["evaluation"]: row["n_queries"] for row in read_scores(layout)}
-    assert counts == {"retrieval": 6, "retrieval-paired": 6, "retrieval-seen": 2}
+    swapped = dict.fromkeys(("retrieval-swapped", "retrieval-swapped-loss"), 6)
+    assert counts == {"retrieval": 6, "retrieval-paired": 6, "retrieval-seen": 2, **swapped}
     assert not artifact.summary["only_seen_tracks"]
     assert read_table(artifact.path / "queries.parquet").num_rows == 6
 
