@@ -45,8 +45,10 @@ class StemJepaConfig:
     song_share: float = added_field(0.0)
     """Phase 2: a vector has two parts, which song it is for and which instrument it is. This share
     of the cosine is that of phase 1's vectors (mix and stem, by phase 1's encoder as it was); the
-    rest that of prediction and target. 0: prediction and target alone. Differs: phase 2 alone
-    finds the instrument and forgets what phase 1 has heard of the mix."""
+    rest that of two learned heads, on the prediction and on the encoder's patches of the stem. 0:
+    prediction and target alone. Differs: phase 2 alone finds the instrument and forgets what phase
+    1 has heard of the mix; and the target encoder, which follows slowly, knows little of
+    instruments, as phase 1 makes it blind to them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.song_share < 1:

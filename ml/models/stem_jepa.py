@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml import kinds
 from ml.artifacts import ArtifactError, read_json, read_manifest
@@ -43,15 +43,21 @@ class StemJepa(RunningMeans):
         self.target_encoder = None if config.predictor is None else copy.deepcopy(self.encoder)
         if self.target_encoder is not None:
             self.target_encoder.requires_grad_(False)
-        self.song_encoder = None
+        self.song_encoder = self.instrument_heads = None
         if self.has_song_part:
             self.song_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+            dim = config.encoder.dim
+            heads = {
+                name: nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+                for name in ("stem", "query")
+            }
+            self.instrument_heads = nn.ModuleDict(heads)
 
     # What a checkpoint says of itself.
 
     @property
     def name(self) -> str:
-        """The preset it was trained with (``contrastive``, ``film``, ``film-nce``, …)."""
+        """The preset it was trained with (``contrastive``, ``film``, ``two-part``, …)."""
         return self.manifest.get("name", self.config.phase)
 
     @property
@@ -128,6 +134,17 @@ class StemJepa(RunningMeans):
         assert self.predictor is not None
         return self.predictor(self.normalise_context(patches), condition, classes)
 
+    def instrument_of_stem(self, patches: Tensor) -> Tensor:
+        """Map the encoder's patches (batch, freq_patch, time_patch, dim) to (batch, dim)."""
+        assert self.instrument_heads is not None
+        mean = patches.flatten(1, 2).float().mean(1) - self.target_mean.mean((0, 1))
+        return self.instrument_heads["stem"](mean)
+
+    def instrument_asked(self, predicted: Tensor) -> Tensor:
+        """Map predicted patches (batch, patch, dim) to (batch, dim)."""
+        assert self.instrument_heads is not None
+        return self.instrument_heads["query"](F.normalize(predicted.float(), dim=-1).mean(1))
+
     # Embedding.
 
     @torch.inference_mode()
@@ -139,12 +156,15 @@ class StemJepa(RunningMeans):
 
         Returns:
             (batch, dim) float32: the mean over patches of N(patch), not of unit norm. Phase 1: the
-            pooled embedding minus ``target_mean``. With ``song_share`` both, as ``with_song``.
+            pooled embedding minus ``target_mean``. With ``song_share``: see ``with_song``.
         """
         if self.target_encoder is None:
             return pooled(self.encoder, mel) - self.target_mean.mean((0, 1))
+        if self.instrument_heads is not None:
+            instrument = self.instrument_of_stem(self.encoder(mel))
+            return self.with_song(instrument, mel, is_mix=False)
         patches = self.normalise_target(self.target_patches(mel))
-        return self.with_song(F.normalize(patches, dim=-1).mean(1), mel, is_mix=False)
+        return F.normalize(patches, dim=-1).mean(1)
 
     @torch.inference_mode()
     def query_vectors(
@@ -163,25 +183,27 @@ class StemJepa(RunningMeans):
         if self.predictor is None:
             return pooled(self.encoder, mel) - self.context_mean
         predicted = self.predict_patches(self.encoder(mel), condition, classes)
-        return self.with_song(F.normalize(predicted.float(), dim=-1).mean(1), mel, is_mix=True)
+        if self.instrument_heads is not None:
+            instrument = self.instrument_asked(predicted)
+            return self.with_song(instrument, mel, is_mix=True)
+        return F.normalize(predicted.float(), dim=-1).mean(1)
 
     @torch.no_grad()
     def with_song(self, instrument: Tensor, mel: Tensor, *, is_mix: bool) -> Tensor:
-        """Put the song part before vectors, where the model has one.
+        """Put the song part before vectors of the instrument.
 
         The cosine of two such vectors is ``song_share`` times the cosine of their song parts plus
         the rest times that of their instrument parts: one search in one table serves both.
 
         Args:
-            instrument: (batch, encoder dim), predicted or of the target encoder.
+            instrument: (batch, encoder dim), of ``instrument_asked`` or ``instrument_of_stem``.
             mel: (batch, mel_bin, frame), what they were made of.
             is_mix: it is a mix, else stems.
 
         Returns:
-            (batch, dim), of unit norm; without a song part ``instrument`` as it is.
+            (batch, dim), of unit norm.
         """
-        if self.song_encoder is None:
-            return instrument
+        assert self.song_encoder is not None
         mean = self.song_context_mean if is_mix else self.song_target_mean
         song = pooled(self.song_encoder, mel) - mean
         share = self.config.song_share

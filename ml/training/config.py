@@ -132,6 +132,12 @@ class TrainingConfig:
                 f"pairs.hard_negatives={self.pairs.hard_negatives} with objective.nce_weight=0: "
                 "expected a weight, as they belong to that term; use preset film-nce or set it"
             )
+        if self.model.song_share and (self.pairs.hard_negatives or not self.objective.nce_weight):
+            raise ValueError(
+                f"model.song_share={self.model.song_share:g} with objective.nce_weight="
+                f"{self.objective.nce_weight:g}, pairs.hard_negatives={self.pairs.hard_negatives}: "
+                "expected a weight, which trains the instrument part, and no hard negatives"
+            )
 
     def _check_agreement(self) -> None:
         """Refuse what is set in two places and differs."""

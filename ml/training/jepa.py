@@ -42,6 +42,7 @@ class JepaPhase(nn.Module):
             context = model.encoder(batch.context)  # (batch, freq_patch, time_patch, dim)
             prediction = model.predict_patches(context, batch.condition, batch.classes)
             patches, negative_patches = self._target_patches(batch)
+            stems = model.encoder(batch.target) if model.has_song_part else None
         prediction = prediction.float()
         if self.training:
             self._seen = context.detach(), patches.detach()
@@ -54,14 +55,17 @@ class JepaPhase(nn.Module):
             pooled_term = pooled_loss(prediction, target)
             loss = loss + objective.pooled_weight * pooled_term
             metrics["jepa/pooled_loss"] = pooled_term.detach()
+        if stems is not None:
+            query, pooled = model.instrument_asked(prediction), model.instrument_of_stem(stems)
         if objective.nce_weight:
             nce = self._nce(batch, query, pooled, negative_patches)
             loss = loss + objective.nce_weight * nce
             metrics["jepa/nce_loss"] = nce.detach()
         if not self.training:
-            answered = model.with_song(query, batch.context, is_mix=True)
-            found = model.with_song(pooled, batch.target, is_mix=False)
-            rows = (answered, found, batch.label_ids[:, 0], batch.tracks)
+            if model.has_song_part:
+                query = model.with_song(query, batch.context, is_mix=True)
+                pooled = model.with_song(pooled, batch.target, is_mix=False)
+            rows = (query, pooled, batch.label_ids[:, 0], batch.tracks)
             health = embedding_health(*(gather_rows(each) for each in rows))
             metrics |= {f"jepa/{name}": value for name, value in health.items()}
         return loss, {"jepa/loss": loss.detach(), **metrics}
@@ -127,7 +131,13 @@ class JepaPhase(nn.Module):
         """Name what is learned, with the factor on its learning rate."""
         assert self.model.predictor is not None
         rate = self.config.optimizer.encoder_rate
-        return {"encoder": (self.model.encoder, rate), "predictor": (self.model.predictor, 1.0)}
+        parts: dict[str, tuple[nn.Module | nn.Parameter, float]] = {
+            "encoder": (self.model.encoder, rate),
+            "predictor": (self.model.predictor, 1.0),
+        }
+        if self.model.instrument_heads is not None:
+            parts["heads"] = (self.model.instrument_heads, 1.0)
+        return parts
 
 
 class ExponentialMovingAverage:
