@@ -111,7 +111,7 @@ def _reader_of(path: Path, magic: bytes) -> Callable[[Path, BinaryIO, int], Head
         return readers[magic[:4]]
     if magic[4:8] == b"ftyp":
         return _of_mp4
-    is_mp3 = magic[:3] == b"ID3" or magic[:1] in (b"\xff", b"\0") or path.suffix.lower() == ".mp3"
+    is_mp3 = magic.startswith((*_TAGS, b"\xff", b"\0")) or path.suffix.lower() == ".mp3"
     return _of_mp3 if is_mp3 else lambda *_: Header()
 
 
@@ -238,17 +238,21 @@ def _of_au(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
 def _of_mp3(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
     """Compare the bytes that a Xing or Info tag counts with those that are there.
 
-    Where there are more and another file follows (``cat a.mp3 b.mp3``), these are its pieces.
+    Where there are more and another file follows (``cat a.mp3 b.mp3``), these are its pieces. One
+    piece is what stands behind something that is no ID3 tag: by it libsndfile knows an MP3 only if
+    it is called so, and FFmpeg takes the tag's frame and the padding for audio, 50 ms of it.
     """
+    file.seek(0)
+    has_other = not file.read(3).startswith((b"ID3", b"\xff"))
     pieces, begin = [], 0
     while tag := _tag_of_mp3(file, begin):
         there = size - tag.start
         if tag.size >= there - _MP3_SLACK_BYTES:
-            pieces.append((begin, size))
+            pieces.append((tag.start, size))
             if tag.size <= there + _MP3_SLACK_BYTES:
-                return Header() if len(pieces) == 1 else Header(pieces=tuple(pieces))
+                return Header(pieces=tuple(pieces) if has_other or len(pieces) > 1 else ())
             return Header(has_length=False, promised_s=tag.lasts_s if len(pieces) == 1 else None)
-        pieces.append((begin, tag.start + tag.size))
+        pieces.append((tag.start, tag.start + tag.size))
         begin = tag.start + tag.size
     return Header(has_length=False)
 

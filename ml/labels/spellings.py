@@ -41,12 +41,12 @@ WORDS: dict[str, str] = {
     "clarinet": "cl, clar, clari, clart, clarinets, klarinette, clarinette, clarinetto",
     "clavinet": "clav, clavi, clv",
     "conga": "congas, cong, cng, cngs",
-    "cowbell": "cowb, cwbl, cbell",
+    "cowbell": "cowb, cwbl, cbell, cow bell",
     "cymbal": "cym, cyms, cymb, cymbs, cymbals, becken",
     "distorted": "dist, dst, disto, overdriven, od, crunch",
     "double bass": (
         "db bass, db bs, dbl bass, dbl bs, contrabass, kontrabass, cb, dbass, dblbass, upr bs, "
-        "upright bs, ub"
+        "upright bs, ub, urb"
     ),
     "drum": "dr, drm",
     "drums": "drms, drs, drumz, schlagzeug, batterie, bateria, batteria, kit, drumkit, drumset",
@@ -106,7 +106,9 @@ WORDS: dict[str, str] = {
     "soprano saxophone": "ssax",
     "strings": "str, strs, strgs, strng, strngs, string, streicher, cuerdas, cordas, cordes, archi",
     "synth": "syn, synt, syns, synths, syth, synthe, synthesizer, synthesiser, synthesizers, sy",
-    "synth bass": "synbass, sybass, syn bs, synthbass, bass synth, moog bass, bassynth",
+    "synth bass": (
+        "synbass, sybass, syn bs, synthbass, bass synth, bass syn, bs syn, moog bass, bassynth"
+    ),
     "tambourine": "tamb, tambo, tambs, tmb, tambor, tambourin, tambourines",
     "tenor": "ten, tnr",
     "tenor saxophone": "tsax",
@@ -132,7 +134,7 @@ WORDS: dict[str, str] = {
 INSTRUMENTS: dict[str, dict[str, str]] = {
     "bass": {
         "bass": "bass",
-        "bass guitar": "bass guitar, electric bass, precision bass, jazz bass",
+        "bass guitar": "bass guitar, electric bass, precision bass, jazz bass, chapman stick",
         "fretless bass": "fretless, fretless bass",
         "double bass": "double bass, upright, upright bass, acoustic bass, standup bass",
         "synth bass": "synth bass, reese, bassline, acid bass",
@@ -141,18 +143,22 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
     },
     "bowed strings": {
         "string section": (
-            "strings, pizz, pizzicato, string section, string quartet, quartet, string orchestra"
+            "strings, pizz, pizzicato, spicc, spiccato, string section, string quartet, quartet, "
+            "string orchestra"
         ),
         "violin": "violin, fiddle",
         "viola": "viola",
         "cello": "cello",
     },
     "drums": {
-        "drums": "drum, drums, drum bus, beat, beats, breakbeat, breakbeats, break, breaks",
+        "drums": (
+            "drum, drums, drum bus, beat, beats, breakbeat, breakbeats, break, breaks, brushes"
+        ),
         "drum machine": "drum machine, drum machines, 808, 808s, 909, 909s, 707, tr 808, tr 909",
         "kick drum": "kick, kick drum, sub kick, kick sub",
         "snare drum": (
-            "snare, snare drum, rim, rimshot, rim shot, sidestick, side stick, crossstick"
+            "snare, snare drum, rim, rimshot, rim shot, sidestick, side stick, crossstick, "
+            "cross stick, xstick"
         ),
         "hi-hat": "hi hat, open hat, closed hat, hi-hat",
         "toms": "tom, toms, floor tom, rack tom",
@@ -169,26 +175,26 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
         ),
         "distorted electric guitar": (
             "distorted guitar, guitar distorted, distorted electric guitar, heavy guitar, power "
-            "chords"
+            "chords, palm mute, palm mutes"
         ),
         "acoustic guitar": (
             "acoustic guitar, nylon guitar, nylon, classical guitar, spanish guitar, 12 string, "
             "guitar acoustic, 12 string guitar, twelve string, steel string, flamenco guitar, "
-            "strummed guitar"
+            "strummed guitar, 12 str, 12 str guitar"
         ),
         "slide guitar": "slide guitar",
     },
     "other": {
         "sound effects": (
             "sound effects, sound fx, foley, riser, risers, impact, impacts, sweep, sweeps, "
-            "whoosh, downlifter, uplifter, sfx, noise, atmos, atmosphere, ear candy, vinyl "
-            "crackle, explosion, explosions"
+            "whoosh, downlifter, uplifter, sfx, atmos, atmo, atmosphere, ear candy, glitch, "
+            "glitches, vinyl crackle, explosion, explosions"
         ),
         "click track": (
             "click, clk, click track, metronome, count, count in, countin, count off, countoff"
         ),
         "scratches": "scratch, scratches, turntable, turntables, dj",
-        "sampler": "sample, samples, smpl, smpls, sampler",
+        "sampler": "sampler",
         "crowd": "crowd, audience, applause",
         "orchestra": "orchestra, orch",
     },
@@ -199,8 +205,8 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
         "harpsichord": "harpsichord",
         "mellotron": "mellotron, mellotron flute, mellotron strings, mellotron choir",
         "synthesizer": (
-            "synth, moog, minimoog, juno, prophet, dx 7, jupiter, synth stab, synth stabs, stab, "
-            "stabs, synth brass, synth strings, synth choir, synth voice, synth vocals"
+            "synth, moog, minimoog, juno, prophet, dx 7, jupiter, synth stab, synth "
+            "brass, synth strings, synth choir, synth voice, synth vocals"
         ),
         "synth pad": (
             "pad, pads, synth pad, choir pad, string pad, strings pad, vocals pad, voice pad, drone"
@@ -231,8 +237,8 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
         "cowbell": "cowbell",
         "": (
             "maracas, cabasa, agogo, djembe, cajon, darbuka, udu, surdo, pandeiro, timbales, frame "
-            "drum, woodblock, claves, temple block, guiro, kalimba, mbira, celesta, tubular bells, "
-            "handpan, bells, music box"
+            "drum, woodblock, wood block, claves, temple block, guiro, kalimba, mbira, celesta, "
+            "celeste, tubular bells, handpan, bells, music box, vibraslap"
         ),
         "triangle": "triangle, tri",
         "chimes": "chimes, wind chimes, mark tree, windchimes",
@@ -252,7 +258,7 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
     "vocals": {
         "vocals": (
             "vocals, scream, shout, whisper, growl, yell, humming, spoken word, speech, acapella, "
-            "a cappella, dialog, dialogue, narration"
+            "a cappella, dialog, dialogue, narration, spoken, sop"
         ),
         "lead vocals": "lead vocals, vocals lead, main vocals, vocals main",
         "background vocals": (
@@ -278,8 +284,8 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
         "wind instrument": "woodwind, woodwinds, ww, winds, wind instrument",
         "reeds": "reeds, reed",
         "": (
-            "recorder, tin whistle, whistle, panpipes, flugelhorn, cornet, english horn, melodica, "
-            "duduk"
+            "recorder, tin whistle, whistle, panpipes, flugelhorn, cornet, english horn, cor "
+            "anglais, melodica, duduk"
         ),
     },
 }
@@ -289,7 +295,10 @@ INSTRUMENTS: dict[str, dict[str, str]] = {
 WEAK: dict[str, tuple[str, str]] = {
     "acoustic": ("guitar", "acoustic guitar"),
     "alto": ("vocals", "vocals"),
+    "ambiance": ("other", "sound effects"),
+    "ambience": ("other", "sound effects"),
     "baritone": ("vocals", "vocals"),
+    "boom": ("other", "sound effects"),
     "chorus": ("vocals", "background vocals"),
     "clean": ("guitar", "clean electric guitar"),
     "distorted": ("guitar", "distorted electric guitar"),
@@ -301,11 +310,18 @@ WEAK: dict[str, tuple[str, str]] = {
     "background": ("vocals", "background vocals"),
     "k": ("drums", "kick drum"),
     "loop": ("drums", "drums"),
+    "noise": ("other", "sound effects"),
     "room": ("drums", "drums"),
+    "sample": ("other", "sampler"),
+    "smpl": ("other", "sampler"),
     "soprano": ("vocals", "vocals"),
+    "stab": ("other keys", "synthesizer"),
+    "stick": ("drums", "snare drum"),
     "t": ("drums", "toms"),
     "tenor": ("vocals", "vocals"),
+    "texture": ("other", "sound effects"),
     "v": ("vocals", "vocals"),
+    "vinyl": ("other", "sound effects"),
 }
 """Words that name something where no other word does, and then only perhaps."""
 

@@ -19,6 +19,8 @@ from ml.audio.windows import read_window
 from ml.serve.sounds import QUERY_RATE_HZ, as_played, write_sound
 
 WRONG_FILE = 2
+_NO_CORPUS = ", or take it out of the corpus"
+"""Advice that is none for an upload."""
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +30,7 @@ def main(arguments: list[str]) -> int:
     try:
         sound = decode(Path(source), Path(wav), Path(npy), longest_s=float(longest_s))
     except AudioError as error:
-        sys.stderr.write(str(error).replace(source, name))
+        sys.stderr.write(str(error).replace(source, name).removesuffix(_NO_CORPUS))
         return WRONG_FILE
     except MemoryError:
         sys.stderr.write(f"{name} needs too much memory to decode; give a shorter file")

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-KEY_PATTERN = r"^[^\x00-\x1f\x7f]+$"
-"""Keys, names and texts are of one line."""
-Text = Annotated[str, Field(min_length=1, max_length=200, pattern=KEY_PATTERN)]
+KEY_PATTERN = r"^[^\x00]+$"
+"""Keys are of file names, which may hold tabs and ends of lines."""
+LINE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+"""What a person types is of one line."""
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=LINE_PATTERN)]
 Key = Annotated[str, Field(min_length=1, max_length=1000, pattern=KEY_PATTERN)]
 
 

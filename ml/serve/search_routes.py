@@ -22,7 +22,7 @@ from ml.retrieval.tables.database import sql_text
 from ml.serve.catalog import Catalog
 from ml.serve.links import candidate_info, track_summary
 from ml.serve.schemas import (
-    KEY_PATTERN,
+    LINE_PATTERN,
     Bounds,
     CorpusCount,
     Found,
@@ -137,7 +137,7 @@ class Search(BaseModel):
         default=None,
         min_length=1,
         max_length=1000,
-        pattern=KEY_PATTERN,
+        pattern=LINE_PATTERN,
         description="For experts: an SQL condition on the table's columns: comparisons, AND, OR, "
         "NOT, IN, LIKE, ILIKE, BETWEEN, IS NULL, array_has, lower, upper, length, starts_with.",
         examples=["duration_s < 60 AND label LIKE '%guitar%'"],

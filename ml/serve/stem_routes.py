@@ -15,6 +15,7 @@ from typing import IO, Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
@@ -26,6 +27,15 @@ from ml.serve.security import UPLOAD_PATH, responses
 from ml.serve.service import Service, TheService
 from ml.serve.sounds import cut_sound
 from ml.serve.stem_audio import ServedStem
+
+
+class KeyConvertor(PathConvertor):
+    """A key in the path of an address: like ``path``, and over ends of lines too."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("key", KeyConvertor())
 
 mix_router = APIRouter(prefix="/api", tags=["mixes"])
 stem_router = APIRouter(prefix="/api/stems", tags=["stems"])
@@ -136,14 +146,14 @@ async def mix_audio(
     return await _play(request, service, kept.wav, kept.id, start_s, duration_s)
 
 
-@stem_router.get("/{key:path}/peaks", summary="The waveform of a stem", responses=responses(404))
+@stem_router.get("/{key:key}/peaks", summary="The waveform of a stem", responses=responses(404))
 async def stem_peaks(key: Key, service: TheService) -> Waveform:
     """Describe a stem at a glance."""
     return waveform_info((await _served(service, key)).sound)
 
 
 @stem_router.get(
-    "/{key:path}/audio",
+    "/{key:key}/audio",
     summary="Hear a stem",
     response_class=Response,
     responses=_SOUND,
@@ -161,7 +171,7 @@ async def stem_audio(
 
 
 @stem_router.get(
-    "/{key:path}/file",
+    "/{key:key}/file",
     summary="Keep a stem",
     response_class=Response,
     responses=_FILE,

@@ -186,6 +186,20 @@ def test_an_mp3_that_says_no_length_is_read_to_its_end(
     assert probe(path).duration_s == pytest.approx(found.size / 16000, abs=0.06)
 
 
+@pytest.mark.parametrize("suffix", ["", ".mp3"])
+@pytest.mark.parametrize("before", [b"", bytes(2048), b"APETAGEX" + bytes(24), b"TAG" + bytes(125)])
+def test_what_stands_before_an_mp3_moves_nothing(
+    tmp_path: Path, before: bytes, suffix: str
+) -> None:
+    soundfile.write(tmp_path / "a", tone(10.0), RATE_HZ, format="MP3")
+    path = tmp_path / f"b{suffix}"
+    path.write_bytes(before + (tmp_path / "a").read_bytes())
+    decoded = decode_audio(path, rate_hz=16000)
+    assert (len(decoded.waveform), decoded.problem) == (160_000, None)
+    for at_s in CLICKS_S:
+        assert click_s(decoded.waveform, at_s) == pytest.approx(at_s, abs=0.003)
+
+
 @pytest.mark.parametrize("suffix", ["mp3", "flac", "ogg"])
 def test_joined_files_are_one_behind_the_other(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"

@@ -6,9 +6,13 @@ from ml.labels.spellings import INSTRUMENTS, WORDS, read_spelling
 from ml.labels.taxonomy import CATEGORIES, FOUR_CLASSES, four_class
 
 NAMES = {
-    "bass": "Bass DI, Bs DI, Bass1, E-Bass, Sub, SynthBass, Bass Gtr, 808s Bass, UB, Fretless",
+    "bass": (
+        "Bass Syn, Chapman Stick, Bass DI, Bs DI, Bass1, E-Bass, Sub, SynthBass, Bass Gtr, "
+        "808s Bass, UB, Fretless"
+    ),
     "bowed strings": "Vln 1, Vla, Vc, Strgs Hi, Violins2, Cello_L, Fiddle, Str, Pizz",
     "drums": (
+        "Snare Smpl, Kick Boom, Drum Ambience, Stick, "
         "Kick In, K In, Sub Kick, Kick1, BD, SN TOP, Sn T, Snr Btm, SD, HH, HiHat, T1, Toms2, FT, "
         "OH L, OHR, Dr. Overheads, CYM, Bassdrum, DrumLoop, Rimshot, drums_OH_L, DRM_Kick, Room L"
     ),
@@ -16,16 +20,27 @@ NAMES = {
         "Elec Gtr L, E Gtr Chorus, Chorus Gtr, Gtr-Ch, Ac Gtr, AGtr, EGT 1, Steel Gtr, Nylon, PSG, "
         "Acoustic Gtr Verse, Dist Gtr R, GtrAc2, E-Gitarre, Guitarra"
     ),
-    "other": "FX, SFX, Riser, Click, Count, Scratches, Foley",
-    "other keys": "Synth Pad, Choir Pad, Org, B3, Clav, Keys, Syn Ld, Arp, Moog, Mellotron Flutes",
+    "other": (
+        "Vinyl, Ambience 2, Atmo, Samples, White Noise, FX, SFX, Riser, Click, Count, "
+        "Scratches, Foley"
+    ),
+    "other keys": (
+        "Synth Pad, Choir Pad, Org, B3, Clav, Keys, Stabs, Syn Ld, Arp, Moog, Mellotron Flutes"
+    ),
     "other plucked": "Bjo, Mand, Uke, Hrp, Sitar",
-    "percussion": "Perc, Tambo, Shkr, Congas, Vibes, Glock, Timp, Cowbell, Claps, Percussão 2",
-    "piano": "Pno, Rhodes, Wurl, EP, Grand Piano, E.Piano, Klavier",
+    "percussion": (
+        "Cow Bell, Wood Block, Perc, Tambo, Shkr, Congas, Vibes, Glock, Timp, Cowbell, Claps, "
+        "Percussão 2"
+    ),
+    "piano": "Pno Vinyl, Pno, Rhodes, Wurl, EP, Grand Piano, E.Piano, Klavier",
     "vocals": (
         "Lead Vox DT, LdVox2, LV-D, Vox1, Vocs, BGV, bgv stack, BGV Alto 4, BV1, BackingVox, "
         "Harmony Vocal, Harmonies, Ad Libs, Choir, V Lead Chorus DBL, Vx Lead, Rap, Vocal FX, Voix"
     ),
-    "wind": "Alto Sax, Tenor Sax 1, Bass Clarinet, Bass Harmonica, Tpt 2, Tbn, Hrns, Fl, Ob, Flöte",
+    "wind": (
+        "Brass Stabs, Cor Anglais, Alto Sax, Tenor Sax 1, Bass Clarinet, Bass Harmonica, "
+        "Tpt 2, Tbn, Hrns, Fl, Ob, Flöte"
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def test_path_tricks_find_nothing(client: TestClient, key: str, place: str) -> N
     assert answer.status_code in (404, 422)
     assert set(answer.json()) == {"detail"}
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("key", ["noises/tab\there", "noises/two\nlines", "noises/del\x7f's #1?"])
+@pytest.mark.parametrize("link", ["audio", "peaks", "file"])
+def test_any_key_that_a_file_may_have_is_looked_up(client: TestClient, key: str, link: str) -> None:
+    answer = client.get(f"/api/stems/{quote(key, safe='')}/{link}")
+    assert answer.status_code == 404
+    assert f"no stem {key!r} is in the table" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

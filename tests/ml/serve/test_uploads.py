@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from ml.serve.limits import ServeLimits
 from ml.serve.uploads import decode_in_worker
 from ml.settings import Settings
 
+APE_TAG = b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 0xA000_0000)
+"""An empty one, which a decoder must step over."""
 Wav = Callable[..., bytes]
 Noise = Callable[..., np.ndarray]
 
@@ -86,14 +89,25 @@ def test_only_the_private_folder_is_written_to_and_it_goes(
     strict.__enter__()
 
 
-@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3", "AIFF"])
-def test_the_content_decides_whatever_the_name(
-    strict: TestClient, make_noise: Noise, tmp_path: Path, kind: str
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        *((kind, bytes) for kind in ("FLAC", "OGG", "MP3", "AIFF", "AU", "W64", "CAF")),
+        pytest.param("RF64", lambda file: b"BW64" + file[4:], id="BW64"),
+        pytest.param("MP3", lambda file: bytes(2048) + file, id="zeros before MP3"),
+        pytest.param("MP3", lambda file: APE_TAG + file, id="APE tag before MP3"),
+    ],
+)
+def test_takes_what_the_command_line_takes_whatever_its_name(
+    strict: TestClient,
+    make_noise: Noise,
+    tmp_path: Path,
+    kind: str,
+    change: Callable[[bytes], bytes],
 ) -> None:
     soundfile.write(tmp_path / "mix", make_noise(1, 1.5, 1), 44_100, format=kind)
-    answer = strict.post(
-        "/api/mixes", content=(tmp_path / "mix").read_bytes(), params={"name": "readme.txt"}
-    )
+    content = change((tmp_path / "mix").read_bytes())
+    answer = strict.post("/api/mixes", content=content, params={"name": "readme.txt"})
     assert answer.status_code == 201, answer.text
     assert answer.json()["name"] == "readme.txt"
     assert answer.json()["waveform"]["duration_s"] == pytest.approx(1.5, abs=0.01)
