@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ml.artifacts import ArtifactError, write_aside
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
 _ROWS_A_GROUP = 16_384
@@ -68,3 +69,10 @@ def read_table(path: Path) -> pa.Table:
         raise ArtifactError(
             f"{path} is missing or damaged ({error}); delete {path.parent} and make it again"
         ) from None
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """Read Parquet for polars, which would take ``[x]``, ``*`` and ``?`` in a path for patterns."""
+    import polars as pl
+
+    return pl.read_parquet(path, glob=False)

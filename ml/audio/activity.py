@@ -17,6 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_BLOCK_FRAMES = 1024
+"""Taken to float64 at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityConfig:
@@ -76,14 +79,19 @@ def active_seconds(intervals: Iterable[tuple[float, float]], start_s: float, end
 
 def frame_power(waveform: np.ndarray, frame_samples: int) -> np.ndarray:
     """Compute each frame's variance, the last perhaps shorter: (samples,) → (frame,) float64."""
-    samples = len(waveform)
-    whole = samples // frame_samples
+    whole = len(waveform) // frame_samples
     body = waveform[: whole * frame_samples].reshape(whole, frame_samples)
-    power = np.einsum("ij,ij->i", body, body, dtype=np.float64)  # (frame,)
-    power /= frame_samples
-    power -= body.mean(axis=1, dtype=np.float64) ** 2
     tail = waveform[whole * frame_samples :].astype(np.float64)
-    return np.maximum(np.append(power, np.var(tail)) if tail.size else power, 0.0)
+    blocks = [_variance(body[n : n + _BLOCK_FRAMES]) for n in range(0, whole, _BLOCK_FRAMES)]
+    return np.concatenate([*blocks, [np.var(tail)] if tail.size else []])
+
+
+def _variance(frames: np.ndarray) -> np.ndarray:
+    """Compute the variance of each row: (frame, samples) → (frame,), by BLAS in float64."""
+    frames, samples = frames.astype(np.float64), frames.shape[1]
+    mean = frames @ np.full(samples, 1 / samples)
+    square = np.matmul(frames[:, None, :], frames[:, :, None]).ravel() / samples
+    return np.maximum(square - mean**2, 0.0)
 
 
 def _power(level_db: float) -> float:

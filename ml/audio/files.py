@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import cast
 
 import numpy as np
@@ -253,12 +254,15 @@ def _decode_by_libsndfile(path: Path, header: Header) -> Raw:
             require_plausible(path, file.samplerate)
             # 16-bit samples stay integers until they are mixed: five times less to write.
             kind = "int16" if file.subtype == "PCM_16" else "float32"
-            while len(block := file.read(_BLOCK_SAMPLES, dtype=kind)):  # believes no header's size
+            size = _BLOCK_SAMPLES
+            while size == _BLOCK_SAMPLES:  # believes no header's size
+                block = file.read(_BLOCK_SAMPLES, dtype=kind)
+                size = len(block)
                 blocks.append(_mono(block))
                 _require_short(path, len(blocks) * _BLOCK_SAMPLES / file.samplerate)
             promised += file.frames
             rate_hz, channels = file.samplerate, file.channels
-    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    waveform = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     info = AudioInfo(rate_hz=rate_hz, channels=channels, duration_s=len(waveform) / rate_hz)
     share = min(header.share, len(waveform) / promised if promised > 0 else 1.0)
     return _raw(waveform, info, share, header)
@@ -347,16 +351,24 @@ def checked_header(path: Path) -> Header:
     """
     remedy = "correct the path, or take it out of the corpus"
     try:
-        if path.is_dir():
+        state = _state(path)
+        if state and S_ISDIR(state.st_mode):
             raise AudioError(f"{path} is a folder, expected an audio file; {remedy}")
-        if not path.is_file():
+        if not (state and S_ISREG(state.st_mode)):
             kind = "is no regular file" if os.path.lexists(path) else "does not exist"
             raise AudioError(f"{path} {kind}; {remedy}")
-        if path.stat().st_size == 0:
+        if state.st_size == 0:
             raise AudioError(f"{path} is empty (0 bytes); replace it, or take it out of the corpus")
         return read_header(path)
     except OSError as error:
         raise AudioError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+
+
+def _state(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def require_plausible(path: Path, rate_hz: int) -> None:
@@ -382,9 +394,8 @@ def _require_short(path: Path, lasts_s: float) -> None:
 
 
 def _require_finite(path: Path, waveform: np.ndarray, rate_hz: int) -> None:
-    finite = np.isfinite(waveform)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
+    if not np.isfinite(waveform).all():
+        bad = np.flatnonzero(~np.isfinite(waveform))
         raise AudioError(
             f"{path} holds NaN or infinite samples ({bad.size} of {waveform.size}, the first at "
             f"{bad[0] / rate_hz:.3f} s); export it again, or take it out of the corpus"

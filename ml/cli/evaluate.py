@@ -463,8 +463,9 @@ def _print_tempi(artifact: Artifact) -> None:
 
     from ml.beats.experiment import TRACKS
     from ml.beats.scores import TEMPO_CLASSES, tempo_class
+    from ml.parquet import read_frame
 
-    table = pl.read_parquet(artifact.path / TRACKS)
+    table = read_frame(artifact.path / TRACKS)
     classes = [tempo_class(bpm) for bpm in table["tempo_bpm"]]
     table = table.with_columns(pl.Series("tempo", classes, dtype=pl.String))
     print("By annotated tempo in bpm, F-measure / CMLt / AMLt of the network:")

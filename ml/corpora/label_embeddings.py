@@ -29,6 +29,7 @@ from ml.artifacts import (
 from ml.corpora.table import read_corpus_tracks
 from ml.labels.encoder import LabelEncoder
 from ml.locks import lock
+from ml.parquet import read_frame
 from ml.tracks import MUSIC
 
 TABLE_NAME = "labels.parquet"
@@ -156,7 +157,7 @@ def _known_vectors(path: Path, tag: str) -> dict[str, np.ndarray]:
 
     if not path.is_file():
         return {}
-    table = pl.read_parquet(path, glob=False).filter(pl.col("encoder") == tag)
+    table = read_frame(path).filter(pl.col("encoder") == tag)
     return dict(zip(table["text"].to_list(), table["vector"].to_numpy().copy(), strict=True))
 
 

@@ -43,26 +43,29 @@ def find_mix(sketches: Sequence[str]) -> tuple[int, float] | None:
     Args:
         sketches: of three or more stems.
     """
-    rows = np.array([np.frombuffer(b64decode(text), np.float16) for text in sketches], np.float64)
-    norms = np.linalg.norm(rows, axis=1)
+    content = b"".join(map(b64decode, sketches))
+    rows = np.frombuffer(content, np.float16).reshape(len(sketches), _SKETCH).astype(np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     if not norms.all():
         return None
-    pairs = (rows / norms[:, None]) @ (rows / norms[:, None]).T - 2 * np.eye(len(rows))
-    scores = [_mix_score(rows, pairs, place) for place in range(len(rows))]
+    pairs = (rows @ rows.T) / np.outer(norms, norms) - 2 * np.eye(len(rows))
+    others = rows.sum(axis=0) - rows
+    scale = norms * np.sqrt(np.einsum("ij,ij->i", others, others))
+    scores = np.einsum("ij,ij->i", rows, others) / np.where(scale > 0, scale, np.inf)
+    for place in np.flatnonzero((pairs >= MIX_CORRELATION).any(axis=1)):
+        scores[place] = _score_among_doubles(rows, pairs[place], place, scores[place])
     best = int(np.argmax(scores))
-    return (best, scores[best]) if scores[best] >= MIX_CORRELATION else None
+    return (best, float(scores[best])) if scores[best] >= MIX_CORRELATION else None
 
 
-def _mix_score(rows: np.ndarray, pairs: np.ndarray, place: int) -> float:
-    """Correlate a stem with the sum of the others, once with and once without its doubles.
+def _score_among_doubles(rows: np.ndarray, pairs: np.ndarray, place: int, score: float) -> float:
+    """Judge a stem with doubles: by the sum of the others, or of those that are none of them.
 
-    With them it must go clearly better with the sum than with any one of them.
+    With its doubles among them it must go clearly better with the sum than with any one of them.
     """
-    others = rows.sum(axis=0) - rows[place]
-    score = _correlation(rows[place], others)
-    if 1 - score > 0.5 * (1 - pairs[place].max()):
+    if 1 - score > 0.5 * (1 - pairs.max()):
         score = 0.0
-    apart = np.flatnonzero((pairs[place] < MIX_CORRELATION) & (np.arange(len(rows)) != place))
+    apart = np.flatnonzero((pairs < MIX_CORRELATION) & (np.arange(len(rows)) != place))
     if len(apart) >= 2:
         score = max(score, _correlation(rows[place], rows[apart].sum(axis=0)))
     return score

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +274,7 @@ def compact_scans(folder: Path, scans: Mapping[str, StemScan], stamps: Mapping[s
 
 
 def _line(stem_id: str, stamp: str, scan: StemScan) -> str:
-    entry = {"stem_id": stem_id, "stamp": stamp, **asdict(scan)}
+    entry = {"stem_id": stem_id, "stamp": stamp, **vars(scan)}
     return json.dumps(entry, separators=(",", ":"), allow_nan=False) + "\n"
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from ml import kinds
@@ -39,6 +40,7 @@ from ml.corpora.scan import (
     without_mixes,
 )
 from ml.locks import lock
+from ml.parquet import read_frame
 from ml.tracks import Corpus, RenderedCorpus, Stem, Track, shown
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def read_corpus_tracks(layout: DataLayout, name: str) -> pl.DataFrame:
     manifest = read_manifest(folder, kinds.CORPUS_TRACKS)
     if not (folder / TABLE_NAME).is_file():
         raise ArtifactError(f"{folder} holds no {TABLE_NAME}; make it with: {made_by}")
-    table = pl.read_parquet(folder / TABLE_NAME, glob=False)
+    table = read_frame(folder / TABLE_NAME)
     root = Path(manifest["root"])
     files = [[str(root / path) for path in paths] for paths in table["files"].to_list()]
     return table.with_columns(pl.Series("files", files, dtype=pl.List(pl.String)))
@@ -148,7 +150,7 @@ def table_rows(
         measured = without_mixes(track, [scans[stem.stem_id] for stem in track.stems])
         problems = track_problems(track, measured)
         for stem, scan, problem in zip(track.stems, measured, problems, strict=True):
-            columns = asdict(scan) | {"problem": problem}
+            columns = {**vars(scan), "problem": problem}
             del columns["sketch"]
             rows.append(_row(name, track, stem) | columns)
     return rows
@@ -275,10 +277,10 @@ def _stamp(stem: Stem, root: Path, activity: ActivityConfig) -> str:
     files = []
     for path in stem.files:
         try:
-            state = path.stat() if path.is_file() else None
-        except OSError:  # the scan says so
-            state = None
-        size_time = (state.st_size, state.st_mtime_ns) if state else None
+            state = path.stat()
+            size_time = (state.st_size, state.st_mtime_ns) if S_ISREG(state.st_mode) else None
+        except (OSError, ValueError):  # the scan says so
+            size_time = None
         files.append((_relative(path, root), size_time))
     return fingerprint(
         [

@@ -15,6 +15,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -152,6 +153,7 @@ def _listed(what: str, names: Sequence[str]) -> str:
     return f"{len(names)} {what}: {', '.join(map(id_of, names[:_SHOWN]))}{more}"
 
 
+@lru_cache(maxsize=4096)
 def _clean(name: str) -> str:
     """Reduce to lower-case words without the small numbers and the word "stem" around them."""
     words = re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
