@@ -344,7 +344,7 @@ def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None 
 class _ConfigFile(YamlConfigSettingsSource):
     """The home's ``config.yaml``, read with the limits of ``ml.yaml_file``."""
 
-    def _read_file(self, file_path: Path) -> dict[str, Any]:
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
         return parse_yaml(Path(file_path).read_bytes(), Path(file_path))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 MAX_BYTES = 1_000_000
 """Of a file."""
@@ -29,12 +30,12 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose what comes next, unless it is an alias or lies too deep."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
+            raise ComposerError(
                 None, None, "an alias (*name): write the value out", self.peek_event().start_mark
             )
         if self._depth > MAX_DEPTH:
             problem = f"more than {MAX_DEPTH} lists and mappings in each other"
-            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+            raise ComposerError(None, None, problem, self.peek_event().start_mark)
         self._depth += 1
         try:
             return super().compose_node(parent, index)  # type: ignore[arg-type]
