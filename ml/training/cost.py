@@ -61,11 +61,15 @@ def step_cost(config: TrainingConfig) -> StepCost:
     predictor = _predictor_parameters(model.predictor)
     per_chunk = predictor_flops(model.predictor, patches)
     targets = 1 + config.pairs.hard_negatives  # chunks of a pair for the target encoder
+    learned, chunks, frozen = encoder + predictor, 1, encoder * 12
+    if model.song_share:  # heads; the encoder hears the stem too; the song part's encoder
+        learned += 2 * model.encoder.dim * (model.encoder.dim + 3)
+        chunks, frozen = 2, frozen + encoder * 4
     return StepCost(
-        parameters=encoder + predictor,
-        flops=batch * ((forward + per_chunk) * (1 + _BACKWARD) + targets * forward),
-        state_gb=((encoder + predictor) * 16 + encoder * 12) / 1e9,
-        activations_gb=batch * (kept + _predictor_kept(model.predictor, patches)) / 1e9,
+        parameters=learned,
+        flops=batch * ((chunks * forward + per_chunk) * (1 + _BACKWARD) + targets * forward),
+        state_gb=(learned * 16 + frozen) / 1e9,
+        activations_gb=batch * (chunks * kept + _predictor_kept(model.predictor, patches)) / 1e9,
     )
 
 

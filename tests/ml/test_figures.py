@@ -24,7 +24,7 @@ from ml.training.config import PRESETS
 
 
 def test_models_and_categories_can_be_told_apart():
-    assert len({model_colour(name) for name in (*PRESETS, "untrained", "spectrum")}) == 8
+    assert len({model_colour(name) for name in (*PRESETS, "untrained", "spectrum")}) == 9
     markers = {category_style(name)[1] for name in CATEGORIES}
     assert len(markers) == len(CATEGORIES)
     assert category_style("kazoo") == category_style("kazoo")

@@ -110,9 +110,10 @@ def test_a_mix_of_a_track_is_the_sum_of_the_stems_that_are_left(
     assert rate_hz == 44_100
     np.testing.assert_allclose(heard, sum(parts) * mix["waveform"]["served_gain"], atol=1e-4)
     assert client.post("/api/tracks/mix", json=wanted).json()["id"] == mix["id"]
-    others = client.get("/api/search", params={"mix": mix["id"], "k": 20}).json()
+    asked = {"mix": mix["id"], "k": 20, "corpus": "noises"}
+    others = client.get("/api/search", params=asked).json()
     assert {c["track_id"] for c in others["candidates"]}.isdisjoint({"song 0"})
-    own = client.get("/api/search", params={"mix": mix["id"], "k": 20, "own_track": True}).json()
+    own = client.get("/api/search", params={**asked, "own_track": True}).json()
     assert "song 0" in {c["track_id"] for c in own["candidates"]}
 
 

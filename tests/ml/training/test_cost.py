@@ -50,6 +50,14 @@ def test_each_hard_negative_costs_a_pass_of_the_target_encoder():
     assert three - two == pytest.approx(64 * forward)
 
 
+def test_two_parts_cost_a_pass_of_the_encoder_over_the_stem():
+    one, two = (step_cost(training_config(preset)).flops for preset in ("film-nce", "two-part"))
+    config = training_config("two-part").model
+    freq_patches, time_patches, _ = config.patch_grid
+    forward = encoder_flops(config.encoder, freq_patches * time_patches)
+    assert two - one == pytest.approx(64 * 3 * forward)
+
+
 @pytest.mark.parametrize(("preset", "teraflops"), [("contrastive", 69), ("film", 48)])
 def test_the_paper_size_costs_what_the_design_says(preset, teraflops):
     config = training_config(preset, size="paper", condition_dim=512)
