@@ -313,11 +313,11 @@ def test_a_folder_that_describes_another_run_is_refused_with_the_fields(home, sm
     _remove(folder / "model")
     described = read_json(folder / "run.json")
     described["identity"]["config"]["optimizer"]["learning_rate"] = 0.5
-    described["identity"]["config"]["objective"]["eq_db"] = 6.0
+    described["identity"]["config"]["objective"]["pooled_weight"] = 0.5
     write_json(folder / "run.json", described)
     with pytest.raises(ArtifactError) as refused:
         run()
-    assert "objective.eq_db: 6.0 → not set; optimizer.learning_rate: 0.5 → 0.0003" in str(
+    assert "objective.pooled_weight: 0.5 → not set; optimizer.learning_rate: 0.5 → 0.0006" in str(
         refused.value
     )
 

@@ -62,7 +62,7 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, mo
     assert info.info.status == "FINISHED"
     assert info.data.tags["phase"] == "contrastive"
     assert info.data.tags["dagster_run_id"] == "abc"
-    assert info.data.params["optimizer.learning_rate"] == "0.0003"
+    assert info.data.params["optimizer.learning_rate"] == "0.0006"
     tags, manifest = info.data.tags, read_json(artifact.path / "manifest.json")
     assert tags["shards"] == " ".join(manifest["shards"])
     assert tags["label_encoder"].startswith("minilm ")
