@@ -28,6 +28,8 @@ from ml.tracks import MUSIC
 MUSIC_ROW = -1
 """``PairDraw.label_row`` of a label that "music" took the place of."""
 
+LABEL_LEVELS = 6
+"""How many of a stem's labels, the finest ones, a batch can tell apart."""
 GRID_S = 0.1
 """Distance of the chunk starts that ``best_start`` tries, in seconds."""
 
@@ -85,10 +87,6 @@ class PairConfig:
             raise ValueError(f"music_share is {self.music_share}; expected 0 … 1")
         if self.hard_negatives < 0:
             raise ValueError(f"hard_negatives is {self.hard_negatives}; expected 0 or more")
-
-
-LABEL_LEVELS = 6
-"""How many of a stem's labels, the finest ones, a batch can tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -388,10 +388,20 @@ def _paired_rows(
     ]
     for name, reference in pairs:
         own = {**header, "evaluation": PAIRED, "model": f"{name} minus {reference}"}
-        for metric in (m for m in bootstraps if m in values[name] and m in values[reference]):
-            each, other = (applying(values[model][metric]) for model in (name, reference))
-            interval = bootstraps[metric].difference(each, other, METRICS[metric])
-            yield score_row(own, metric, interval, n_queries=len(each), chance=0.0)
+        yield from _difference_rows(own, values[name], values[reference], bootstraps)
+
+
+def _difference_rows(
+    header: Mapping[str, Any],
+    values: MetricValues,
+    others: MetricValues,
+    bootstraps: Mapping[str, TrackBootstrap],
+) -> Iterator[dict[str, Any]]:
+    """Make the row of each metric that both have: ``values`` minus ``others``, by query."""
+    for metric in (m for m in bootstraps if m in values and m in others):
+        each, other = applying(values[metric]), applying(others[metric])
+        interval = bootstraps[metric].difference(each, other, METRICS[metric])
+        yield score_row(header, metric, interval, n_queries=len(each), chance=0.0)
 
 
 def _swapped_rows(
@@ -418,12 +428,10 @@ def _swapped_rows(
     )
     for name in values:
         own = {**header, "evaluation": plan.evaluation + LOSS, "model": name}
-        for metric in (metric for metric in bootstraps if metric in values[name]):
-            better, worse = applying(values[name][metric][kept]), applying(others[name][metric])
-            if metric in LOWER_IS_BETTER:
-                better, worse = worse, better
-            interval = bootstraps[metric].difference(better, worse, METRICS[metric])
-            yield score_row(own, metric, interval, n_queries=len(better), chance=0.0)
+        pairs = {m: (each[kept], others[name][m]) for m, each in values[name].items()}
+        high = {m: pair[m in LOWER_IS_BETTER] for m, pair in pairs.items()}
+        low = {m: pair[m not in LOWER_IS_BETTER] for m, pair in pairs.items()}
+        yield from _difference_rows(own, high, low, bootstraps)
 
 
 def _query_rows(

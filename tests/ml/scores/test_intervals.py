@@ -45,14 +45,19 @@ def test_draws_equal_resampling_by_hand() -> None:
 
 def test_covers_the_truth_where_queries_of_a_track_agree() -> None:
     """Track effects far larger than query noise: an interval over queries would cover ~50 %."""
-    random = np.random.default_rng(1)
-    tracks = np.repeat(np.arange(40), 8)
+    assert 0.88 <= coverage(n_tracks=40, queries=8, trials=200, seed=1) <= 0.99
+
+
+def coverage(*, n_tracks: int, queries: int, trials: int, seed: int) -> float:
+    """In which share of trials the interval has the true mean, 0."""
+    random = np.random.default_rng(seed)
+    tracks = np.repeat(np.arange(n_tracks), queries)
     covered = 0
-    for trial in range(200):
-        values = random.normal(size=40)[tracks] + 0.1 * random.normal(size=320)
+    for trial in range(trials):
+        values = random.normal(size=n_tracks)[tracks] + 0.1 * random.normal(size=len(tracks))
         found = TrackBootstrap(tracks, resamples=300, seed=trial).interval(values)
         covered += found.low <= 0 <= found.high
-    assert 0.88 <= covered / 200 <= 0.99
+    return covered / trials
 
 
 def test_few_tracks_have_students_interval_on_their_means() -> None:
@@ -74,14 +79,7 @@ def test_few_tracks_have_students_interval_on_their_means() -> None:
 
 def test_few_tracks_cover_the_truth() -> None:
     """Percentiles alone would cover 85 % with six tracks."""
-    random = np.random.default_rng(6)
-    tracks = np.repeat(np.arange(6), 5)
-    covered = 0
-    for trial in range(300):
-        values = random.normal(size=6)[tracks] + 0.1 * random.normal(size=30)
-        found = TrackBootstrap(tracks, resamples=300, seed=trial).interval(values)
-        covered += found.low <= 0 <= found.high
-    assert covered / 300 >= 0.92
+    assert coverage(n_tracks=6, queries=5, trials=300, seed=6) >= 0.92
 
 
 def test_percentages_stay_percentages() -> None:

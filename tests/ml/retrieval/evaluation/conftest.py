@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,31 @@ import pytest
 
 from ml.retrieval.embeddings.files import Embeddings
 from ml.retrieval.evaluation.ranks import Gallery
+
+
+@pytest.fixture
+def write_songs(write_corpus: Any, make_sine: Any) -> Callable[..., None]:
+    """Write the corpus "songs": in each a bass and a guitar, with a tone of its own in both."""
+
+    def write(count: int, bass: int, guitar: int) -> None:
+        def stem(band: int, song: int) -> np.ndarray:
+            return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
+
+        write_corpus(
+            "songs",
+            {
+                f"song{i}": {"bass": ("bass", stem(bass, i)), "guitar": ("guitar", stem(guitar, i))}
+                for i in range(count)
+            },
+        )
+
+    return write
+
+
+@pytest.fixture
+def songs(write_songs: Callable[..., None]) -> None:
+    """Four songs of a bass in band 2 and a guitar in band 8."""
+    write_songs(4, bass=2, guitar=8)
 
 
 @pytest.fixture(scope="session")

@@ -22,24 +22,13 @@ BAD = FoundModel(name="bad", model_id="id-bad")
 
 @pytest.fixture
 def embedded(
-    write_corpus: Any,
-    make_sine: Any,
+    write_songs: Any,
     band_model: Any,
     layout: DataLayout,
     label_vectors: dict[str, np.ndarray],
 ) -> DataLayout:
     """Ten songs of a bass (band 0) and a guitar (band 2); "good" knows where conditions lie."""
-
-    def stem(band: int, song: int) -> np.ndarray:
-        return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
-
-    write_corpus(
-        "songs",
-        {
-            f"song{i}": {"bass": ("bass", stem(0, i)), "guitar": ("guitar", stem(2, i))}
-            for i in range(10)
-        },
-    )
+    write_songs(10, bass=0, guitar=2)
     good = band_model("good", phase="jepa", condition_weight=1e5)
     embed_corpus("songs", [good, band_model("bad")], layout, label_vectors)
     return layout

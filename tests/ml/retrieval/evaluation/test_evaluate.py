@@ -14,22 +14,6 @@ from ml.scores.files import SCORE_COLUMNS, read_scores
 from ml.scores.text import table_lines
 
 
-@pytest.fixture
-def songs(write_corpus: Any, make_sine: Any) -> None:
-    """Four songs of a bass and a guitar, each song with a tone of its own in both stems."""
-
-    def stem(band: int, song: int) -> np.ndarray:
-        return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
-
-    write_corpus(
-        "songs",
-        {
-            f"song{i}": {"bass": ("bass", stem(2, i)), "guitar": ("guitar", stem(8, i))}
-            for i in range(4)
-        },
-    )
-
-
 def scores_of(layout: DataLayout, model: str) -> dict[str, dict[str, Any]]:
     return {
         row["metric"]: row

@@ -75,22 +75,6 @@ def test_without_a_text_in_two_tracks_there_are_no_swapped_queries(
     assert swap(make_gallery, ["a", "b"][: len(asked)], asked) == {}
 
 
-@pytest.fixture
-def songs(write_corpus: Any, make_sine: Any) -> None:
-    """Four songs of a bass and a guitar, each song with a tone of its own in both stems."""
-
-    def stem(band: int, song: int) -> np.ndarray:
-        return make_sine(band, 1.0) + make_sine(20 + song, 1.0)
-
-    write_corpus(
-        "songs",
-        {
-            f"song{i}": {"bass": ("bass", stem(2, i)), "guitar": ("guitar", stem(8, i))}
-            for i in range(4)
-        },
-    )
-
-
 def rows_of(layout: DataLayout, evaluation: str, model: str) -> dict[str, dict[str, Any]]:
     rows = read_scores(layout, evaluation=evaluation)
     return {row["metric"]: row for row in rows if row["model"] == model}
