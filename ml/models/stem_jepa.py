@@ -7,6 +7,7 @@ model of phase 1, with one it is the JEPA of phase 2.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ml.models.predictor import build_predictor
 from ml.models.running_means import RunningMeans
 from ml.models.vit import ViTEncoder
 from ml.plain import dataclass_from
+from ml.tracks import MUSIC
 
 
 class StemJepa(RunningMeans):
@@ -74,6 +76,12 @@ class StemJepa(RunningMeans):
     def dim(self) -> int:
         """Width of an embedding."""
         return self.config.encoder.dim * (2 if self.has_song_part else 1)
+
+    @property
+    def part_shares(self) -> tuple[float, ...]:
+        """What the parts of a vector, equally wide, are worth in a cosine (``weighted_parts``)."""
+        share = self.config.song_share
+        return (share, 1 - share) if self.has_song_part else (1.0,)
 
     @property
     def condition_dim(self) -> int | None:
@@ -193,7 +201,9 @@ class StemJepa(RunningMeans):
         """Put the song part before vectors of the instrument.
 
         The cosine of two such vectors is ``song_share`` times the cosine of their song parts plus
-        the rest times that of their instrument parts: one search in one table serves both.
+        the rest times that of their instrument parts: one search in one table serves both. Means
+        over chunks are weighted anew: what a stem plays is nearly the same in all its chunks and
+        which song it is for is not, so that the song part would come out of a mean shorter.
 
         Args:
             instrument: (batch, encoder dim), of ``instrument_asked`` or ``instrument_of_stem``.
@@ -206,9 +216,7 @@ class StemJepa(RunningMeans):
         assert self.song_encoder is not None
         mean = self.song_context_mean if is_mix else self.song_target_mean
         song = pooled(self.song_encoder, mel) - mean
-        share = self.config.song_share
-        parts = ((song, share), (instrument.float(), 1 - share))
-        return torch.cat([weight**0.5 * F.normalize(x, dim=-1) for x, weight in parts], dim=-1)
+        return weighted_parts(torch.cat([song, instrument.float()], dim=-1), self.part_shares)
 
     @torch.inference_mode()
     def embed_stem(self, waveform: Tensor | np.ndarray) -> Tensor:
@@ -225,7 +233,7 @@ class StemJepa(RunningMeans):
         """
         chunks = self._active_chunks(waveform)
         rows = torch.cat([self.gallery_vectors(self.log_mel(chunk[None])) for chunk in chunks])
-        return F.normalize(rows.mean(0), dim=0)
+        return weighted_parts(rows.mean(0), self.part_shares)
 
     @torch.inference_mode()
     def predict(self, waveform: Tensor | np.ndarray, instrument: str) -> Tensor:
@@ -233,7 +241,7 @@ class StemJepa(RunningMeans):
 
         Args:
             waveform: (samples,) of the mix at ``rate_hz``.
-            instrument: what the stem should play, free text.
+            instrument: what the stem should play, free text; "music": anything.
 
         Returns:
             (dim,) float32, unit norm.
@@ -244,7 +252,10 @@ class StemJepa(RunningMeans):
         chunks = self._active_chunks(waveform)
         condition, classes = self._condition(instrument)
         rows = [self.query_vectors(self.log_mel(c[None]), condition, classes) for c in chunks]
-        return F.normalize(torch.cat(rows).mean(0), dim=0)
+        mean = torch.cat(rows).mean(0)
+        if instrument == MUSIC:
+            mean = without_instrument(mean, self.part_shares)
+        return weighted_parts(mean, self.part_shares)
 
     def _condition(self, instrument: str) -> tuple[Tensor | None, Tensor | None]:
         device = self.target_mean.device
@@ -280,6 +291,35 @@ class StemJepa(RunningMeans):
 def pooled(encoder: ViTEncoder, mel: Tensor) -> Tensor:
     """Average an encoder's patches of (batch, mel_bin, frame): (batch, encoder dim) float32."""
     return encoder(mel).flatten(1, 2).float().mean(1)
+
+
+def weighted_parts(rows: Tensor, shares: Sequence[float]) -> Tensor:
+    """Give the parts of vectors their weight, so that a cosine is the weighted sum of theirs.
+
+    Args:
+        rows: (…, dim), parts of equal width side by side; a part that is zero stays zero.
+        shares: of each part, with the sum 1; (1.0,): a vector is one part.
+
+    Returns:
+        (…, dim) of unit norm.
+    """
+    weights = rows.new_tensor(shares).sqrt()[:, None]
+    parts = F.normalize(rows.unflatten(-1, (len(shares), -1)), dim=-1) * weights
+    return F.normalize(parts.flatten(-2), dim=-1)
+
+
+def without_instrument(rows: Tensor, shares: Sequence[float]) -> Tensor:
+    """Keep the song part of query vectors (…, dim) alone, where there are parts.
+
+    It is the answer to "any music": Differs: the instrument part of a query for "music" is one that
+    training has hardly asked for, and finds worse than chance.
+    """
+    if len(shares) == 1:
+        return rows
+    song = torch.zeros_like(rows)
+    width = rows.shape[-1] // len(shares)
+    song[..., :width] = rows[..., :width]
+    return song
 
 
 def load_model(path: str | Path, device: str = "cpu") -> StemJepa:

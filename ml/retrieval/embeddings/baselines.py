@@ -40,6 +40,7 @@ class SpectrumModel(nn.Module):
     name = SPECTRUM
     phase = SPECTRUM
     condition_dim = None
+    part_shares = (1.0,)
 
     def __init__(self, checkpoint: StemJepa):
         super().__init__()

@@ -254,7 +254,8 @@ class _Build:
         return predecessor_folder(self.options.layout, model.model_id, self.source.corpus)
 
     def _identity(self, model: EmbeddingModel, names: Sequence[str]) -> dict[str, Any]:
-        return {**self.source.identity, "model_id": model.model_id, "conditionings": names}
+        more = {"part_shares": model.part_shares} if len(model.part_shares) > 1 else {}
+        return {**self.source.identity, "model_id": model.model_id, "conditionings": names, **more}
 
     def _on_disk(self, model: EmbeddingModel) -> tuple[Artifact | None, Sequence[str]]:
         """Find embeddings that are current but for queries that may lack, and those they have."""
@@ -316,7 +317,7 @@ class _Build:
         seen = chosen.intersection(
             seen_tracks(source.table, model.training_tracks, self.options.layout)
         )
-        more: dict[str, Any] = {"dim": model.dim}
+        more: dict[str, Any] = {"dim": model.dim, "part_shares": model.part_shares}
         if not self._is_default:
             more = {"has_encoder_gallery": ENCODER_GALLERY in rows}
         artifact = finish(

@@ -36,6 +36,7 @@ class ClapAudioModel(nn.Module):
     name = CLAP_AUDIO
     phase = CLAP_AUDIO
     condition_dim = None  # none of the corpus's: it encodes labels itself
+    part_shares = (1.0,)
     dim = CLAP_DIM
     rate_hz = RATE_HZ
     chunk_s = CLIP_S

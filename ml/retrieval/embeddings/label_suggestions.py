@@ -24,7 +24,6 @@ from ml.labels.clap_files import ClapFiles
 from ml.labels.taxonomy import CATEGORIES
 from ml.progress import progress
 from ml.retrieval.embeddings.clap_audio import ClapAudioModel
-from ml.retrieval.embeddings.files import unit_rows
 from ml.retrieval.embeddings.passes import EmbeddingPass
 from ml.retrieval.embeddings.source import sounding_chunks
 from ml.tracks import CorpusError, Stem
@@ -101,8 +100,7 @@ def _propose(
         run = EmbeddingPass([model], device=device, batch_chunks=_BATCH_CHUNKS, precision="fp32")
         run.add_stem(0, sounding_chunks(waveform, model.rate_hz, model.chunk_s))
         run.finish()
-        _, means = run.gallery(model).stem_means()
-        for vector in unit_rows(means, "the stem"):  # none where it never sounds
+        for vector in run.gallery(model).stem_vectors("the stem")[1]:  # none: it never sounds
             cosines = labels @ vector
             best = np.argsort(-cosines, kind="stable")[:top]
             proposals[stem.stem_id] = [(instruments[texts[i]], float(cosines[i])) for i in best]

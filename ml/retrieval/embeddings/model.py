@@ -78,6 +78,11 @@ class EmbeddingModel(Protocol):
         ...
 
     @property
+    def part_shares(self) -> Sequence[float]:
+        """What the parts of a vector are worth (``weighted_parts``); (1.0,): it has no parts."""
+        ...
+
+    @property
     def condition_dim(self) -> int | None:
         """Width of the corpus's conditions; None when it takes none of these."""
         ...

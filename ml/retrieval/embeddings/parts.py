@@ -306,16 +306,14 @@ def _embed(
 def _chunk_tables(model: EmbeddingModel, run: EmbeddingPass, job: PartJob) -> dict[str, pa.Table]:
     what = f"by {model.name} of part {job.part.number} of {job.corpus}"
     chunks = run.gallery(model)
-    sounding, means = chunks.stem_means()
-    gallery = unit_rows(means, f"gallery vectors {what}")
+    sounding, gallery = chunks.stem_vectors(f"gallery vectors {what}")
     vectors = unit_rows(chunks.vectors, f"chunk vectors {what}")
     tables = {
         GALLERY: stem_table([job.rows[i] for i in sounding], gallery),
         CHUNKS: stem_table([job.rows[i] for i in chunks.stems], vectors, chunks.start_s),
     }
     for name, conditions in job.conditions.items():
-        asked, means = run.queries(model, name).stem_means()
-        queries = unit_rows(means, f"{name} query vectors {what}")
+        asked, queries = run.queries(model, name).stem_vectors(f"{name} query vectors {what}")
         texts = [conditions.texts[i] for i in asked]
         tables[queries_name(name)] = query_table([job.rows[i] for i in asked], texts, queries)
     return tables

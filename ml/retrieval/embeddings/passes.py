@@ -2,9 +2,9 @@
 
 A pass takes chunks of stems (for a gallery) and of mixes (for queries), across stems; a
 log-mel is computed once for all models with the same frontend. What becomes of the rows is up to
-who asks: embeddings keep the mean of each stem (``ChunkRows.stem_means``), alignment ranks the rows
-one by one, a person's query (``ml.retrieval.queries.mix``) has one mix only. Whole files, which the
-``predecessor`` protocol embeds, are ``ml.retrieval.embeddings.whole_files``.
+who asks: embeddings keep a vector of each stem (``ChunkRows.stem_vectors``), alignment ranks the
+rows one by one, a person's query (``ml.retrieval.queries.mix``) has one mix only. Whole files,
+which the ``predecessor`` protocol embeds, are ``ml.retrieval.embeddings.whole_files``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from ml.device import Precision, autocast
+from ml.models.stem_jepa import weighted_parts, without_instrument
 from ml.progress import progress
+from ml.retrieval.embeddings.files import unit_rows
 from ml.retrieval.embeddings.model import Conditions, EmbeddingModel, condition_rows, conditions_of
 from ml.retrieval.embeddings.source import Chunk, EmbeddingSource, read_tracks
+from ml.tracks import MUSIC
 
 Model = TypeVar("Model", bound=EmbeddingModel)
 
@@ -36,17 +39,28 @@ class ChunkRows:
     """(chunk,) where the chunk begins in its track."""
     vectors: np.ndarray
     """(chunk, dim) float32, not of unit norm."""
+    part_shares: Sequence[float]
+    """Of the model."""
 
-    def stem_means(self) -> tuple[np.ndarray, np.ndarray]:
+    def stem_vectors(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Average the chunks of each stem.
 
+        Args:
+            name: of the rows, for errors.
+
         Returns:
-            The stems that have chunks, ascending, and (stem, dim) float64.
+            The stems that have chunks, ascending, and (stem, dim) float32 of unit norm.
+
+        Raises:
+            ValueError: a mean is zero or not finite.
         """
         stems, place = np.unique(self.stems, return_inverse=True)
         sums = np.zeros((len(stems), self.vectors.shape[1]))
         np.add.at(sums, place, self.vectors)
-        return stems, sums / np.bincount(place)[:, None]
+        means = sums / np.bincount(place)[:, None]
+        if len(self.part_shares) > 1:
+            means = weighted_parts(torch.from_numpy(means), self.part_shares).numpy()
+        return stems, unit_rows(means, name)
 
 
 @dataclass(kw_only=True)
@@ -125,6 +139,7 @@ class EmbeddingPass:
             stems=np.array(queue.stems, dtype=np.int64),
             start_s=np.array(queue.start_s, dtype=np.float64),
             vectors=np.concatenate([np.zeros((0, model.dim), np.float32), *batches]),
+            part_shares=model.part_shares,
         )
 
     def _add(self, queue: _Queue, stem: int, chunks: Iterable[Chunk]) -> None:
@@ -169,7 +184,10 @@ class EmbeddingPass:
                 continue
             condition = None if rows is None else self._tensor(rows[stems])
             classes = self._tensor(conditions.classes[stems])
-            made[name] = model.query_vectors(mel, condition, classes)
+            vectors = model.query_vectors(mel, condition, classes)
+            asks_for_any = self._tensor(np.array([conditions.texts[i] == MUSIC for i in stems]))
+            song = without_instrument(vectors, model.part_shares)
+            made[name] = torch.where(asks_for_any[:, None], song, vectors)
         return made
 
     def _tensor(self, values: np.ndarray) -> Tensor:

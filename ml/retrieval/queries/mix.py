@@ -17,7 +17,6 @@ from ml.audio.chunks import MIN_ACTIVE_S
 from ml.audio.files import CONTAINER_SUFFIXES, AudioError, mix_parts, probe, read_audio, resample
 from ml.audio.windows import read_window
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
-from ml.retrieval.embeddings.files import unit_rows
 from ml.retrieval.embeddings.model import Conditions, EmbeddingModel
 from ml.retrieval.embeddings.passes import ChunkRows, EmbeddingPass
 from ml.retrieval.embeddings.source import ACTIVITY, Chunk, sounding_chunks
@@ -59,15 +58,8 @@ class ChunkVectors:
     """(chunk,) where each begins."""
     vectors: np.ndarray
     """(chunk, dim) float32, not of unit norm."""
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Average the chunks as those of a corpus's query: (dim,) float32, unit norm.
-
-        Raises:
-            ValueError: it is zero or not finite.
-        """
-        return unit_rows(self.vectors.mean(axis=0, dtype=np.float64)[None], "the query")[0]
+    mean: np.ndarray
+    """(dim,) float32, unit norm: made of the chunks as a corpus's queries are."""
 
 
 def read_chunks(mix: Mix, rate_hz: int, chunk_s: float, what: str = "mix") -> MixChunks:
@@ -140,7 +132,8 @@ def stem_vectors(model: EmbeddingModel, chunks: MixChunks) -> ChunkVectors:
 
 
 def _chunk_vectors(rows: ChunkRows) -> ChunkVectors:
-    return ChunkVectors(start_s=rows.start_s, vectors=rows.vectors)
+    mean = rows.stem_vectors("the query")[1][0]
+    return ChunkVectors(start_s=rows.start_s, vectors=rows.vectors, mean=mean)
 
 
 def mix_window(

@@ -10,7 +10,7 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.audio.mel import LogMelConfig
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import PredictorConfig
-from ml.models.stem_jepa import StemJepa, load_model
+from ml.models.stem_jepa import StemJepa, load_model, weighted_parts, without_instrument
 from ml.models.vit import ViTConfig
 from ml.training.models import read_models
 
@@ -33,6 +33,25 @@ def build(phase: str = "jepa", **changes) -> StemJepa:
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return rng.normal(scale=0.1, size=round(seconds * RATE_HZ)).astype(np.float32)
+
+
+def test_parts_count_by_their_shares_however_long_they_are():
+    """Hand-worked: parts (3, 4) and (0, 2) are (0.6, 0.8) and (0, 1)."""
+    row = weighted_parts(torch.tensor([3.0, 4.0, 0.0, 2.0]), (0.36, 0.64))
+    torch.testing.assert_close(row, torch.tensor([0.36, 0.48, 0.0, 0.8]))
+    song = weighted_parts(without_instrument(row, (0.36, 0.64)), (0.36, 0.64))
+    torch.testing.assert_close(song, torch.tensor([0.6, 0.8, 0.0, 0.0]))
+    torch.testing.assert_close(without_instrument(row, (1.0,)), row)
+
+
+def test_any_music_is_asked_for_by_the_song_part_alone(monkeypatch):
+    model = build(song_share=0.3)
+    monkeypatch.setattr(model, "_condition", lambda text: (torch.ones(1, 8) * len(text), None))
+    mix, stem = noise(3.0), model.embed_stem(noise(2.5, 1))
+    asked, any_music = model.predict(mix, "bass"), model.predict(mix, "music")
+    assert not any_music[32:].any()
+    torch.testing.assert_close(any_music[:32] * 0.3**0.5, asked[:32])
+    torch.testing.assert_close(stem[:32].norm() ** 2, torch.tensor(0.3))
 
 
 @pytest.mark.parametrize("phase", ["contrastive", "jepa"])

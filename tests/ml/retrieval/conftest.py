@@ -60,6 +60,7 @@ class BandModel:
         self.model_id = f"id-{name}"
         self.condition_dim = BINS if phase == "jepa" else None
         self.condition_weight = condition_weight
+        self.part_shares = (1.0,)
         self.training_tracks = training_tracks
         self.log_mel = BandPower()
 

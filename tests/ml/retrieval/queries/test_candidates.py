@@ -12,7 +12,9 @@ def stem(vectors: np.ndarray) -> StemChunks:
 
 
 def mix(vectors: np.ndarray) -> ChunkVectors:
-    return ChunkVectors(start_s=5.0 * np.arange(len(vectors)), vectors=vectors)
+    return ChunkVectors(
+        start_s=5.0 * np.arange(len(vectors)), vectors=vectors, mean=vectors.mean(0)
+    )
 
 
 def test_finds_the_pair_that_was_planted() -> None:
