@@ -25,7 +25,7 @@ evaluation:
 """
 CHOSEN = ["--songs", "4", "--heldout", "2", "--steps", "2", "--workers", "1"]
 MODELS = {"two-part", "film", "contrastive", "untrained", "spectrum"}
-LOOKED_UP = {"label", "label+contrastive"}
+LOOKED_UP = {"label", "label+contrastive", "two-part+label"}
 
 
 def test_demo_from_songs_to_report_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

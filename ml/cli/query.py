@@ -54,6 +54,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--exclude-tracks", nargs="+", default=[], metavar="ID", help="none of these tracks"
     )
     parser.add_argument("--per-track", type=int, metavar="N", help="at most N stems of a track")
+    parser.add_argument(
+        "--by-ear", action="store_true", help="leave out of account what stems are labelled"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument(
         "--save",
@@ -144,7 +147,8 @@ def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidat
         return retriever.query_by_stem(args.like, exclude_own_track=own, **filters)
     if not args.mix:
         return retriever.query_by_text(args.instrument, **filters)
-    return retriever.query(list(args.mix), args.instrument, **filters)
+    by_labels = not args.by_ear
+    return retriever.query(list(args.mix), args.instrument, uses_labels=by_labels, **filters)
 
 
 def _save(

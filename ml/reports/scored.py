@@ -9,7 +9,7 @@ from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER, METRICS, REFERENCES
-from ml.retrieval.evaluation.lookup import LABEL_FIRST
+from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL
 from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores
 from ml.scores.text import swapped_notes, within_notes
 from ml.training.config import PRESETS
@@ -41,7 +41,8 @@ class ScoreTable:
     n_queries: int
     n_gallery: int
     models: Mapping[str, Scores]
-    """In the order of Table I from its end, then other models, then what needs no learning."""
+    """In the order of Table I from its end, then other models, then what needs no learning; last
+    what knows the labels."""
     paired: Mapping[str, Scores]
     """``"A minus B"`` → differences; empty when there is nothing to compare with."""
     swapped: Mapping[str, Scores]
@@ -135,6 +136,8 @@ def _table(
 
 
 def _place(model: str) -> tuple[int, int]:
+    if model.endswith(WITH_LABEL):
+        return 3, 0
     for group, names in ((0, _FIRST_ROWS), (2, _LAST_ROWS)):
         if model in names:
             return group, names.index(model)

@@ -8,7 +8,7 @@ evaluation of their own (``retrieval-predecessor``), and "film (encoder gallery)
 Query tracks that *any* compared model has seen in training are dropped and counted, so that all
 models answer the same queries; the gallery keeps all stems. Rows over the seen tracks are an
 evaluation of their own (``retrieval-seen``), made when asked for or when nothing else is left.
-Beside the models stand what needs no learning, and two rows that know the gallery's labels
+Beside the models stand what needs no learning, and rows that know the gallery's labels
 (``ml.retrieval.evaluation.lookup``). Beside each figure: chance, and a 95 % interval over tracks.
 Differences to ``REFERENCES`` come from the same draws (evaluation ``retrieval-paired``, model
 "A minus B"; ``default`` protocol only). The same queries are answered with the mix of another track
@@ -59,12 +59,11 @@ from ml.scores.files import (
 from ml.scores.intervals import Statistic, TrackBootstrap
 from ml.scores.text import swapped_notes, within_notes
 from ml.scores.tracking import log_scores, tracking_runs
-from ml.training.models import CONTRASTIVE
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
 
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 """Part of the identity of scores: goes up when what is computed changes."""
 Protocol = Literal["default", "predecessor"]
 PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor")
@@ -344,7 +343,7 @@ def _values(
     """Compute what each query contributes, for the models and the rows that know the labels."""
     return {
         **{name: answer_values(gallery, queries, a, conditioning) for name, a in answers.items()},
-        **lookup_values(gallery, queries, conditioning, models.get(CONTRASTIVE)),
+        **lookup_values(gallery, queries, conditioning, models),
     }
 
 

@@ -1,4 +1,4 @@
-"""Two answers that know the gallery's labels: what a label is worth alone, and before phase 1.
+"""Answers that know the gallery's labels: what a label is worth alone, and beside what is heard.
 
 ``label``: look the asked text up and hear nothing. All stems with this label come first, in random
 order, the rest of the gallery after them, in random order too. Its figures are exact expectations
@@ -8,6 +8,11 @@ normalised ranks is a property of one order, and is left open.
 
 ``label+contrastive``: stems with the asked label first, and among equals the cosines of phase 1
 (ties count against the query).
+
+``two-part+label`` (any model whose vectors have a song part and an instrument part): the *hybrid*
+answer, which users get from ``StemRetriever.query``. Of a stem with the asked text it is known what
+it plays, so its instrument part counts as if it agreed wholly; other stems, unlabelled ones too,
+count as they are heard. So a stem loses nothing by the labels of others but its place.
 
 What is asked for is what queries are conditioned with: the finest label (``fine``), the coarsest
 (``coarse``), "music" for a stem without labels, and for all stems (``none``: then all of the
@@ -19,15 +24,20 @@ beat. Ranks and metrics: ``ml.retrieval.evaluation.ranks``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from ml.retrieval.embeddings.files import Embeddings
+from ml.retrieval.embeddings.files import Embeddings, vectors_of
 from ml.retrieval.evaluation.ranks import (
     RECALL_AT,
+    TIE_TOLERANCE,
+    Answers,
     Gallery,
     Queries,
     answer_queries,
     answer_values,
+    query_vectors,
     within_values,
 )
 from ml.scores.files import LABEL
@@ -35,10 +45,13 @@ from ml.tracks import MUSIC
 from ml.training.models import CONTRASTIVE
 
 LABEL_FIRST = f"{LABEL}+{CONTRASTIVE}"
+WITH_LABEL = f"+{LABEL}"
+"""Added to a model's name: its hybrid answer."""
+_QUERY_BLOCK = 256
 
 
 def lookup_values(
-    gallery: Gallery, queries: Queries, conditioning: str, contrastive: Embeddings | None
+    gallery: Gallery, queries: Queries, conditioning: str, models: Mapping[str, Embeddings]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Compute what each query contributes to each metric: row → metric → (query,) percent.
 
@@ -46,14 +59,48 @@ def lookup_values(
         gallery: what is ranked.
         queries: what is looked for.
         conditioning: what the queries ask for.
-        contrastive: of phase 1; without them there is no row ``label+contrastive``.
+        models: by name; without phase 1's there is no row ``label+contrastive``.
     """
     texts = _texts(gallery, conditioning)
     values: dict[str, dict[str, np.ndarray]] = {}
-    if contrastive is not None:
-        answers = answer_queries(gallery, queries, contrastive, first=texts)
+    for name, embeddings in models.items():
+        if len(embeddings.manifest.get("part_shares", ())) > 1:
+            answers = _hybrid_answers(gallery, queries, embeddings)
+            values[name + WITH_LABEL] = answer_values(gallery, queries, answers, conditioning)
+    if CONTRASTIVE in models:
+        answers = answer_queries(gallery, queries, models[CONTRASTIVE], first=texts)
         values[LABEL_FIRST] = answer_values(gallery, queries, answers, conditioning)
     return {**values, LABEL: _expectations(gallery, queries.targets, texts, conditioning)}
+
+
+def _hybrid_answers(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> Answers:
+    """Rank the gallery by song part and instrument part, the asked text standing for the latter."""
+    vectors, stems = query_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
+    song_share, *shares = embeddings.manifest["part_shares"]
+    width, known = vectors.shape[1] // (1 + len(shares)), 1 - song_share
+    stems = stems.astype(np.float64)
+    ranks, nearest = np.empty((2, len(queries)), dtype=np.int64)
+    places = {metric: np.empty(len(queries)) for metric in gallery.within}
+    for first in range(0, len(queries), _QUERY_BLOCK):
+        block = slice(first, first + _QUERY_BLOCK)
+        some, targets = vectors[block].astype(np.float64), queries.targets[block]
+        asked = np.where(queries.asked[block] == MUSIC, None, queries.asked[block])[:, None]
+        is_known = gallery.is_labelled & ((gallery.labels == asked) | (gallery.categories == asked))
+        heard = some[:, width:] @ stems[:, width:].T
+        score = some[:, :width] @ stems[:, :width].T + np.where(is_known, known, heard)
+        rows = np.arange(len(some))
+        own = score[rows, targets][:, None]
+        is_ahead = score >= own - TIE_TOLERANCE  # the target itself too
+        ranks[block] = is_ahead.sum(1)
+        for metric, column in gallery.within.items():
+            places[metric][block] = (is_ahead & (column == column[targets][:, None])).sum(1)
+        score[rows, targets] = -np.inf
+        nearest[block] = np.where(ranks[block] == 1, targets, score.argmax(1))
+    within = {
+        metric: within_values(gallery, gallery.within[metric], queries.targets, each)
+        for metric, each in places.items()
+    }
+    return Answers(ranks=ranks, nearest=nearest, within=within)
 
 
 def _texts(gallery: Gallery, conditioning: str) -> np.ndarray:

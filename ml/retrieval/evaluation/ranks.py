@@ -195,10 +195,7 @@ def answer_queries(
         embeddings: of the model.
         first: (stem,) the text of each stem: those with the target's own come before all others.
     """
-    place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
-    mixes = queries.targets if queries.mixes is None else queries.mixes
-    rows = [place[stem] for stem in gallery.stem_ids[mixes]]
-    vectors, stems = vectors_of(embeddings.queries)[rows], vectors_of(embeddings.gallery)
+    vectors, stems = query_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
     if first is None:
         ranks, nearest = ranks_and_nearest(vectors, stems, queries.targets)
     else:
@@ -209,6 +206,13 @@ def answer_queries(
         places, _ = ranks_in_groups(vectors, stems, queries.targets, groups)
         within[metric] = within_values(gallery, column, queries.targets, places)
     return Answers(ranks=ranks, nearest=nearest, within=within)
+
+
+def query_vectors(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> np.ndarray:
+    """Look up what one model predicted from the mix of each query: (query, dim)."""
+    place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
+    mixes = queries.targets if queries.mixes is None else queries.mixes
+    return vectors_of(embeddings.queries)[[place[stem] for stem in gallery.stem_ids[mixes]]]
 
 
 def within_values(

@@ -12,11 +12,12 @@ without a mix says nothing of how an instrument sounds (it was never trained so)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ml.labels.spellings import read_spelling
 from ml.retrieval.tables.database import sql_text
 from ml.retrieval.tables.search import Hit, StemTables, TableRows, label_filter
 
@@ -65,6 +66,30 @@ def search_by_label(
             labelled += [(replace(hit, score=cosine), label) for hit in kept]
             is_searched = len(hits) < left or not kept
     return labelled
+
+
+def named_labels(instrument: str, labels: Sequence[str]) -> list[str]:
+    """Choose the labels of a gallery that say what was asked for.
+
+    Args:
+        instrument: what was asked for, free text.
+        labels: of the gallery.
+
+    Returns:
+        Those that are the same text but for case and spaces; else those that the taxonomy's
+        reading of it names ("e-piano" reads "electric piano"); often none.
+    """
+    asked = " ".join(instrument.lower().split())
+    same = [label for label in labels if label.lower() == asked]
+    return same or [label for label in labels if label in read_spelling(instrument).labels[-1:]]
+
+
+def best_hits(hits: Iterable[Hit], k: int, per_track: int | None) -> list[Hit]:
+    """Choose the k best of hits, each stem once, at most so many of a track; best first."""
+    best: dict[str, Hit] = {}
+    for hit in sorted(hits, key=lambda hit: (-hit.score, hit.row["key"])):
+        best.setdefault(hit.row["key"], hit)
+    return _within(list(best.values()), [], per_track)[:k]
 
 
 def nearest_first(cosines: np.ndarray, labels: Sequence[str]) -> list[tuple[str, float]]:

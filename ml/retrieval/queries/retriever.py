@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ml.artifacts import ArtifactError
 from ml.labels.encoder import LabelEncoder
 from ml.labels.encoders import build_label_encoder
+from ml.models.stem_jepa import without_instrument
 from ml.retrieval.embeddings.model import EmbeddingModel, EncodesLabels, check_label_encoder
-from ml.retrieval.queries.by_label import nearest_first, nearest_labels, search_by_label
+from ml.retrieval.queries.by_label import (
+    best_hits,
+    named_labels,
+    nearest_first,
+    nearest_labels,
+    search_by_label,
+)
 from ml.retrieval.queries.candidates import (
     Candidate,
     candidates_of,
@@ -33,7 +42,7 @@ from ml.retrieval.queries.mix import (
     stem_vectors,
 )
 from ml.retrieval.tables.database import sql_text
-from ml.retrieval.tables.search import StemTables, TableRows
+from ml.retrieval.tables.search import Hit, StemTables, TableRows, label_filter
 from ml.tracks import MUSIC
 
 
@@ -98,8 +107,12 @@ class StemRetriever:
         where: str | None = None,
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
+        uses_labels: bool = True,
     ) -> list[Candidate]:
         """Find the stems that fit best with a mix.
+
+        What a label says need not be heard: a stem that is labelled with the instrument counts as
+        if it sounded wholly like it, any other as it sounds (models whose vectors have parts).
 
         Args:
             mix: a path, (array, rate in Hz), or a list of these to sum; from 1 s up. Of over ten
@@ -110,6 +123,7 @@ class StemRetriever:
             where: an SQL condition on the table's columns: ``category = 'guitar'``.
             exclude_tracks: ids of tracks that must not be found.
             per_track: at most so many stems of one track.
+            uses_labels: False: stems count as they sound, whatever their labels say.
 
         Returns:
             Best first; fewer than k when the filters leave fewer.
@@ -123,6 +137,9 @@ class StemRetriever:
         asked = self._ask(mix, instrument)
         filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
         hits = self.tables.search(asked.mean, k, where=where, **filters)
+        if uses_labels and instrument is not None:
+            named = self._search_named(asked.mean, instrument, k, where=where, **filters)
+            hits = best_hits([*named, *hits], k, per_track)
         chunks = self._rows.chunks([owner_of(hit) for hit in hits])
         return candidates_of(hits, {key: place_with_mix(c, asked) for key, c in chunks.items()})
 
@@ -233,6 +250,25 @@ class StemRetriever:
         chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
         vector = None if self.model.condition_dim is None else self.encode_texts([text])[0]
         return query_vectors(self.model, chunks, text, vector)
+
+    def _search_named(
+        self, vector: np.ndarray, instrument: str, k: int, *, where: str | None, **filters: Any
+    ) -> list[Hit]:
+        """Find the stems labelled with an instrument by the song part; their instrument is known.
+
+        A stem scores here at least what it does as it is heard, so the best k of both searches are
+        the best k of all.
+        """
+        song_share, *others = self.model.part_shares
+        labels = named_labels(instrument, self._rows.labels) if others else []
+        if not labels or instrument == MUSIC:
+            return []
+        is_named = " OR ".join(label_filter(label) for label in labels)
+        song = without_instrument(torch.from_numpy(vector), self.model.part_shares)
+        song = torch.nn.functional.normalize(song, dim=0).numpy()
+        hits = self.tables.search(song, k, where=_both(f"({is_named})", where), **filters)
+        # A stem's song part has the length √share, the query's here 1.
+        return [replace(hit, score=song_share**0.5 * hit.score + 1 - song_share) for hit in hits]
 
     def _example(self, example: Mix, exclude_own_track: bool) -> tuple[np.ndarray, str | None]:
         """Embed an example; with the condition that keeps it out of what is found."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ml.retrieval.embeddings.files import Embeddings
-from ml.retrieval.evaluation.lookup import LABEL_FIRST, lookup_values
+from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL, lookup_values
 from ml.retrieval.evaluation.ranks import (
     WITHIN_CATEGORY,
     WITHIN_LABEL,
@@ -17,6 +17,7 @@ from ml.retrieval.evaluation.ranks import (
     answer_values,
 )
 from ml.scores.files import LABEL
+from ml.training.models import CONTRASTIVE
 
 LABELS = ["synth bass", "synth bass", "bass", "flute", None, "music"]
 CATEGORIES = ["bass", "bass", "bass", "wind", None, "music"]
@@ -61,7 +62,7 @@ def expected_by_all_orders(target: int, conditioning: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("conditioning", TEXTS)
 def test_a_look_up_has_the_mean_of_all_orders(gallery: Gallery, conditioning: str) -> None:
-    values = lookup_values(gallery, queries_of(conditioning), conditioning, None)
+    values = lookup_values(gallery, queries_of(conditioning), conditioning, {})
     assert list(values) == [LABEL]
     for target in range(6):
         found = {m: v[target] for m, v in values[LABEL].items() if not np.isnan(v[target])}
@@ -69,7 +70,7 @@ def test_a_look_up_has_the_mean_of_all_orders(gallery: Gallery, conditioning: st
 
 
 def test_hand_worked_look_up(gallery: Gallery) -> None:
-    values = lookup_values(gallery, queries_of("fine"), "fine", None)[LABEL]
+    values = lookup_values(gallery, queries_of("fine"), "fine", {})[LABEL]
     assert values["recall@1"].tolist() == [50, 50, 100, 100, 50, 50]
     assert values["recall@5"].tolist() == [100] * 6
     assert values["normalized_rank_mean"] == pytest.approx(
@@ -93,7 +94,7 @@ def test_labels_first_then_cosines_equals_a_sort(
     stems[1] = stems[0]  # the synth basses tie
     queries, texts = queries_of(conditioning), TEXTS[conditioning]
     embeddings = make_embeddings(stems, asked)
-    values = lookup_values(gallery, queries, conditioning, embeddings)
+    values = lookup_values(gallery, queries, conditioning, {CONTRASTIVE: embeddings})
     assert list(values) == [LABEL_FIRST, LABEL]
     found = values[LABEL_FIRST]
     cosines = (asked @ stems.T).round(5)
@@ -118,3 +119,36 @@ def test_labels_first_then_cosines_equals_a_sort(
         )
         for metric, each in alone.items():
             assert found[metric] == pytest.approx(each, nan_ok=True)
+
+
+@pytest.mark.parametrize("conditioning", TEXTS)
+def test_a_hybrid_answer_equals_a_sort(
+    gallery: Gallery, make_embeddings: Callable[..., Embeddings], conditioning: str
+) -> None:
+    """Oracle: the sum of the weighted parts by hand, the instrument's being 1 where it is known."""
+    random = np.random.default_rng(1)
+    song, instrument = (random.normal(size=(2, 6, 2)) for _ in range(2))
+    song /= np.linalg.norm(song, axis=-1)[..., None]
+    instrument /= np.linalg.norm(instrument, axis=-1)[..., None]
+    stems, asked = np.concatenate([0.6**0.5 * song, 0.4**0.5 * instrument], axis=-1)
+    queries = queries_of(conditioning)
+    embeddings = make_embeddings(stems, asked)
+    embeddings.manifest["part_shares"] = [0.6, 0.4]
+    values = lookup_values(gallery, queries, conditioning, {"two": embeddings})
+    assert list(values) == ["two" + WITH_LABEL, LABEL]
+    for target in range(6):
+        text = TEXTS[conditioning][target]
+        scores = 0.6 * song[0] @ song[1][target]
+        for stem in range(6):
+            is_known = text != "music" and text in (LABELS[stem], CATEGORIES[stem])
+            heard = instrument[0][stem] @ instrument[1][target]
+            scores[stem] += 0.4 * (1 if is_known else heard)
+        order = sorted(range(6), key=lambda stem: -scores[stem])
+        rank = order.index(target) + 1
+        found = {metric: each[target] for metric, each in values["two" + WITH_LABEL].items()}
+        assert found["normalized_rank_mean"] == pytest.approx(100 * rank / 6)
+        assert found["right_song"] == 100 * (TRACKS[order[0]] == TRACKS[target])
+        like = [stem for stem in order if LABELS[stem] == LABELS[target]]
+        if LABELS[target] is not None and len(like) > 1:
+            place = 100 * like.index(target) / (len(like) - 1)
+            assert found[WITHIN_LABEL] == pytest.approx(place)

@@ -177,3 +177,34 @@ def test_bad_tables(uri: str, band_model: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match="names no model"):
         StemRetriever(band_model(), tmp_path / "foreign")
+
+
+def test_what_a_label_says_need_not_be_heard(
+    write_corpus: Any, make_sine: Any, layout: DataLayout, band_model: Any
+) -> None:
+    """Hand-worked: bands below 20 are the song part (share 0.6), those above the instrument's."""
+
+    def sound(song: int, instrument: int) -> np.ndarray:
+        return make_sine(song, 2.0) + make_sine(instrument, 2.0)
+
+    bass, odd_song = ("keys > bass", sound(5, 30)), ("bass", sound(6, 30))
+    stems = {"a": bass, "b": odd_song, "c": ("", sound(5, 30)), "d": ("piano", sound(6, 25))}
+    write_corpus("songs", {"one": stems})
+    model = band_model()
+    model.part_shares = (0.6, 0.4)
+    embed_corpus("songs", [model], layout, {})
+    publish_corpus(layout, "id-bands", "songs")
+    retriever = StemRetriever(model, database_uri(layout, "id-bands"))
+
+    def answer(instrument: str | None, **options: Any) -> dict[str, float]:
+        found = retriever.query(sound(5, 25), instrument, k=4, **options)
+        return {c.stem_id[-1]: round(c.score, 3) for c in found}
+
+    heard = {"a": 0.6, "c": 0.6, "d": 0.4, "b": 0.0}
+    assert answer("bass", uses_labels=False) == answer("xyzzy") == heard
+    for asked in ("bass", " Bass ", "bass "):
+        assert answer(asked) == {"a": 1.0, "c": 0.6, "b": 0.4, "d": 0.4}
+    assert list(answer("keys")) == ["a", "c", "d", "b"]  # a label of any level
+    assert answer("bass", per_track=1) == {"a": 1.0}
+    assert answer("bass", where="stem_id <> 'one/a'") == {"c": 0.6, "b": 0.4, "d": 0.4}
+    assert answer(None) == {"a": 0.775, "c": 0.775, "b": 0.0, "d": 0.0}
