@@ -11,7 +11,7 @@ import numpy as np
 
 from ml.artifacts import DataLayout, fingerprint
 from ml.beats.feature_files import features_file, read_features_manifest
-from ml.beats.probe import FPS, PROBES, STEP_S, ProbeTrack
+from ml.beats.probe import FPS, ProbeTrack, probes_per_step
 from ml.corpora.demo.reader import DemoCorpus
 from ml.corpora.readers.beats import (
     BeatAnnotationError,
@@ -60,14 +60,13 @@ def probe_tracks(
 
     Raises:
         ArtifactError: the features were not made.
-        ValueError: their steps are not those of the probes.
+        ValueError: their steps are no multiple of what a probe stands for.
     """
     manifest = read_features_manifest(layout, model_id, corpus)
-    if not math.isclose(manifest["step_s"], STEP_S):
-        raise ValueError(
-            f"features of {corpus} by {model_id} have steps of {manifest['step_s']} s; the probes "
-            f"expect {STEP_S} s: patches of 16 frames of 10 ms"
-        )
+    try:
+        probes = probes_per_step(manifest["step_s"])
+    except ValueError as error:
+        raise ValueError(f"features of {corpus} by {model_id}: {error}") from None
     annotated = {track.track_id: track for track in beat_set.tracks}
     folder = layout.beat_features(model_id, corpus)
     return [
@@ -78,7 +77,8 @@ def probe_tracks(
             beats=track.beats,
             features=folder / features_file(place),
             steps=row["steps"],
-            frames=min(row["steps"] * PROBES, math.ceil(row["duration_s"] * FPS)),
+            probes=probes,
+            frames=min(row["steps"] * probes, math.ceil(row["duration_s"] * FPS)),
         )
         for place, row in enumerate(manifest["tracks"])
         if (track := annotated.get(row["track_id"])) is not None

@@ -1,9 +1,9 @@
-"""Eight linear probes on frozen features: 8 × 20 ms activations per step of 160 ms.
+"""Linear probes on frozen features, one for each 20 ms of a step: eight for one of 160 ms.
 
-Probe j's activation of step k is frame n = 8k + j of the track, at n / 50 s; there is no shift by
-half a frame (Riou et al., section III-E). Eight probes on the same
-features are one linear map with eight outputs. They are trained on tracks with beats and features,
-streamed from disk. Which tracks those are: ``ml.beats.probes``.
+Of P probes, probe j's activation of step k is frame n = P·k + j of the track, at n / 50 s; there is
+no shift by half a frame (Riou et al., section III-E, with patches of 160 ms and P = 8). Probes on
+the same features are one linear map with P outputs. They are trained on tracks with beats and
+features, streamed from disk. Which tracks those are: ``ml.beats.probes``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,8 @@ from torch import Tensor, nn
 from ml.beats.feature_files import read_features
 from ml.corpora.readers.beats import beat_frames
 
-PROBES = 8
-"""Activations per step."""
-STEP_S = 0.16
-FPS = PROBES / STEP_S
-"""Activations per second: 50."""
+FPS = 50
+"""Activations per second."""
 _ROWS = 4_000
 """Steps at a time in float32."""
 
@@ -44,7 +41,9 @@ class ProbeTrack:
     features: Path
     """File of (layer, step, feature)."""
     steps: int
-    """Length in steps of 160 ms."""
+    """Length in steps of the features."""
+    probes: int
+    """Activations per step (``probes_per_step``)."""
     frames: int
     """Length in frames of 20 ms: what lies beyond in the last step is padding."""
 
@@ -94,25 +93,26 @@ class ProbeConfig:
 
 
 class BeatProbe(nn.Module):
-    """Standardisation by training tracks, then eight linear maps.
+    """Standardisation by training tracks, then a linear map for each probe.
 
     Args:
         feature_dim: width of a row of features.
+        probes: activations per step.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, feature_dim: int) -> None:
+    def __init__(self, feature_dim: int, probes: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("deviation", torch.ones(feature_dim))
-        self.linear = nn.Linear(feature_dim, PROBES)
+        self.linear = nn.Linear(feature_dim, probes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(step, feature) to logits (step, 8)."""
+        """(step, feature) to logits (step, probe)."""
         return self.linear((features.float() - self.mean) / self.deviation)
 
     @torch.inference_mode()
@@ -145,25 +145,38 @@ class TrainedProbe:
     """After which it was taken."""
 
 
+def probes_per_step(step_s: float) -> int:
+    """Count the activations of a step.
+
+    Raises:
+        ValueError: the step is no multiple of 20 ms.
+    """
+    probes = round(step_s * FPS)
+    if probes < 1 or not math.isclose(probes, step_s * FPS):
+        raise ValueError(f"a step of features lasts {step_s} s; expected a multiple of {1 / FPS} s")
+    return probes
+
+
 def frame_labels(
-    beats: np.ndarray, steps: int, neighbour_weights: Sequence[float] = ()
+    beats: np.ndarray, steps: int, probes: int, neighbour_weights: Sequence[float] = ()
 ) -> np.ndarray:
     """Make the targets of the probes.
 
     Args:
         beats: (beat,) times in s.
         steps: length of the track; beats beyond are left out.
+        probes: activations per step.
         neighbour_weights: labels of the frames beside a beat; where two beats meet, the larger.
 
     Returns:
-        (step, 8) float32, 0…1.
+        (step, probe) float32, 0…1.
     """
-    labels = np.zeros(steps * PROBES, dtype=np.float32)
+    labels = np.zeros(steps * probes, dtype=np.float32)
     centres = beat_frames(beats, FPS)
     for distance, weight in reversed([*enumerate((1.0, *neighbour_weights))]):
         for frames in (centres - distance, centres + distance):
             labels[frames[(frames >= 0) & (frames < len(labels))]] = weight
-    return labels.reshape(steps, PROBES)
+    return labels.reshape(steps, probes)
 
 
 def train_probe(
@@ -188,13 +201,15 @@ def train_probe(
         The probe at its best validation loss; equal for equal arguments.
 
     Raises:
-        ValueError: there is nothing to train on.
+        ValueError: there is nothing to train on, or tracks have steps of different lengths.
     """
     if not train:
         raise ValueError("there are no tracks to train a beat probe on; expected at least one")
+    if len(counts := {track.probes for track in (*train, *valid)}) > 1:
+        raise ValueError(f"tracks have {sorted(counts)} activations a step; expected one number")
     blocks, checked = (StepBlocks(tracks, row, config) for tracks in (train, valid))
     random = np.random.default_rng(config.seed)
-    probe = _initial(blocks)
+    probe = _initial(blocks, train[0].probes)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.learning_rate)
     weight = torch.tensor(config.positive_weight)
     best = TrainedProbe(probe=probe, row=row, valid_loss=math.nan, epochs=0)
@@ -210,10 +225,10 @@ def train_probe(
     return best
 
 
-def _initial(blocks: StepBlocks) -> BeatProbe:
+def _initial(blocks: StepBlocks, probes: int) -> BeatProbe:
     """Start from zero weights, the bias at the share of beats, standardisation by these tracks."""
     mean, deviation, share = blocks.statistics()
-    probe = BeatProbe(len(mean))
+    probe = BeatProbe(len(mean), probes)
     probe.mean.copy_(torch.from_numpy(mean))
     probe.deviation.copy_(torch.from_numpy(deviation))
     nn.init.constant_(probe.linear.bias, math.log(share / (1 - share)))
@@ -252,7 +267,7 @@ def _loss(probe: BeatProbe, blocks: StepBlocks, weight: Tensor) -> float:
             total += F.binary_cross_entropy_with_logits(
                 logits, targets, pos_weight=weight, reduction="sum"
             ).item()
-    return total / (blocks.steps * PROBES)
+    return total / (blocks.steps * probe.linear.out_features)
 
 
 class StepBlocks:
@@ -272,7 +287,7 @@ class StepBlocks:
     def blocks(
         self, order: Sequence[int] | np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features (step, feature) float16 and labels (step, 8) float32, block by block.
+        """Features (step, feature) float16 and labels (step, probe) float32, block by block.
 
         Args:
             order: of the tracks; where all fit in one block, it is read once and kept as it is.
@@ -291,7 +306,7 @@ class StepBlocks:
         yield self._read(pending)
 
     def batches(self, random: np.random.Generator, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All steps once, by random track and within blocks: (batch, feature), (batch, 8)."""
+        """All steps once, by random track and within blocks: (batch, feature), (batch, probe)."""
         for features, labels in self.blocks(random.permutation(len(self._tracks))):
             places = random.permutation(len(features))
             for first in range(0, len(places), size):
@@ -315,5 +330,5 @@ class StepBlocks:
     def _read(self, tracks: Sequence[ProbeTrack]) -> tuple[np.ndarray, np.ndarray]:
         features = np.concatenate([track.read(self._row) for track in tracks])
         weights = self._config.neighbour_weights
-        labels = [frame_labels(track.beats, track.steps, weights) for track in tracks]
+        labels = [frame_labels(t.beats, t.steps, t.probes, weights) for t in tracks]
         return features, np.concatenate(labels)

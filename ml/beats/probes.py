@@ -301,10 +301,11 @@ def _read(path: Path, feature_dim: int) -> BeatProbe:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    probe = BeatProbe(feature_dim)
     try:
-        probe.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        weights = load_file(path)
+        probe = BeatProbe(feature_dim, len(weights["linear.bias"]))
+        probe.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(
             f"{path} is missing or damaged ({error}); delete {path.parent} and train again with: "
             f"{kinds.BEAT_PROBES.remedy(path.parent)}"

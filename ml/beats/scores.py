@@ -145,7 +145,7 @@ def chance_scores(track: ProbeTrack) -> dict[str, float]:
 
 def annotation_activation(track: ProbeTrack) -> np.ndarray:
     """Take the labels for an activation: (frame,) float64."""
-    labels = frame_labels(track.beats, track.steps, (0.5,))
+    labels = frame_labels(track.beats, track.steps, track.probes, (0.5,))
     return labels.ravel()[: track.frames].astype(np.float64)
 
 
@@ -176,7 +176,8 @@ def _figures(
 
 def _beat_frames(track: ProbeTrack) -> tuple[np.ndarray, np.ndarray]:
     """Tell which frames are beats, and which count: (frame,) bool each."""
-    labels = frame_labels(track.beats, track.steps, (0.5,) * NEIGHBOURS).ravel()[: track.frames]
+    weights = (0.5,) * NEIGHBOURS
+    labels = frame_labels(track.beats, track.steps, track.probes, weights).ravel()[: track.frames]
     return labels == 1, (labels == 0) | (labels == 1)
 
 

@@ -10,7 +10,7 @@ from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, write_aside
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.features import FeatureConfig, encoder_input, step_count, track_features
-from ml.beats.probe import FPS, PROBES
+from ml.beats.probe import FPS
 from ml.beats.probes import ALL, StoredProbe, read_probes
 from ml.models.stem_jepa import StemJepa
 
@@ -43,12 +43,13 @@ class BeatTracker:
         Returns:
             (frame,) float64, 0…1; frame n is at n / 50 s.
         """
+        probes = self._probe.probe.linear.out_features
         steps = step_count(self._input, len(waveform))
-        frames = min(steps * PROBES, max(1, round(len(waveform) / self.rate_hz * FPS)))
+        frames = min(steps * probes, max(1, round(len(waveform) / self.rate_hz * FPS)))
         parts = [
             self._probe.probe.activation(layers[self._probe.layer].numpy(), stop - first)
             for _, part, layers in track_features([self._input], waveform, self._config)
-            for first, stop in [(part.start * PROBES, min(part.stop * PROBES, frames))]
+            for first, stop in [(part.start * probes, min(part.stop * probes, frames))]
             if stop > first
         ]
         return np.concatenate(parts)

@@ -11,7 +11,7 @@ import torch
 
 from ml.audio.mel import LogMel, LogMelConfig
 from ml.beats.features import BeatInput, FeatureConfig, step_count, track_features
-from ml.beats.probe import FPS, PROBES, ProbeTrack
+from ml.beats.probe import FPS, ProbeTrack, probes_per_step
 from ml.models.vit import ViTConfig, ViTEncoder
 
 RATE_HZ = 16_000
@@ -104,7 +104,8 @@ def make_track(tmp_path: Path) -> Callable[..., ProbeTrack]:
             beats=beats,
             features=path,
             steps=steps,
-            frames=min(steps * PROBES, round(duration_s * FPS)),
+            probes=(probes := probes_per_step(source.step_s)),
+            frames=min(steps * probes, round(duration_s * FPS)),
         )
 
     return make

@@ -9,7 +9,15 @@ import torch
 
 from ml.beats.features import BeatInput
 from ml.beats.peaks import pick_peaks
-from ml.beats.probe import FPS, ProbeConfig, ProbeTrack, StepBlocks, frame_labels, train_probe
+from ml.beats.probe import (
+    FPS,
+    ProbeConfig,
+    ProbeTrack,
+    StepBlocks,
+    frame_labels,
+    probes_per_step,
+    train_probe,
+)
 
 MakeTrack = Callable[..., ProbeTrack]
 QUICK = ProbeConfig(batch_steps=128, learning_rate=1e-2, epochs=8)
@@ -17,17 +25,17 @@ QUICK = ProbeConfig(batch_steps=128, learning_rate=1e-2, epochs=8)
 
 def test_widened_labels_by_hand():
     """Beats at 0.1 s (frame 5), 0.139 s (frame 7), 0.32 s (frame 16), and beyond the end."""
-    labels = frame_labels(np.array([0.1, 0.139, 0.32, 9.0]), 3, (0.5, 0.25))
+    labels = frame_labels(np.array([0.1, 0.139, 0.32, 9.0]), 3, 8, (0.5, 0.25))
     expected = np.zeros(24)
     expected[[5, 7, 16]] = 1
     expected[[4, 6, 8, 15, 17]] = 0.5
     expected[[3, 9, 14, 18]] = 0.25
     assert np.array_equal(labels, expected.reshape(3, 8))
-    assert frame_labels(np.array([0.0]), 1, (0.5,))[0].tolist() == [1, 0.5] + [0] * 6
+    assert frame_labels(np.array([0.0]), 1, 8, (0.5,))[0].tolist() == [1, 0.5] + [0] * 6
 
 
 def test_no_beats_give_no_labels():
-    assert not frame_labels(np.array([]), 2, (0.5,)).any()
+    assert not frame_labels(np.array([]), 2, 8, (0.5,)).any()
 
 
 @pytest.mark.parametrize("kind", ["log-mel", "encoder"])
@@ -118,3 +126,19 @@ def test_wrong_settings_are_refused():
         ProbeConfig(neighbour_weights=(0.2, 0.5))
     with pytest.raises(ValueError, match="positive_weight"):
         ProbeConfig(positive_weight=0)
+
+
+def test_a_step_has_an_activation_for_each_20_ms():
+    assert [probes_per_step(step_s) for step_s in (0.16, 0.32, 0.02)] == [8, 16, 1]
+    beats = np.array([0.1, 0.5])
+    long, short = (frame_labels(beats, steps, 48 // steps, (0.5,)) for steps in (3, 6))
+    assert long.shape == (3, 16)
+    assert (long.ravel() == short.ravel()).all()
+    with pytest.raises(ValueError, match=r"a step of features lasts 0\.15 s; expected a multiple"):
+        probes_per_step(0.15)
+
+
+def test_tracks_with_steps_of_two_lengths_are_refused(make_encoder, make_track):
+    track = make_track(make_encoder(), 0)
+    with pytest.raises(ValueError, match=r"\[8, 16\] activations a step"):
+        train_probe([track, replace(track, probes=16)], [], 0, QUICK)

@@ -17,6 +17,7 @@ def track(name: str, group: str | int | None) -> ProbeTrack:
         beats=np.array([6.0]),
         features=Path("none"),
         steps=1,
+        probes=8,
         frames=8,
     )
 

@@ -9,7 +9,7 @@ import torch
 
 from ml.artifacts import DataLayout
 from ml.beats.features import beat_inputs
-from ml.beats.probe import BeatProbe
+from ml.beats.probe import BeatProbe, probes_per_step
 from ml.beats.probes import StoredProbe
 from ml.beats.tracker import BeatTracker, with_clicks
 from ml.models.stem_jepa import load_model
@@ -21,7 +21,7 @@ def tracker(shared_home: Path) -> BeatTracker:
     """A probe with random weights on a small encoder."""
     layout = DataLayout(home=shared_home)
     (source,) = beat_inputs(layout, ["film"], [-1])
-    probe = BeatProbe(source.feature_dim)
+    probe = BeatProbe(source.feature_dim, probes_per_step(source.step_s))
     torch.manual_seed(0)
     torch.nn.init.normal_(probe.linear.weight, std=0.1)
     stored = StoredProbe(
