@@ -32,6 +32,11 @@ _SONG_SHARES = {"two-part": 0.6}
 _COLOUR_DB = {"contrastive": 6.0, "two-part": 6.0}
 """Random gain and equaliser below size ``paper``: stems of a song may not be known by loudness and
 colour."""
+_OCTAVE = LogMelConfig(
+    window_samples=2_048, hop_samples=320, mel_bins=160, is_octave=True, is_measured=True
+)
+"""Frontend below size ``paper``, 22 bands an octave: on 60 validation songs phase 1 places the
+right stem at 17.9 within its label, with the mel bands of the paper at 25.9, at the same work."""
 _CONDITIONING: dict[str, Conditioning] = {
     "class": "class",
     "clap": "concat",
@@ -244,15 +249,15 @@ def paper(preset: str, condition_dim: int) -> TrainingConfig:
 def small(preset: str, condition_dim: int) -> TrainingConfig:
     """Take ViT-Small (22M parameters) and 30k steps a phase: about a night on one GPU.
 
-    Differs from ``paper`` beyond size: measured log-mel statistics, centring, gentler rates in
-    phase 2, no decay of biases and norms (see the fields).
+    Differs from ``paper`` beyond size: octave bands with measured statistics, centring, gentler
+    rates in phase 2, no decay of biases and norms (see the fields).
     """
     steps = 30_000
     return _preset_at_size(
         preset,
         condition_dim,
         size="small",
-        encoder=ViTConfig(dim=384, layers=12, heads=6),
+        encoder=ViTConfig(dim=384, layers=12, heads=6, mel_bins=_OCTAVE.mel_bins),
         is_centred=True,
         optimizer=OptimizerConfig(
             learning_rate=5e-4, warmup_steps=2_000, is_decaying_all=False, encoder_rate=0.3
@@ -278,7 +283,7 @@ def tiny(preset: str, condition_dim: int) -> TrainingConfig:
         preset,
         condition_dim,
         size="tiny",
-        encoder=ViTConfig(dim=128, layers=3, heads=4),
+        encoder=ViTConfig(dim=128, layers=3, heads=4, mel_bins=_OCTAVE.mel_bins),
         hidden=256,
         chunk_s=4.0,
         is_centred=True,
@@ -313,7 +318,7 @@ def _preset_at_size(
     chunk_s: float = 8.0,
     **lengths: Any,
 ) -> TrainingConfig:
-    """Put a preset together; ``is_centred``: with measured log-mel statistics too."""
+    """Put a preset together; ``is_centred``: with octave bands and their statistics too."""
     predictor = PredictorConfig(
         conditioning=_CONDITIONING.get(preset, "film"),
         dim=encoder.dim,
@@ -324,7 +329,7 @@ def _preset_at_size(
         preset=preset,
         size=size,
         model=StemJepaConfig(
-            log_mel=LogMelConfig(is_measured=is_centred),
+            log_mel=_OCTAVE if is_centred else LogMelConfig(),
             encoder=encoder,
             predictor=None if preset == "contrastive" else predictor,
             chunk_s=chunk_s,
