@@ -26,7 +26,7 @@ def test_parameters_are_those_of_the_model(preset, overrides):
 def test_flops_are_those_of_the_matrix_products(preset):
     config = training_config(preset, overrides={"batch_size": 2})
     model = StemJepa(config.model).bfloat16()  # attention is written out, so it is counted
-    mel = torch.randn(2, 80, 400, dtype=torch.bfloat16)
+    mel = torch.randn(2, 160, 200, dtype=torch.bfloat16)
     with FlopCounterMode(display=False) as counter:
         patches = model.encoder(mel).flatten(1, 2)
         assert model.predictor is not None

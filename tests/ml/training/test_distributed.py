@@ -32,12 +32,12 @@ def measure(preset, overrides, device):
     generator = torch.Generator().manual_seed(1)
     def draw(*shape):
         return torch.randn(*shape, generator=generator)
-    whole = dict(context=draw(8, 80, 100), target=draw(8, 80, 100), condition=draw(8, 8),
+    whole = dict(context=draw(8, 160, 50), target=draw(8, 160, 50), condition=draw(8, 8),
         classes=torch.arange(8) % 4, tracks=torch.tensor([0, 1, 2, 3, 4, 5, 0, 6]),
         asked=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]),
         label_ids=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])[:, None])
     if config.pairs.hard_negatives:
-        whole |= dict(negatives=draw(8, 2, 80, 100), is_negative=draw(8, 2) > 0)
+        whole |= dict(negatives=draw(8, 2, 160, 50), is_negative=draw(8, 2) > 0)
     batch = MelBatch(**{name: rows[rank()::world()] for name, rows in whole.items()})
     phase = distributed_phase(state, LoopConfig(), device)
     loss, _ = phase(batch)
