@@ -207,6 +207,17 @@ def test_the_cosine_of_two_parts_is_their_weighted_sum(start, shared_home):
     assert query.shape[1] == model.dim == 2 * phase_1.dim
 
 
+def test_the_song_share_weighs_answers_and_teaches_nothing(start):
+    learned = []
+    for share in (0.3, 0.6):
+        state, batch = start({"model.song_share": share}, "two-part")
+        for _ in range(2):
+            train_step(state, batch, CPU)
+        learned.append(state.model.state_dict())
+    one, other = learned
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_in_two_parts_no_stem_of_the_asked_label_is_a_negative(start):
     state, batch = start(TWO_PARTS, "two-part")
     mels = mel_batch(batch, state.model.log_mel, CPU)
