@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
-from ml.scores.files import LABEL, SWAPPED
+from ml.scores.files import LABEL, LOSS, SWAPPED
 from ml.scores.published import PUBLISHED
 
 _HEADINGS = {
@@ -103,7 +103,7 @@ def swapped_notes(rows: Sequence[Mapping[str, Any]], evaluation: str = "retrieva
     """
     own = [row for row in rows if row["evaluation"] == evaluation and row["model"] == LABEL]
     swapped = [row["n_queries"] for row in rows if row["evaluation"] == evaluation + SWAPPED]
-    if not own or evaluation.endswith("-seen"):
+    if not own or evaluation.endswith(("-seen", SWAPPED, LOSS)):
         return []
     if not swapped:
         is_one_track = all(row["low"] is None or isnan(row["low"]) for row in own)

@@ -142,7 +142,10 @@ def test_queries_without_another_mix_are_counted(
     evaluate_retrieval("mixed", layout, {"bands": "id-bands"})
     assert rows_of(layout, LOSS, "bands")["recall@1"]["n_queries"] == 3
     said = "mix swapped: 3 queries left out, whose text is asked for in one track only"
-    assert swapped_notes(read_scores(layout)) == [said]
+    scores = read_scores(layout)
+    assert swapped_notes(scores) == [said]
+    for made_of_it in (SWAPPED, LOSS):  # no queries of their own
+        assert swapped_notes(scores, made_of_it) == []
     lines = table_lines("loss", read_scores(layout, evaluation=LOSS))
     assert lines[0] == "loss, 3 queries, 6 stems, percent"
 
