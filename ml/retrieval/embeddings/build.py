@@ -71,7 +71,7 @@ from ml.retrieval.embeddings.parts import (
 )
 from ml.retrieval.embeddings.passes import models_by_shape
 from ml.retrieval.embeddings.seen import seen_tracks
-from ml.retrieval.embeddings.source import EmbeddingSource, open_source
+from ml.retrieval.embeddings.source import EmbeddingSource, Splits, open_source
 from ml.tracks import CorpusError
 
 
@@ -81,8 +81,8 @@ def embed_corpus(
     layout: DataLayout,
     label_vectors: Mapping[str, np.ndarray],
     *,
-    conditioning: str = "fine",
-    splits: Sequence[str] | None = None,
+    conditioning: str | None = "fine",
+    splits: Splits = None,
     device: str = "cpu",
     batch_chunks: int = 64,
     precision: Precision = "bf16",
@@ -97,8 +97,8 @@ def embed_corpus(
         layout: where everything lies.
         label_vectors: (condition_dim,) per text: all labels of the corpus and ``"music"``; may be
             empty when no model takes conditions.
-        conditioning: one of ``CONDITIONINGS``. Queries of other conditionings that were made
-            before are kept.
+        conditioning: one of ``CONDITIONINGS``; None: stems alone, no queries, in about half the
+            time. Queries of other conditionings that were made before are kept.
         splits: which tracks; default: ``test`` where the corpus has such tracks, else all.
         device: where to compute: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
         batch_chunks: chunks in a batch.
@@ -118,7 +118,8 @@ def embed_corpus(
         WorkersError: the executor's workers died or cannot be reached.
         ValueError: an unknown conditioning, or a label without a vector.
     """
-    _check_conditionings([conditioning])
+    conditionings = [] if conditioning is None else [conditioning]
+    _check_conditionings(conditionings)
     _check_label_encoders(name, models, layout, label_vectors)
     build = _Build(
         source=open_source(name, layout, splits, precision=precision),
@@ -132,7 +133,7 @@ def embed_corpus(
         ),
         executor=executor,
     )
-    return build.artifacts(models, [conditioning])
+    return build.artifacts(models, conditionings)
 
 
 def embed_predecessor(
@@ -231,7 +232,8 @@ class _Build:
         """Return the embeddings of each model; where queries lack, all are made anew."""
         keep_freed_memory()
         on_disk = {m.model_id: self._on_disk(m) for m in models}
-        stale = [m for m in models if not set(conditionings) <= set(on_disk[m.model_id][1])]
+        current = {i for i, (old, made) in on_disk.items() if old and {*conditionings} <= {*made}}
+        stale = [m for m in models if m.model_id not in current]
         wanted = set(conditionings).union(*(on_disk[m.model_id][1] for m in stale))
         names = tuple(c for c in CONDITIONINGS if c in wanted)
         artifacts = {model_id: old for model_id, (old, _) in on_disk.items() if old}
@@ -312,7 +314,7 @@ class _Build:
         """Join the parts of a model and write the manifest."""
         source, folder = self.source, self._folder(model)
         rows = join_parts(source, folder)
-        counts = self._counts(rows, rows[queries_name(conditionings[0])])
+        counts = self._counts(rows, [rows[queries_name(name)] for name in conditionings[:1]])
         chosen = {track.track_id for track in source.tracks}
         seen = chosen.intersection(
             seen_tracks(source.table, model.training_tracks, self.options.layout)
@@ -336,9 +338,9 @@ class _Build:
         remove_parts(folder)
         return artifact
 
-    def _counts(self, rows: Mapping[str, int], queries: int) -> dict[str, int]:
+    def _counts(self, rows: Mapping[str, int], asked: Sequence[int]) -> dict[str, int]:
         """Count what was embedded and what was left out; refuse when nothing was."""
-        corpus, gallery = self.source.corpus, rows[GALLERY]
+        corpus, gallery, queries = self.source.corpus, rows[GALLERY], sum(asked)
         counts = {"gallery": gallery, "queries": queries}
         if self._is_default:
             if not gallery:
@@ -347,7 +349,8 @@ class _Build:
                     f"look at its levels with: stems corpus inspect"
                 )
             stems = sum(len(track.stems) for track in self.source.tracks)
-            silent = {"silent_stems": stems - gallery, "silent_mixes": gallery - queries}
+            silent_mixes = gallery - queries if asked else 0
+            silent = {"silent_stems": stems - gallery, "silent_mixes": silent_mixes}
             return counts | {"chunks": rows[CHUNKS]} | silent
         if not queries:
             raise ValueError(

@@ -120,9 +120,10 @@ def _manifest_with(folder: Path, kind: ArtifactKind, conditioning: str) -> dict[
     manifest = read_manifest(folder, kind)
     made = manifest["identity"]["conditionings"]
     if conditioning not in made:
+        holds = f"queries conditioned {', '.join(made)}, not" if made else "no queries conditioned"
         raise ArtifactError(
-            f"{folder} holds queries conditioned {', '.join(made)}, not {conditioning}; make "
-            f"them with: {kind.remedy(folder)} --conditioning {conditioning}"
+            f"{folder} holds {holds} {conditioning}; make them with: {kind.remedy(folder)} "
+            f"--conditioning {conditioning}"
         )
     return manifest
 

@@ -296,7 +296,7 @@ def _embed(
         for i in range(len(audio.stems)):
             chunks = list(audio.stem_chunks(i, models[0].chunk_s))
             run.add_stem(first_stem + i, chunks)
-            if chunks:  # what never sounds is no target
+            if chunks and job.conditions:  # what never sounds is no target
                 run.add_mix(first_stem + i, audio.mix_chunks(i, models[0].chunk_s))
         first_stem += len(audio.stems)
     run.finish()

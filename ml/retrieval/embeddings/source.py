@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,9 @@ ACTIVITY = ActivityConfig()
 _TRACKS_AHEAD = 2
 """Tracks that are decoded while the caller works on one."""
 
+EVERY_SPLIT = "every"
+Splits = Sequence[str] | Literal["every"] | None
+"""Names of splits; ``EVERY_SPLIT``: all tracks, whatever their split or none."""
 Chunk = tuple[float, np.ndarray]
 """Where a chunk begins in seconds, and its waveform: (samples,) float32."""
 
@@ -156,15 +159,13 @@ class EmbeddingSource:
         ]
 
 
-def open_source(
-    name: str, layout: DataLayout, splits: Sequence[str] | None, **identity: Any
-) -> EmbeddingSource:
+def open_source(name: str, layout: DataLayout, splits: Splits, **identity: Any) -> EmbeddingSource:
     """Choose the tracks of a corpus to embed.
 
     Args:
         name: the corpus.
         layout: where its ``corpus_tracks`` lies.
-        splits: which tracks; default: ``test`` where the corpus has such tracks, else all.
+        splits: which tracks; None: ``test`` where the corpus has such tracks, else all.
         identity: what else decides the embeddings, whatever the model.
 
     Raises:
@@ -177,7 +178,9 @@ def open_source(
     table = read_corpus_tracks(layout, name)
     tracks = [track for track in tracks_of_table(table) if track.stems]
     known = {track.split for track in tracks}
-    chosen = splits or (["test"] if "test" in known else None)
+    chosen = ["test"] if not splits and "test" in known else splits or None
+    if chosen == EVERY_SPLIT:
+        chosen = None
     if chosen is not None:
         tracks = [track for track in tracks if track.split in chosen]
     if not tracks:
