@@ -60,16 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) -> int:
     """Build the demo in a home that has its configuration; returns the exit code."""
     from assets_def.resources import StemsHome
+    from ml.retrieval.queries.example import example_query
     from ml.settings import load_settings
+    from ml.training.models import champion_path
     from pipelines.execute import execute_in_home
     from pipelines.run import conclude
-    from pipelines.summary import example_query
 
     settings = load_settings(home, overrides)
     resource = StemsHome(home=str(settings.home), overrides=overrides, workers=workers)
     songs_s = build_songs(settings, resource.processes)
     outcomes = execute_in_home(resource, demo_steps(settings))
-    query = example_query(settings, CORPORA[0])
+    has_answers = champion_path(settings.layout).is_file()
+    query = example_query(settings, CORPORA[0]) if has_answers else None
     return conclude(settings, outcomes, timed=[("demo songs", songs_s)], query=query)
 
 

@@ -39,6 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a corpus; 0 done, 1 something failed, 2 wrong use."""
     from assets_def.resources import StemsHome
+    from ml.corpora.registration import register_corpus
     from ml.progress import set_up_logging
     from ml.settings import load_settings
     from pipelines.home import install_home
@@ -51,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.train and not settings.layout.models_index.is_file():
             parser.error(
                 f"{settings.layout.models_index} does not exist: there is no model to embed "
-                f"{args.name} with; run `make demo` first, or train on this corpus with --train"
+                f"score on {args.name}; run `make demo` first, train on this corpus with --train, "
+                f"or find its stems without training: stems index {args.root}"
             )
         install_home(settings)
-        register(load_settings(args.home), args.name, args.kind, args.root)
+        register_corpus(load_settings(args.home), args.kind, args.root, args.name)
         settings = load_settings(args.home)
         overrides = chosen_settings(settings, args)
         home = StemsHome(home=str(settings.home), overrides=overrides, workers=args.workers)
@@ -63,30 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on where it was")
-
-
-def register(settings: "Settings", name: str, kind: str, root: Path) -> None:
-    """Put a corpus into ``config.yaml`` if it is not there.
-
-    Raises:
-        ml.settings.SettingsError: the name stands for another corpus.
-        ml.corpora.corpus.CorpusError: there is no such corpus.
-    """
-    from ml.config_file import add_corpus
-    from ml.corpora.corpus import open_corpus
-    from ml.settings import SettingsError
-
-    root = root.expanduser().resolve()
-    if name not in settings.corpora:
-        open_corpus(kind, root)
-        add_corpus(settings, name, kind=kind, root=root, options={})
-        return
-    known = settings.corpus(name)
-    if (known.kind, known.root.resolve()) != (kind, root):
-        raise SettingsError(
-            f"{settings.layout.config_path} has a corpus {name!r} of kind {known.kind} at "
-            f"{known.root}, you said {kind} at {root}; choose another name, or change it there"
-        )
 
 
 def chosen_settings(settings: "Settings", args: argparse.Namespace) -> dict[str, Any]:

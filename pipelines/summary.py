@@ -1,8 +1,6 @@
 """What the demo and runs over single corpora say when they are done; text only, no printing."""
 
 import shlex
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -62,29 +60,6 @@ def next_text(settings: Settings, *, query: str | None) -> str:
     return "\n".join(["What to look at next:", *lines, *asked])
 
 
-def example_query(settings: Settings, corpus: str) -> str | None:
-    """Make a mix, and the command that asks for the stem that it lacks.
-
-    The mix is the first held-out song with a labelled stem, without that stem. None where the
-    corpus has no such song or nothing can be queried yet.
-    """
-    from ml.training.models import champion_path
-
-    layout = settings.layout
-    if not champion_path(layout).is_file():
-        return None
-    asked = _mix_without_a_stem(layout, corpus)
-    if asked is None:
-        return None
-    mix, instrument = asked
-    stems = Path(sys.executable).with_name("stems")
-    program = str(stems) if stems.exists() else shutil.which("stems") or "stems"
-    if Path(program).is_relative_to(Path.cwd()):
-        program = str(Path(program).relative_to(Path.cwd()))
-    words = [program, "--home", str(settings.home), "query", str(mix), "--instrument", instrument]
-    return shlex.join(words)
-
-
 def times_text(timed: Sequence[tuple[str, float]]) -> str:
     """Say the elapsed time of each stage and in all."""
     rows = [*timed, ("in all", sum(elapsed_s for _, elapsed_s in timed))]
@@ -102,25 +77,3 @@ def scored_corpora(outcomes: Iterable[Outcome]) -> list[str]:
 def step_times(outcomes: Iterable[Outcome]) -> list[tuple[str, float]]:
     """List name and elapsed seconds of the steps that ran."""
     return [(o.step.name, o.elapsed_s) for o in outcomes if o.status != "left out"]
-
-
-def _mix_without_a_stem(layout: DataLayout, corpus: str) -> tuple[Path, str] | None:
-    import soundfile
-
-    from ml.artifacts import write_aside
-    from ml.audio.files import mix_parts, read_stem
-    from ml.corpora.table import read_corpus_tracks, tracks_of_table
-
-    rate_hz = 16000
-    for track in tracks_of_table(read_corpus_tracks(layout, corpus)):
-        asked = next((stem for stem in track.stems if stem.labels), None)
-        if track.split != "test" or asked is None or len(track.stems) < 2:
-            continue
-        others = [read_stem(s, rate_hz) for s in track.stems if s.stem_id != asked.stem_id]
-        name = f"{track.track_id}-without-{asked.label.replace(' ', '-')}.wav"
-        path = layout.home / "examples" / name
-        with write_aside(path) as aside:
-            mix = mix_parts(others)
-            soundfile.write(aside, mix, rate_hz, format="WAV", subtype="FLOAT")
-        return path, asked.label
-    return None

@@ -22,6 +22,7 @@ from ml.benchmarks.measure import Measure, cost_of, seconds_of
 from ml.corpora.corpus import open_corpus
 from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
+from ml.labels.encoder import described_encoder
 from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import StemJepa
 from ml.retrieval.champion.champion import write_champion
@@ -108,7 +109,7 @@ def make_home(home: Path) -> tuple[Settings, Path]:
     torch.manual_seed(0)
     config = training_config("film-nce", condition_dim=encoder.dim)
     model = StemJepa(config.model)
-    described = {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
+    described = described_encoder(encoder)
     origin = {"name": "film-nce", "label_encoder": described, "training_labels": [INSTRUMENT]}
     checkpoint = layout.runs / "noise" / "model"
     model_id = save_checkpoint(checkpoint, model, config, origin=origin)["model_id"]

@@ -27,7 +27,7 @@ from ml.artifacts import (
     write_aside,
 )
 from ml.corpora.table import read_corpus_tracks
-from ml.labels.encoder import LabelEncoder
+from ml.labels.encoder import LabelEncoder, described_encoder
 from ml.locks import lock
 from ml.parquet import read_frame
 from ml.tracks import MUSIC
@@ -50,7 +50,7 @@ def build_label_embeddings(name: str, layout: DataLayout, encoder: LabelEncoder)
     """
     folder = layout.labels(name)
     categories = _categories(layout, name)
-    described = {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
+    described = described_encoder(encoder)
     identity = {"corpus": name, "categories": categories, "encoder": described}
     found = find_current(folder, identity, kinds.LABEL_EMBEDDINGS)
     if found is not None and (folder / TABLE_NAME).is_file():

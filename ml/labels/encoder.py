@@ -7,7 +7,7 @@ encodes one text. Which encoders there are: ``ml.labels.encoders``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,11 @@ class LabelEncoder(Protocol):
             ValueError: a text is empty.
         """
         ...
+
+
+def described_encoder(encoder: LabelEncoder) -> dict[str, Any]:
+    """Describe an encoder as artifacts name what their conditions come from."""
+    return {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
 
 
 class TextEncoder:

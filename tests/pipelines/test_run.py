@@ -5,7 +5,7 @@ import pytest
 from assets_def.resources import StemsHome
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
-from ml.settings import SettingsError, load_settings
+from ml.settings import load_settings
 from pipelines import run
 from pipelines.evaluation import has_unseen_tracks
 
@@ -30,16 +30,6 @@ def test_tracks_count_as_seen_by_their_sound(home: Path, split: str, is_unseen: 
     corpus = open_corpus("manifest", songs_as_manifest(home, split))
     build_corpus_tracks("again", corpus, resource.layout)
     assert has_unseen_tracks(resource, "again") == is_unseen
-
-
-def test_corpus_is_registered_once(tmp_path: Path, home: Path):
-    csv = songs_as_manifest(home, "test")
-    for _ in range(2):
-        run.register(load_settings(tmp_path), "again", "manifest", csv)
-    found = load_settings(tmp_path).corpus("again")
-    assert (found.kind, found.root) == ("manifest", csv)
-    with pytest.raises(SettingsError, match="choose another name"):
-        run.register(load_settings(tmp_path), "again", "folder", csv.parent)
 
 
 def test_without_a_model_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ml.artifacts import ArtifactError
-from ml.labels.encoder import LabelEncoder
+from ml.labels.encoder import LabelEncoder, described_encoder
 from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import without_instrument
 from ml.retrieval.embeddings.model import EmbeddingModel, EncodesLabels, check_label_encoder
@@ -354,5 +354,4 @@ def _encoder_of(model: EmbeddingModel) -> LabelEncoder:
 
 
 def _check_encoder(model: EmbeddingModel, encoder: LabelEncoder) -> None:
-    described = {"name": encoder.name, "dim": encoder.dim, "fingerprint": encoder.fingerprint}
-    check_label_encoder(model, described)
+    check_label_encoder(model, described_encoder(encoder))

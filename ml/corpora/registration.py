@@ -1,0 +1,52 @@
+"""A corpus that a person names on a terminal becomes one of the settings, once.
+
+A file of its own, since ``open_corpus`` knows no settings and ``ml.config_file`` opens no corpus.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ml.config_file import add_corpus
+from ml.corpora.corpus import open_corpus
+from ml.corpora.scan import listed_tracks
+from ml.settings import Settings, SettingsError
+
+
+def register_corpus(settings: Settings, kind: str, root: Path, name: str | None = None) -> str:
+    """Put a corpus into ``config.yaml`` if it is not there; returns its name.
+
+    Args:
+        settings: of the home.
+        kind: of its layout.
+        root: its folder, or the CSV.
+        name: default: the name that the settings have for this root, else that of the folder.
+
+    Raises:
+        SettingsError: the name is unfit, or stands for another corpus.
+        CorpusError: there is no such corpus, or it holds no stems.
+    """
+    root = root.expanduser().resolve()
+    places = {_place(settings, known): known for known in settings.corpora}
+    name = name or places.get((kind, root)) or _fit_name(root.stem if root.is_file() else root.name)
+    if name not in settings.corpora:
+        listed_tracks(open_corpus(kind, root))
+        add_corpus(settings, name, kind=kind, root=root, options={})
+        return name
+    if (place := _place(settings, name)) != (kind, root):
+        raise SettingsError(
+            f"{settings.layout.config_path} has a corpus {name!r} of kind {place[0]} at "
+            f"{place[1]}, you said {kind} at {root}; choose another name, or change it there"
+        )
+    return name
+
+
+def _place(settings: Settings, name: str) -> tuple[str, Path]:
+    corpus = settings.corpus(name)
+    return corpus.kind, corpus.root.resolve()
+
+
+def _fit_name(text: str) -> str:
+    """Make the name of a folder one of a corpus, as far as that can be: "My Stems!", My-Stems."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")
