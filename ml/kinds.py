@@ -10,6 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+STARTER = "starter"
+"""The name of the model that comes with the package."""
+SHIPPED = Path(__file__).resolve().parent / STARTER / "model"
+"""Its folder, made by ``ml.starter``; a checkpoint like any other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactKind:
@@ -26,6 +31,8 @@ class ArtifactKind:
 
     def remedy(self, folder: Path) -> str:
         """Say which command makes the artifact in ``folder``."""
+        if folder == SHIPPED:
+            return "pip install --force-reinstall stem-retrieval"
         above = folder.parent.name.replace("-predecessor", " --protocol predecessor")
         return self.made_by.format(folder.name, above)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from ml import kinds
 from ml.labels.clap_files import ClapFiles
 from ml.labels.clap_text import ClapText
 
@@ -132,6 +133,50 @@ def small_jepa() -> dict[str, Any]:
 def home(shared_home: Path, tmp_path: Path) -> Path:
     """A copy of ``shared_home`` to write to."""
     return shutil.copytree(shared_home, tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def untrained_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose run ``random`` is a tiny ``two-part`` of 64 mel bins, and its ``package``.
+
+    Read only. ``package`` is what ``ml.starter`` makes of the run.
+    """
+    from ml.labels.encoder import described_encoder
+    from ml.labels.encoders import build_label_encoder
+    from ml.models.stem_jepa import StemJepa
+    from ml.settings import load_settings
+    from ml.starter.make import make_starter
+    from ml.training.checkpoints import save_checkpoint
+    from ml.training.config import training_config
+
+    settings = load_settings(tmp_path_factory.mktemp("starter"))
+    bins = {"model.log_mel.mel_bins": 64, "model.encoder.mel_bins": 64}
+    config = training_config("two-part", overrides=SMALL | bins)
+    torch.manual_seed(0)
+    model = StemJepa(config.model)
+    model.log_mel.mean += 0.123
+    origin = {
+        "name": "two-part",
+        "label_encoder": described_encoder(build_label_encoder("minilm")),
+        "training_tracks": [],
+        "training_labels": ["bass guitar"],
+    }
+    save_checkpoint(settings.layout.runs / "random" / "model", model, config, origin=origin)
+    make_starter(settings, "random", version="7", folder=settings.home / "package")
+    return settings.home
+
+
+@pytest.fixture
+def starter(untrained_starter: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The installation has that model; its checkpoint folder."""
+    monkeypatch.setattr(kinds, "SHIPPED", untrained_starter / "package" / "model")
+    return kinds.SHIPPED
+
+
+@pytest.fixture
+def no_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installation has no model of its own."""
+    monkeypatch.setattr(kinds, "SHIPPED", tmp_path / "nothing" / "model")
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def package_files() -> set[str]:
     return {
         path.relative_to(ROOT).as_posix()
         for path in files
-        if "__pycache__" not in path.parts and path.suffix != ".md"
+        if "__pycache__" not in path.parts and path.name != "README.md"
     }
 
 

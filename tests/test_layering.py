@@ -25,7 +25,7 @@ FLOORS = (
     ("retrieval/queries",),
     ("retrieval", "reports", "serve"),
     ("upkeep",),
-    ("benchmarks", "cli"),
+    ("benchmarks", "cli", "starter"),
 )
 """Folders and ground files of ``ml``, lowest first: each imports only from floors below its own."""
 BARE = """

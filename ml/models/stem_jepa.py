@@ -166,11 +166,11 @@ class StemJepa(RunningMeans):
             (batch, dim) float32: the mean over patches of N(patch), not of unit norm. Phase 1: the
             pooled embedding minus ``target_mean``. With ``song_share``: see ``with_song``.
         """
-        if self.target_encoder is None:
-            return pooled(self.encoder, mel) - self.target_mean.mean((0, 1))
         if self.instrument_heads is not None:
             instrument = self.instrument_of_stem(self.encoder(mel))
             return self.with_song(instrument, mel, is_mix=False)
+        if self.target_encoder is None:
+            return pooled(self.encoder, mel) - self.target_mean.mean((0, 1))
         patches = self.normalise_target(self.target_patches(mel))
         return F.normalize(patches, dim=-1).mean(1)
 
@@ -325,6 +325,8 @@ def without_instrument(rows: Tensor, shares: Sequence[float]) -> Tensor:
 def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
     """Load a checkpoint folder for embedding and queries.
 
+    With a song part no vector is the target encoder's: such a checkpoint may come without it.
+
     Args:
         path: the folder with ``config.json``, ``model.safetensors`` and ``manifest.json``.
         device: where the model goes.
@@ -341,11 +343,14 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
     model = StemJepa(config)
     weights = path / "model.safetensors"
     try:
-        model.load_state_dict(load_file(weights, device="cpu"))
+        stored = load_file(weights, device="cpu")
+        if model.has_song_part and not any(name.startswith("target_encoder.") for name in stored):
+            model.target_encoder = None
+        model.load_state_dict(stored)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ArtifactError(
             f"{weights} does not hold the weights that config.json beside it describes: {error}; "
-            "train again with: stems train"
+            f"make it again with: {kinds.MODEL.remedy(path)}"
         ) from None
     model.manifest = manifest
     return model.to(device).eval().requires_grad_(False)

@@ -1,12 +1,14 @@
 """Which model is meant: by a name, a folder, an id, an MLflow run, or as the champion.
 
 Two files say what names stand for now: ``runs/models.json`` (a model name → its checkpoint folder)
-and ``lancedb/champion.json`` (the model that queries use).
+and ``lancedb/champion.json`` (the model that queries use). The model that comes with the package is
+called ``starter``, and answers where there is no champion.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from ml.artifacts import (
     DataLayout,
     read_json,
     read_manifest,
+    write_folder_aside,
     write_json,
 )
 from ml.plain import did_you_mean
@@ -58,14 +61,15 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
         layout: where models lie.
         text: a model name (``film``), a checkpoint or run folder, a run's name below ``runs``, a
             model_id, an MLflow run id, or ``models:/name@alias`` or ``models:/name/version``; None:
-            the champion.
+            the champion, and before there is one ``starter``.
         tracking_uri: MLflow's store; asked only for what this home does not know itself.
 
     Raises:
         ArtifactError: there is no such model, or it lies in another home.
     """
     if text is None:
-        return _of_checkpoint(checkpoint_path(layout, read_champion(layout)))
+        champion = current_champion(layout)
+        return _of_checkpoint(checkpoint_path(layout, champion) if champion else _shipped(layout))
     if text.startswith("models:"):
         return _registered(layout, text, tracking_uri)
     checkpoint = _checkpoint(layout, text)
@@ -76,6 +80,8 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
         return without_checkpoint
     if _RUN_ID.fullmatch(text):
         return _of_run(layout, text, tracking_uri)
+    if text == kinds.STARTER:
+        raise ArtifactError(_not_shipped())
     raise ArtifactError(
         f"{text!r} is no model here{did_you_mean(text, _index(layout))} "
         f"({', '.join(_index(layout)) or 'none trained yet'}), no folder "
@@ -113,7 +119,8 @@ def _checkpoint(layout: DataLayout, text: str) -> Path | None:
     path = Path(text).expanduser()
     index = _index(layout)
     named = [layout.home / index[text]] if text in index else []
-    for folder in (*named, path, path / "model", layout.runs / text / "model"):
+    shipped = [kinds.SHIPPED] if text == kinds.STARTER else []
+    for folder in (*named, path, path / "model", layout.runs / text / "model", *shipped):
         if (folder / MANIFEST_NAME).is_file() and (folder / "config.json").is_file():
             return folder.resolve()
     champion = _champion_folder(layout)
@@ -121,6 +128,7 @@ def _checkpoint(layout: DataLayout, text: str) -> Path | None:
         *([champion] if champion else []),
         *(layout.home / folder for folder in index.values()),
         *(p.parent for p in sorted(layout.runs.glob(f"*/*/{MANIFEST_NAME}"))),
+        kinds.SHIPPED,
     ]
     for folder in folders:
         if (folder / MANIFEST_NAME).is_file():
@@ -128,6 +136,42 @@ def _checkpoint(layout: DataLayout, text: str) -> Path | None:
             if text in (manifest.get("model_id"), manifest.get("mlflow_run_id")):
                 return folder
     return None
+
+
+def has_starter() -> bool:
+    """Tell whether this installation has the model ``starter``."""
+    return (kinds.SHIPPED / MANIFEST_NAME).is_file()
+
+
+def keep_in_home(layout: DataLayout, checkpoint: Path) -> Path:
+    """Copy the model of the package into the runs of a home; any other checkpoint stays.
+
+    The next version of the package may bring another model, and a home must not lose the one that
+    it depends on: its champion, or what a training began with.
+    """
+    if checkpoint != kinds.SHIPPED:
+        return checkpoint
+    model_id = read_manifest(checkpoint, kinds.MODEL)["model_id"]
+    folder = layout.runs / f"{kinds.STARTER}-{model_id[:12]}" / "model"
+    if not (folder / MANIFEST_NAME).is_file():
+        with write_folder_aside(folder) as aside:
+            shutil.copytree(checkpoint, aside, dirs_exist_ok=True)
+    return folder
+
+
+def _shipped(layout: DataLayout) -> Path:
+    if has_starter():
+        return kinds.SHIPPED
+    raise ArtifactError(
+        f"{champion_path(layout)} does not exist: no model was promoted yet, and {_not_shipped()}"
+    )
+
+
+def _not_shipped() -> str:
+    return (
+        f"the model {kinds.STARTER} is not in this installation (no {MANIFEST_NAME} in "
+        f"{kinds.SHIPPED}); train one with make demo, or name a model with --model"
+    )
 
 
 def _champion_folder(layout: DataLayout) -> Path | None:
@@ -233,10 +277,10 @@ def read_models(layout: DataLayout) -> dict[str, Path]:
 
 
 def point_models(layout: DataLayout, preset: str, run: Path) -> None:
-    """Let a preset's name stand for the model of a run (and ``untrained`` for its start)."""
+    """Let a preset's name stand for the model of a run (and ``untrained`` for its random start)."""
     index = _index(layout)
     index[preset] = (run / "model").relative_to(layout.home).as_posix()
-    if preset == CONTRASTIVE:
+    if (run / "initial").is_dir():
         index[UNTRAINED] = (run / "initial").relative_to(layout.home).as_posix()
     write_json(layout.models_index, index)
 

@@ -2,9 +2,10 @@
 
 Three kinds of *leftovers*: shards that no manifest, checkpoint, unfinished run or unfinished build
 names; temporaries of processes that died; embeddings, databases, beat features and beat probes of
-models that no run holds. A shard is named by the current manifest, by a replaced manifest that a
-training run started from (runs remember the fingerprint of a split of it), or by the tasks of an
-unfinished build; files of other names are nobody's business here.
+models that no run holds and that did not come with the package. A shard is named by the current
+manifest, by a replaced manifest that a training run started from (runs remember the fingerprint of
+a split of it), or by the tasks of an unfinished build; files of other names are nobody's business
+here.
 
 Whatever may still have an owner stays: when a run or a manifest cannot be read, or names shards
 that no manifest here records, nothing that it might need goes. Every folder is looked at, and
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ml import kinds
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.locks import LockedError, lock, lock_above
 from ml.object_store import RemoteError, file_sizes, remove_file
@@ -33,7 +35,7 @@ from ml.shards.index import (
     read_shards_manifest,
     split_fingerprint,
 )
-from ml.training.models import champion_path, read_champion
+from ml.training.models import champion_path, has_starter, read_champion
 
 NAMED_NOWHERE = "no manifest, checkpoint, unfinished run or unfinished build names it"
 _MODEL_FOLDER = re.compile(r"(?:spectrum-)?([0-9a-f]{16})")
@@ -105,7 +107,7 @@ def collect_leftovers(
 
 
 def read_holdings(layout: DataLayout) -> Holdings:
-    """Read what the runs of a home, finished or not, and its champion hold."""
+    """Read what the runs of a home, finished or not, its champion and ``starter`` hold."""
     holdings = Holdings()
     for run in _folders(layout.runs):
         manifests = [*run.glob(f"*/{MANIFEST_NAME}"), *run.glob(f"checkpoints/*/{MANIFEST_NAME}")]
@@ -117,6 +119,8 @@ def read_holdings(layout: DataLayout) -> Holdings:
                 _hold(holdings, read_json(path), run.name)
             except (ArtifactError, AttributeError, KeyError, TypeError) as error:
                 holdings.unclear.append(f"{path} does not say what it holds ({error!r})")
+    if has_starter():
+        holdings.models.add(read_json(kinds.SHIPPED / MANIFEST_NAME)["model_id"])
     if champion_path(layout).is_file():
         try:
             champion = read_champion(layout)

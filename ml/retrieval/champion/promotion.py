@@ -50,6 +50,7 @@ from ml.training.models import (
     current_champion,
     embedded_corpora,
     find_model,
+    keep_in_home,
     read_champion,
 )
 
@@ -247,8 +248,8 @@ def _replace(layout: DataLayout, before: Champion | None, candidate: FoundModel)
             f"{candidate.name} has no checkpoint here, queries could not use it; name a trained "
             f"model"
         )
-    after = successor(layout, before, candidate.model_id, candidate.checkpoint)
-    replace_champion(layout, before, after)
+    checkpoint = keep_in_home(layout, candidate.checkpoint)
+    replace_champion(layout, before, successor(layout, before, candidate.model_id, checkpoint))
 
 
 def _compare(

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ml import kinds
 from ml.audio.mel import spectrum_vectors
 from ml.labels.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.plain import did_you_mean
 from ml.retrieval.embeddings.clap_audio import CLAP_AUDIO, ClapAudioModel
-from ml.training.models import CONTRASTIVE, UNTRAINED, find_checkpoint, read_models
+from ml.training.models import (
+    CONTRASTIVE,
+    UNTRAINED,
+    find_checkpoint,
+    has_starter,
+    read_models,
+)
 
 if TYPE_CHECKING:
     from ml.artifacts import DataLayout
@@ -84,16 +91,19 @@ def load_models(
 
     Args:
         layout: where ``runs/models.json`` lies.
-        names: which, in this order; default: all.
+        names: which, in this order; default: all that were trained here, with their baselines, or
+            ``starter`` where none was.
         clap: CLAP's files; without them there is no ``clap-audio``. Default: those that ``stems
             labels fetch`` gets.
 
     Raises:
-        ArtifactError: nothing was trained yet, a checkpoint is damaged, or CLAP is asked for and
-            missing.
+        ArtifactError: nothing was trained yet and there is no ``starter``, a checkpoint is
+            damaged, or CLAP is asked for and missing.
         ValueError: no model has such a name.
     """
-    trained, clap = read_models(layout), clap or clap_files(layout.clap)
+    starter = [kinds.STARTER] if has_starter() else []
+    is_new = bool(starter) and not layout.models_index.is_file()
+    trained, clap = {} if is_new else read_models(layout), clap or clap_files(layout.clap)
     if names and CLAP_AUDIO in names:
         clap.require()
     known = [
@@ -101,13 +111,14 @@ def load_models(
         *([SPECTRUM] if CONTRASTIVE in trained else []),
         *([] if clap.missing else [CLAP_AUDIO]),
     ]
-    unknown = [name for name in names or [] if name not in known]
+    named = [*known, *starter]
+    unknown = [name for name in names or [] if name not in named]
     if unknown:
-        meant = did_you_mean(unknown[0], known)
+        meant = did_you_mean(unknown[0], named)
         raise ValueError(
-            f"no model is called {unknown[0]!r}{meant}; expected one of: {', '.join(known)}"
+            f"no model is called {unknown[0]!r}{meant}; expected one of: {', '.join(named)}"
         )
-    return [open_model(name, layout, clap) for name in names or known]
+    return [open_model(name, layout, clap) for name in names or (starter if is_new else known)]
 
 
 def open_model(text: str, layout: DataLayout, clap: ClapFiles | None = None) -> EmbeddingModel:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml import kinds
 from ml.artifacts import ArtifactError
 from ml.corpora.label_embeddings import TextVectors
 from ml.models.stem_jepa import StemJepa, load_model
@@ -13,10 +15,12 @@ from ml.retrieval.queries.retriever import StemRetriever
 from ml.retrieval.tables.database import database_uri
 from ml.retrieval.tables.search import StemTables
 from ml.settings import Settings, existing_home, load_settings
-from ml.training.models import find_checkpoint
+from ml.training.models import champion_path, find_checkpoint
 
 if TYPE_CHECKING:
     from ml.labels.encoder import LabelEncoder
+
+_log = logging.getLogger(__name__)
 
 
 def open_retriever(
@@ -26,7 +30,8 @@ def open_retriever(
 
     Args:
         home: its folder, or its settings; None: ``STEMS_HOME`` of the environment, else ``./data``.
-        model: a name in ``runs/models.json``, or a checkpoint folder; None: the champion.
+        model: a name in ``runs/models.json``, or a checkpoint folder; None: the champion, and
+            before there is one ``starter``.
 
     Raises:
         ArtifactError: no such model, no champion yet, no table of it, a table of another model,
@@ -38,7 +43,10 @@ def open_retriever(
     uri = database_uri(settings.layout, loaded.model_id)
     encoder = _label_encoder(settings, loaded)
     texts = None if encoder is None else TextVectors(encoder, settings.layout)
-    return StemRetriever(loaded, uri, texts)
+    retriever = StemRetriever(loaded, uri, texts)
+    if loaded.name == kinds.STARTER and not champion_path(settings.layout).is_file():
+        _log.info("no model was promoted yet: %s answers", kinds.STARTER)
+    return retriever
 
 
 class Retrievers:

@@ -98,7 +98,8 @@ def open_table(uri: str, name: str) -> Table:
     """
     if name not in table_names(uri):
         raise ArtifactError(
-            f"{uri} holds no table {name}; publish a corpus with: stems embed CORPUS"
+            f"{uri} holds no table {name}; publish a corpus with: stems embed CORPUS, or stems "
+            f"index FOLDER"
         )
     return connect(uri).open_table(name)
 

@@ -52,6 +52,7 @@ def ask(home: Path, *arguments: Any) -> int:
     return main(["--home", str(home), "query", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("no_starter")
 @pytest.mark.parametrize("arguments", [["query", "--instrument", "bass"], ["table", "path"]])
 def test_without_a_model_says_what_to_do(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -72,6 +72,7 @@ def test_starts_answers_and_puts_everything_away(
         server.wait()
 
 
+@pytest.mark.usefixtures("no_starter")
 def test_says_in_a_sentence_why_it_does_not_start(
     served_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

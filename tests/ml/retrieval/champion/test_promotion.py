@@ -8,6 +8,7 @@ import lancedb
 import pytest
 
 import ml.retrieval.champion.promotion as promotion
+from ml import kinds
 from ml.artifacts import ArtifactError
 from ml.cli.main import main as stems
 from ml.retrieval.champion.champion import ChampionChangedError, replace_champion, successor
@@ -16,7 +17,13 @@ from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.tables.completeness import gallery_gaps
 from ml.retrieval.tables.publish import STEM_TABLE, database_uri, publish_corpus
 from ml.settings import Settings, load_settings
-from ml.training.models import champion_path, current_champion, read_champion
+from ml.training.models import (
+    champion_path,
+    current_champion,
+    find_checkpoint,
+    find_model,
+    read_champion,
+)
 
 
 @pytest.fixture
@@ -33,6 +40,17 @@ def test_first_champion_is_compared_with_nobody(home: Settings):
     again = promote(home)
     assert again.outcome == "champion already"
     assert again.champion == champion
+
+
+def test_a_home_keeps_the_shipped_model_that_it_depends_on(home: Settings, tmp_path, monkeypatch):
+    shipped = tmp_path / "package" / "model"
+    shipped.parent.mkdir()
+    find_checkpoint(home.layout, "good").rename(shipped)
+    monkeypatch.setattr(kinds, "SHIPPED", shipped)
+    assert promote(home, "starter").outcome == "promoted"
+    monkeypatch.setattr(kinds, "SHIPPED", tmp_path / "the next version brings another")
+    assert read_champion(home.layout).checkpoint == "runs/starter-id-good/model"
+    assert find_model(home.layout).model_id == "id-good"
 
 
 def test_worse_is_refused_and_says_why_and_equal_is_promoted(home: Settings):

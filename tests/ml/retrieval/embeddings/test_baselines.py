@@ -44,6 +44,21 @@ def test_spectrum_is_mean_and_deviation_over_frames_minus_training_mean(
     assert spectrum.log_mel.fingerprint() == checkpoint.log_mel.fingerprint()
 
 
+@pytest.mark.usefixtures("starter")
+def test_without_trained_models_the_starter_is_all(tmp_path: Path) -> None:
+    assert [model.name for model in load_models(DataLayout(home=tmp_path))] == ["starter"]
+    with pytest.raises(ValueError, match=r"'stater' .did you mean 'starter'."):
+        load_models(DataLayout(home=tmp_path), ["stater"])
+
+
+@pytest.mark.usefixtures("starter")
+def test_the_starter_is_embedded_beside_trained_models_only_when_named(shared_home: Path) -> None:
+    layout = DataLayout(home=shared_home)
+    assert "starter" not in [model.name for model in load_models(layout)]
+    assert [model.name for model in load_models(layout, ["starter"])] == ["starter"]
+
+
+@pytest.mark.usefixtures("no_starter")
 def test_without_models_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="stems train"):
         load_models(DataLayout(home=tmp_path))

@@ -103,6 +103,7 @@ def test_a_model_without_instruments_searches_by_text(settings: Settings) -> Non
     assert found.label == "lead vocals" or found.category == "vocals"
 
 
+@pytest.mark.usefixtures("no_starter")
 def test_what_is_missing_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="stems embed"):
         open_retriever(settings, "film-nce")
