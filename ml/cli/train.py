@@ -31,6 +31,7 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
             "stems train --dry-run",
             "stems train --preset film --corpora demo --seed 1",
             "stems train --set steps=2000 optimizer.learning_rate=3e-4",
+            "stems train --from starter --corpora mine && stems train --corpora mine",
         ),
     )
     parser.add_argument(
@@ -68,6 +69,13 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         help="configuration by dotted field, e.g. optimizer.learning_rate=3e-4",
     )
     parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="model that phase 1 starts from, with its encoder and its log-mel as it was measured "
+        "(default: random weights); alone it means --preset contrastive",
+    )
+    parser.add_argument(
         "--resume",
         metavar="RUN",
         help="go on with this folder of the runs as it was begun, whatever the settings are now; "
@@ -83,7 +91,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         return _sync(args.sync, settings)
     if args.resume:
         return _resume(args, settings)
-    args.preset = args.preset or "two-part"
+    args.preset = args.preset or ("contrastive" if args.start else "two-part")
     training = settings.training.model_copy(
         update={
             "corpora": tuple(args.corpora or settings.training.corpora),
@@ -109,6 +117,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
         overrides=training.overrides,
         device=choose_device(args.device),
         tracker=mlflow_tracker(settings),
+        start=args.start,
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
     return 0
@@ -123,6 +132,8 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
         raise ValueError(
             "--dry-run --resume: expected one of them; a run says how far it is itself"
         )
+    if args.start:
+        raise ValueError("--from --resume: expected one of them; a run goes on from where it is")
     options = {name: getattr(args, name) for name in ("preset", "size", "seed", "corpora")}
     artifact = resume_run(
         args.resume,
@@ -140,7 +151,7 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.forecast import forecast_training
-    from ml.training.runs import open_training
+    from ml.training.runs import open_training, start_of
 
     device = choose_device(args.device)
     config, pairs = open_training(
@@ -150,6 +161,7 @@ def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSe
         size=training.size,
         seed=training.seed,
         overrides=training.overrides,
+        start=start_of(settings.layout, args.preset, args.start) if args.start else None,
     )
     forecast = forecast_training(config, pairs, device=device)
     cost = forecast.cost

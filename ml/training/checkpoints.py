@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ml import kinds
-from ml.artifacts import MANIFEST_NAME, ArtifactError, write_folder_aside, write_json
+from ml.artifacts import (
+    MANIFEST_NAME,
+    ArtifactError,
+    read_json,
+    write_folder_aside,
+    write_json,
+)
+from ml.models.config import StemJepaConfig
 from ml.models.predecessor import ImportedConfig
 from ml.models.stem_jepa import StemJepa
-from ml.plain import jsonable
-from ml.training.config import TrainingConfig
+from ml.plain import dataclass_from, jsonable
+from ml.training.config import TrainingConfig, changed_config
+from ml.training.run_folder import differing_fields
 
 STATE_NAME = "training_state.pt"
 
@@ -81,6 +91,59 @@ def load_training_state(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} cannot be resumed from: {error}; delete this checkpoint to resume from the "
             "one before it"
+        ) from None
+
+
+def with_frontend(
+    config: TrainingConfig, start: Path, overrides: Mapping[str, Any]
+) -> TrainingConfig:
+    """Give a configuration the log-mel of the checkpoint that its training starts from.
+
+    Args:
+        config: what is to be trained.
+        start: the checkpoint, whose encoder knows its own log-mel only.
+        overrides: what was asked for by dotted field.
+
+    Raises:
+        ArtifactError: the encoder is of another size, or another log-mel is asked for.
+    """
+    begun = dataclass_from(StemJepaConfig, read_json(start / "config.json")["model"])
+    encoder = replace(config.model.encoder, mel_bins=begun.encoder.mel_bins)
+    model = replace(config.model, log_mel=begun.log_mel, encoder=encoder)
+    config = replace(config, model=model)
+    asked = {name: value for name, value in overrides.items() if name.startswith("model.")}
+    wanted = changed_config(config, asked).model
+    parts = ({"log_mel": part.log_mel, "encoder": part.encoder} for part in (begun, wanted))
+    there, here = (jsonable({"model": part}) for part in parts)
+    if fields := differing_fields(there, here):
+        raise ArtifactError(
+            f"{start} has another shape than this configuration: {'; '.join(fields)}; take its "
+            "values with --set, or train phase 1 at the same size: stems train --preset contrastive"
+        )
+    return config
+
+
+@torch.no_grad()
+def start_from_encoder(model: StemJepa, checkpoint: Path) -> None:
+    """Give a phase-1 model the encoder and the frontend of a checkpoint of either phase.
+
+    Of a model with a song part it is the song encoder: phase 1, as it was trained.
+
+    Raises:
+        ArtifactError: the checkpoint is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(checkpoint / "model.safetensors")
+        encoder = _below(weights, "song_encoder.") or _below(weights, "encoder.")
+        model.encoder.load_state_dict(encoder)
+        model.log_mel.load_state_dict(_below(weights, "log_mel."))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        remedy = kinds.MODEL.remedy(checkpoint)
+        raise ArtifactError(
+            f"{checkpoint} is damaged: {error}; make it again with: {remedy}"
         ) from None
 
 

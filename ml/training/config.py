@@ -166,11 +166,6 @@ class TrainingConfig:
                 f"{model.encoder.mel_bins}: expected equal heights; set both"
             )
 
-    @property
-    def needs_phase_1(self) -> bool:
-        """Whether training starts from a contrastive checkpoint."""
-        return self.preset in NEEDS_PHASE_1
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:

@@ -2,7 +2,8 @@
 
 Before phase 1 the frontend is *measured* on training audio: the log-mel's floor, mean and
 deviation, and the means of embeddings. Differs: the paper's frontend has fixed numbers
-(``LogMelConfig``). Phase 2 takes over the numbers of its phase 1.
+(``LogMelConfig``). Phase 2 takes over the numbers of its phase 1, and a phase 1 that starts from a
+checkpoint those of its log-mel.
 
 Under ``torchrun`` every rank trains and rank 0 writes.
 """
@@ -36,6 +37,7 @@ from ml.training.batches import waveforms
 from ml.training.checkpoints import (
     load_training_state,
     save_checkpoint,
+    start_from_encoder,
     start_from_phase_1,
 )
 from ml.training.config import LoopConfig, TrainingConfig
@@ -68,12 +70,13 @@ class Run:
     shards: list[ShardFolder]
     pairs: ShardPairs
     phase_1: Path | None
+    """The checkpoint that it starts from; None: from random weights."""
     loop: LoopConfig
     device: torch.device
 
     @functools.cached_property
     def phase_1_manifest(self) -> dict[str, Any]:
-        """What phase 1 says of itself; empty where there is none."""
+        """What the checkpoint says of itself; empty where there is none."""
         return {} if self.phase_1 is None else read_manifest(self.phase_1, kinds.MODEL)
 
     @functools.cached_property
@@ -186,6 +189,9 @@ def _initial_state(run: Run) -> TrainState:
     model = StemJepa(run.config.model).to(run.device)
     if run.phase_1 is None:
         measure_statistics(model, _first_batches(run))
+    elif model.predictor is None:
+        start_from_encoder(model, run.phase_1)
+        measure_means(model, _first_batches(run))
     else:
         start_from_phase_1(model, run.phase_1)
     if model.has_variance:
@@ -256,21 +262,34 @@ def measure_statistics(model: StemJepa, batches: Iterable[PairBatch]) -> None:
     """Set the frontend's buffers, the running means and ``spectrum_mean`` from training batches.
 
     The floor, mean and deviation change only when the frontend's configuration says
-    ``is_measured``. Running means start from the initial encoder, so that step 0 is a fair
-    *untrained* baseline; training forgets them.
+    ``is_measured``.
 
     Args:
         model: freshly initialised; changed in place.
         batches: some training batches, mixed without random gains.
     """
-    log_mel = model.log_mel
-    device = log_mel.floor.device
-    sides = [waveforms(batch, device) for batch in batches]
+    batches, log_mel = list(batches), model.log_mel
     if log_mel.config.is_measured:
-        measure_frontend(log_mel, [side for pair in sides for side in pair])
+        sides = (waveforms(batch, log_mel.floor.device) for batch in batches)
+        measure_frontend(log_mel, (side for pair in sides for side in pair))
+    measure_means(model, batches)
+
+
+@torch.no_grad()
+def measure_means(model: StemJepa, batches: Iterable[PairBatch]) -> None:
+    """Set the running means and ``spectrum_mean`` from training batches.
+
+    Running means start from the initial encoder, so that step 0 is a fair baseline; training
+    forgets them.
+
+    Args:
+        model: of phase 1 at its start; changed in place.
+        batches: some training batches, mixed without random gains.
+    """
     spectra = []
-    for mix, target in sides:
-        mels = log_mel(mix), log_mel(target)
+    for batch in batches:
+        mix, target = waveforms(batch, model.log_mel.floor.device)
+        mels = model.log_mel(mix), model.log_mel(target)
         context, target_patches = (model.encoder(mel) for mel in mels)
         model.update_means(context=context.mean((1, 2)), target=target_patches)
         spectra.append(spectrum_vectors(mels[1]))

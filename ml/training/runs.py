@@ -26,11 +26,25 @@ from ml.locks import lock
 from ml.plain import dataclass_from, jsonable
 from ml.shards.folders import training_folder
 from ml.shards.reader import ShardPairs
-from ml.training.config import LoopConfig, Size, TrainingConfig, changed_config, training_config
+from ml.training.checkpoints import with_frontend
+from ml.training.config import (
+    NEEDS_PHASE_1,
+    LoopConfig,
+    Size,
+    TrainingConfig,
+    changed_config,
+    training_config,
+)
 from ml.training.distributed import from_rank_0, process_group, rank
 from ml.training.execution import Run, execute_run, open_pairs, run_tags
 from ml.training.mlflow_artifacts import describe_datasets
-from ml.training.models import find_checkpoint, phase_1_model, point_models
+from ml.training.models import (
+    CONTRASTIVE,
+    find_checkpoint,
+    keep_in_home,
+    phase_1_model,
+    point_models,
+)
 from ml.training.run_folder import (
     RECORD_NAME,
     describe_run,
@@ -55,6 +69,7 @@ def train_preset(
     device: torch.device = _CPU,
     tracker: Callable[[Path, str], RunTracker] | None = None,
     tags: Mapping[str, str] | None = None,
+    start: str | None = None,
 ) -> Artifact:
     """Train one row of Table I, or reuse or resume it.
 
@@ -70,12 +85,14 @@ def train_preset(
         device: where to compute.
         tracker: makes a tracker from the run folder and the run's name; default: none.
         tags: what else the tracking run should carry.
+        start: a model, as ``find_model`` takes it, whose encoder and log-mel phase 1 starts from.
 
     Returns:
         The checkpoint folder; its summary holds the last metrics.
 
     Raises:
-        ArtifactError: shards or the phase-1 model are missing.
+        ArtifactError: shards or the phase-1 model are missing, or what it starts from is of another
+            size.
         LockedError: another process trains this identity.
         ValueError: a wrong preset, size or field.
     """
@@ -90,6 +107,7 @@ def train_preset(
             overrides=overrides,
             loop=loop or LoopConfig(),
             device=device,
+            start=start,
         )
         return _train_run(run, tracker=tracker, tags=tags)
 
@@ -196,14 +214,19 @@ def open_training(
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     loop: LoopConfig | None = None,
+    start: Path | None = None,
 ) -> tuple[TrainingConfig, ShardPairs]:
     """Make the configuration of a training and open its data; arguments as for ``train_preset``.
+
+    ``start`` is the checkpoint that it starts from (``start_of``).
 
     Raises:
         ArtifactError: shards are missing, or their conditions have another width than asked for.
         ValueError: a wrong preset, size or field.
     """
     config = training_config(preset, size=size, seed=seed, overrides=overrides)
+    if start is not None:
+        config = with_frontend(config, start, overrides or {})
     folders = [training_folder(layout, name) for name in corpora]
     pairs = open_pairs(folders, config, "train", loop)
     # Only the shards say how wide a condition is.
@@ -214,6 +237,30 @@ def open_training(
     return config, pairs
 
 
+def start_of(layout: DataLayout, preset: str, text: str | None = None) -> Path | None:
+    """Find the checkpoint that a preset starts from; None: it starts from random weights.
+
+    Args:
+        layout: where models lie.
+        preset: one of ``config.PRESETS``. Those that need phase 1 start from the current
+            ``contrastive`` model.
+        text: the model that phase 1 starts from, as ``find_model`` takes it.
+
+    Raises:
+        ArtifactError: there is no such model.
+        ValueError: the preset is not phase 1.
+    """
+    if text is None:
+        return phase_1_model(layout) if preset in NEEDS_PHASE_1 else None
+    if preset != CONTRASTIVE:
+        raise ValueError(
+            f"preset {preset} with a start ({text}): expected {CONTRASTIVE}, as phase 1 is what "
+            f"starts from a model; train that first: stems train --preset {CONTRASTIVE} --from "
+            f"{text}, then stems train --preset {preset}"
+        )
+    return keep_in_home(layout, find_checkpoint(layout, text))
+
+
 def _open_run(
     preset: str,
     *,
@@ -221,16 +268,19 @@ def _open_run(
     corpora: Sequence[str],
     loop: LoopConfig | None = None,
     device: torch.device = _CPU,
+    start: str | None = None,
     **options: Any,
 ) -> Run:
     loop = loop or LoopConfig()
-    config, pairs = open_training(preset, layout=layout, corpora=corpora, loop=loop, **options)
+    phase_1 = start_of(layout, preset, start)
+    options |= {"loop": loop, "start": phase_1}
+    config, pairs = open_training(preset, layout=layout, corpora=corpora, **options)
     return Run(
         layout=layout,
         config=config,
         shards=[training_folder(layout, name) for name in corpora],
         pairs=pairs,
-        phase_1=phase_1_model(layout) if config.needs_phase_1 else None,
+        phase_1=phase_1,
         loop=loop,
         device=device,
     )

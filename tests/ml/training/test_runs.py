@@ -343,3 +343,48 @@ def _remove(folder: Path):
 
 def _record(model: Path) -> str:
     return (model.parent / "metrics.jsonl").read_text()
+
+
+def test_phase_1_starts_from_the_encoder_and_the_log_mel_of_a_model(home, starter, small):
+    layout, still = DataLayout(home=home), small | {"optimizer.learning_rate": 1e-12}
+    before = read_models(layout)
+    artifact = train_preset(
+        "contrastive", layout=layout, corpora=["demo"], overrides=still, start="starter"
+    )
+    trained, begun = weights(artifact.path), weights(starter)
+    for name in [name for name in trained if name.startswith(("encoder.", "log_mel."))]:
+        part = begun.get(f"song_{name}", begun.get(name))
+        torch.testing.assert_close(trained[name], part.float(), atol=1e-6, rtol=0)
+    manifest = read_json(artifact.path / "manifest.json")
+    assert manifest["phase_1_model_id"] == read_json(starter / "manifest.json")["model_id"]
+    assert read_models(layout)["untrained"] == before["untrained"]
+    again = train_preset(
+        "contrastive", layout=layout, corpora=["demo"], overrides=still, start="starter"
+    )
+    assert (again.path, again.reused) == (artifact.path, True)
+    other = train_preset("contrastive", layout=layout, corpora=["demo"], overrides=still)
+    assert other.path != artifact.path
+
+
+@pytest.mark.usefixtures("starter")
+def test_phase_2_takes_the_log_mel_of_its_phase_1(home, small, small_jepa):
+    layout = DataLayout(home=home)
+    train_preset("contrastive", layout=layout, corpora=["demo"], overrides=small, start="starter")
+    model = train_preset("film", layout=layout, corpora=["demo"], overrides=small_jepa).path
+    assert read_json(model / "config.json")["model"]["log_mel"]["mel_bins"] == 64
+
+
+@pytest.mark.usefixtures("starter")
+def test_a_start_of_another_size_or_for_another_phase_is_refused(home, small):
+    layout = DataLayout(home=home)
+
+    def refuse(preset, match, **overrides):
+        with pytest.raises(ValueError, match=match):
+            train_preset(
+                preset, layout=layout, corpora=["demo"], overrides=overrides, start="starter"
+            )
+
+    refuse("contrastive", r"model.encoder.layers: 1 → 2", **small | {"model.encoder.layers": 2})
+    bins = {"model.log_mel.mel_bins": 80, "model.encoder.mel_bins": 80}
+    refuse("contrastive", r"model.log_mel.mel_bins: 64 → 80", **small | bins)
+    refuse("film", "expected contrastive, as phase 1 is what starts from a model")
