@@ -21,6 +21,7 @@ from ml.cli.options import Parser, examples
 
 GROUPS = {
     "find a stem": {
+        "index": ("embed", "make a folder of stems searchable, without training"),
         "query": ("query", "find the stems that fit with a mix"),
         "serve": ("serve", "open the page: drop a mix, find a stem, hear both together"),
         "beats": ("beats", "find the beats of a recording"),
@@ -66,7 +67,14 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 """What to do about an error of the system."""
-_BEGIN_A_HOME = ("demo", "corpus inspect", "corpus add", "labels fetch", "import-stem-jepa")
+_BEGIN_A_HOME = (
+    "index",
+    "demo",
+    "corpus inspect",
+    "corpus add",
+    "labels fetch",
+    "import-stem-jepa",
+)
 """What works without a home; all else asks for one that is there."""
 _PACKAGE = "stem-retrieval"
 

@@ -97,8 +97,8 @@ def add_conditioning(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser, default: str = "the champion") -> None:
-    """Add ``--model``; without it the champion is meant."""
+def add_model(parser: argparse.ArgumentParser, default: str = "the champion, else starter") -> None:
+    """Add ``--model``; without it the model that answers queries is meant."""
     parser.add_argument(
         "--model", metavar="NAME|PATH", help=f"model or checkpoint folder (default: {default})"
     )
