@@ -143,7 +143,15 @@ def _runs(layout: DataLayout, manifest: Mapping[str, Any]) -> Iterator[dict[str,
 
 
 def _figures(layout: DataLayout, *model_ids: str) -> Iterator[dict[str, Any]]:
-    """Yield the scores of retrieval of the first of some models that a corpus was scored with."""
+    """Yield the scores of retrieval of the first of some models that a corpus was scored with.
+
+    The corpora that the first model was scored on, where there are any, else those of the others.
+    """
+    scored = list(_scored(layout, *model_ids))
+    yield from [row for row in scored if row["is_shipped"]] or scored
+
+
+def _scored(layout: DataLayout, *model_ids: str) -> Iterator[dict[str, Any]]:
     for folder in sorted(layout.scores("retrieval", "x").parent.glob("*")):
         models = read_manifest(folder, kinds.SCORES)["identity"]["models"]
         names = {model_id: name for name, model_id in models}
@@ -164,7 +172,11 @@ def _card(facts: Mapping[str, Any]) -> str:
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     card = environment.get_template("card.md.jinja")
-    return card.render(facts, interval=_interval_text).rstrip() + "\n"
+    return card.render(facts, interval=_interval_text, within=_within_text).rstrip() + "\n"
+
+
+def _within_text(metrics: Mapping[str, Mapping[str, float]], name: str) -> str:
+    return _interval_text(metrics[name]) if name in metrics else "–"
 
 
 def _interval_text(row: Mapping[str, float]) -> str:
