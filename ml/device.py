@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import sys
 import time
@@ -60,10 +61,18 @@ def autocast(
     """Autocast to ``precision``; fp32 where bf16 would be emulated (CPUs without AVX512-bf16)."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        _log.info("this CPU has no native bf16: computing in fp32")
+    if device.type == "cpu" and not _has_native_bf16():
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@functools.cache
+def _has_native_bf16() -> bool:
+    """Tell whether the CPU computes in bf16; say it once where it does not."""
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return True
+    _log.info("this CPU has no native bf16: computing in fp32")
+    return False
 
 
 def measure_matmul_rate(device: torch.device, *, seconds: float = 0.3) -> float:
