@@ -9,7 +9,8 @@ READY := .venv/.ready
 # No telemetry and no downloads at run time: models and songs are made here or ship in packages.
 QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 IN_HOME := $(QUIET) STEMS_HOME=$(HOME_PATH) DAGSTER_HOME=$(HOME_PATH)/dagster
-PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=15
+# A file's tests run in one process, so that what they share is built once; `tests/conftest.py` says in which order.
+PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 NOT_HERE := slow or service or browser or gpu
 
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ environment: $(READY)  ## the environment in .venv (other targets make it when i
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: found no python3.11 and no python3.12; install one, or say PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	$(BIN)/pyright --version  # fetches the node it runs on, if there is none
 	touch $(READY)
 
@@ -33,14 +34,20 @@ demo: $(READY)  ## demo songs, the whole asset graph, the score table (about 15 
 test: $(READY)  ## style, types, and all tests that are fast and need nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs 2 types fast  # types need one core, tests wait now and then
+
+.PHONY: types fast
+types:
 	$(BIN)/pyright
+
+fast:
 	$(PYTEST) -m "not soak and not ($(NOT_HERE))"
 
 test-all: $(READY)  ## the tests that `make test` leaves out, the installed wheel among them; those that cannot run here are skipped
-	$(PYTEST) -rs --dist loadgroup -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
+	$(PYTEST) -rs -m "not soak and ($(NOT_HERE))" || [ $$? -eq 5 ]  # 5: there are none
 
 live: $(READY)  ## dagster dev and an MLflow server driven as their users do (about 5 minutes; `make test-all` has them too)
-	$(PYTEST) -rs --dist loadgroup tests/pipelines/live
+	$(PYTEST) -rs tests/pipelines/live
 
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,21 @@ CHROMIUM_FLAGS = (
 )
 
 
+LONGEST = (
+    *("test_retraining_end_to_end.py", "test_dagster_dev.py", "test_end_to_end.py"),
+    *("test_train_models.py", "test_server.py", "test_cluster.py"),
+)
+"""Files that take minutes, by what one process needs for them."""
+
+
 def pytest_configure():
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """The longest begin first: at the end no worker is left alone with one of them."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)
@@ -100,21 +113,30 @@ def s3(s3_server: str, s3_credentials: dict[str, str], monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="session")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives a folder by its name; whichever worker asks first builds it, at that very path."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if base.name.startswith("popen-") else base
+
+    def folder(name: str, build: Callable[[Path], object]) -> Path:
+        path, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                build(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_home(built_once: Callable[..., Path]) -> Path:
     """A STEMS_HOME with a small demo corpus, its tables and shards, and three tiny models.
 
     Read only; a test that writes takes ``home``.
     """
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if base.name.startswith("popen-") else base
-    home = base / "shared-home"
-    with FileLock(base / "shared-home.lock"):
-        if not home.exists():
-            aside = base / "shared-home.tmp"
-            shutil.rmtree(aside, ignore_errors=True)
-            _build_home(aside)
-            aside.rename(home)
-    return home
+    return built_once("shared-home", _build_home)
 
 
 @pytest.fixture

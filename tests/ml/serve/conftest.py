@@ -6,6 +6,7 @@ import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,13 @@ def wav_bytes(audio: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def served_home(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served_home(shared_home: Path, built_once: Callable[..., Path]) -> Path:
     """``film`` is champion; its table has ``demo`` and two songs of stereo noises. Read only."""
-    home = shutil.copytree(shared_home, tmp_path_factory.mktemp("serve") / "home")
+    return built_once("served-home", partial(_build_home, shared_home))
+
+
+def _build_home(shared_home: Path, home: Path) -> None:
+    shutil.copytree(shared_home, home)
     csv = _write_noises(home / "corpora" / "noises")
     (home / "config.yaml").write_text(CONFIG.format(csv=csv))
     settings = load_settings(home)
@@ -65,7 +70,6 @@ def served_home(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         embed_corpus(name, [model], layout, read_label_vectors(layout, name), precision="fp32")
         publish_corpus(layout, model.model_id, name)
     write_champion(layout, model.model_id, checkpoint)
-    return home
 
 
 def _write_noises(root: Path) -> Path:

@@ -19,8 +19,7 @@ from ml.training.models import read_models
 from ml.training.run_folder import RECORD_NAME, read_record
 from pipelines.home import install_home
 
-# One worker for all of them: they share the server and what it has made.
-pytestmark = [pytest.mark.service, pytest.mark.xdist_group("dagster dev")]
+pytestmark = pytest.mark.service
 
 CORPORA = ("demo", "demo-plain")
 CONFIG = """

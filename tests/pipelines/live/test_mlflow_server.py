@@ -12,8 +12,7 @@ import pytest
 
 from ml.cli.main import main as stems
 
-# One worker for all of them: they share the server.
-pytestmark = [pytest.mark.service, pytest.mark.browser, pytest.mark.xdist_group("mlflow")]
+pytestmark = [pytest.mark.service, pytest.mark.browser]
 
 SMALL = [
     *("steps=30", "batch_size=4", "model.encoder.dim=32", "model.encoder.layers=1"),
