@@ -124,8 +124,9 @@ class Daemon:
 def test_models_come_and_go(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(corpus, "SETTLED_AFTER_S", 0.0)
     shutil.rmtree(home / "runs")
-    shutil.rmtree(home / "corpora")
-    build_demo_corpora(home / "corpora", SONGS, workers=1)
+    shutil.rmtree(home / "corpora" / "demo")
+    build_demo_corpora(home / "more", SONGS, workers=1)
+    (home / "more" / "demo").rename(home / "corpora" / "demo")  # the other corpus stays small
     (home / "config.yaml").write_text(CONFIG)
     resource = resource_of(home, LEARNING)
     install_home(resource.settings())
@@ -133,7 +134,7 @@ def test_models_come_and_go(home: Path, monkeypatch: pytest.MonkeyPatch):
     worse_is_not_promoted(resource_of(home, NOT_LEARNING), first)
     second = no_worse_is_promoted(resource_of(home, LEARNING, seed=1), first)
     rolled_back_is_not_promoted_again(resource_of(home, LEARNING, seed=1), first, second)
-    a_corpus_that_fails_leaves_the_champion(resource_of(home, LEARNING, seed=2), first)
+    a_corpus_that_fails_leaves_the_champion(resource_of(home, NOT_LEARNING, seed=2), first)
 
 
 def first_champion_by_the_sensor(resource: StemsHome) -> str:

@@ -295,18 +295,19 @@ def checkpoints(folder: Path) -> list[str]:
 
 @pytest.mark.service
 @pytest.mark.faults
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_cancelled_run_leaves_a_checkpoint_and_goes_on_from_it(
-    home: Path, small: dict[str, Any], processes: int
+def test_a_cancelled_run_of_two_processes_leaves_a_checkpoint_and_goes_on_from_it(
+    home: Path, small: dict[str, Any]
 ):
-    """A process that took over 20 s to stop would have been killed, and left no checkpoint."""
-    stems = resource(home, overrides=small | {"steps": ENDLESS}, processes=processes)
+    """Where they took over 20 s to stop they would have been killed, and left no checkpoint.
+
+    One process is cancelled, and goes on, in ``tests/pipelines/live``.
+    """
+    stems = resource(home, overrides=small | {"steps": ENDLESS}, processes=2)
     trainers, folder, left = Trainers(home), home, []
     for _ in range(2):
         worker = run_worker(stems, trainers)
         trainer, folder = training(trainers)
-        starter = trainer.parents()[0].cmdline()
-        assert ("torch.distributed.run" in starter) == (processes > 1)
+        assert "torch.distributed.run" in trainer.parents()[0].cmdline()
         with open_instance(stems.settings()) as instance:  # as Dagster's UI does it
             instance.report_run_canceling(instance.get_runs(limit=1)[0])
         worker.send_signal(signal.SIGINT)

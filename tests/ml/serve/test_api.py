@@ -16,6 +16,8 @@ from starlette.testclient import TestClient
 
 from ml.audio.files import read_stem
 from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.tables.database import database_uri, open_table
+from ml.retrieval.tables.publish import STEM_TABLE
 from ml.serve.app import build_app
 from ml.serve.limits import ServeLimits
 from ml.serve.stem_audio import read_sound
@@ -177,21 +179,21 @@ def test_without_a_table_it_says_what_to_do(served_home: Path, tmp_path: Path) -
         assert late.get("/").status_code == 200
 
 
-def test_a_stem_whose_file_went_is_not_found(
-    served_home: Path, retrievers: Retrievers, tmp_path: Path
-) -> None:
+def test_a_stem_whose_file_went_is_not_found(served_home: Path, tmp_path: Path) -> None:
     home = shutil.copytree(served_home, tmp_path / "home")
     shutil.rmtree(home / "tracks" / "noises")
     settings = load_settings(home)
-    moved = served_home / "corpora" / "noises" / "song 1" / "stem 2.wav"
+    retrievers = Retrievers(settings)
+    uri = database_uri(settings.layout, retrievers.current().model.model_id)
+    here = f"replace(audio, '{served_home}', '{home}')"
+    open_table(uri, STEM_TABLE).update(values_sql={"audio": here})
+    moved = home / "corpora" / "noises" / "song 1" / "stem 2.wav"
     with TestClient(build_app(settings, retrievers), base_url="http://localhost") as client:
         rows = client.get("/api/tracks", params={"contains": "song 1"}).json()["tracks"][0]["stems"]
         link = f"/api/stems/{quote(rows[2]['key'], safe='')}/audio"
-        try:
-            moved.rename(moved.with_suffix(".away"))
-            answer = client.get(link)
-        finally:
-            moved.with_suffix(".away").rename(moved)
+        moved.rename(moved.with_suffix(".away"))
+        answer = client.get(link)
+        moved.with_suffix(".away").rename(moved)
         assert answer.status_code == 404
         assert "does not exist" in answer.json()["detail"]
         assert client.get(link).status_code == 200

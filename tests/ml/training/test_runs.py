@@ -106,6 +106,12 @@ def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(
 def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home, small):
     layout = DataLayout(home=home)
     overrides = small | {"steps": 30}
+
+    def run():
+        loop = LoopConfig(checkpoint_every=3, log_every=1)
+        options = {"corpora": ["demo"], "overrides": overrides, "seed": 5, "loop": loop}
+        return train_preset("contrastive", layout=layout, **options).path
+
     program = (
         "from pathlib import Path\n"
         "from ml.artifacts import DataLayout\n"
@@ -123,14 +129,11 @@ def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home, small):
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    run = next(iter(home.glob("runs/*/checkpoints"))).parent
-    assert not (run / "model").exists()
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-    resumed = run / "model"
-    resumed = resumed.rename(home / "resumed")
-    _remove(run)
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-    assert_equal_weights(resumed, run / "model")
+    killed = next(iter(home.glob("runs/*/checkpoints"))).parent
+    assert not (killed / "model").exists()
+    resumed = run().rename(home / "resumed")
+    _remove(killed)
+    assert_equal_weights(resumed, run())
     assert layout.models_index.is_file()
 
 
