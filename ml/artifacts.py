@@ -9,10 +9,13 @@ disk is the one it would build.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +26,8 @@ from ml.kinds import ArtifactKind
 from ml.plain import jsonable
 
 MANIFEST_NAME = "manifest.json"
+CRASH_AT = "STEMS_CRASH_AT"
+_crash_points = itertools.count(1)
 
 
 class ArtifactError(ValueError):
@@ -166,6 +171,44 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def put(aside: Path, path: Path) -> None:
+    """Rename what was written aside to its place, so that a power cut leaves all of it or nothing.
+
+    Its bytes reach the disk before its name does, and its name before this returns.
+
+    Args:
+        aside: a file, or a folder with all that is in it.
+        path: in the same folder; a file there is replaced.
+    """
+    for written in (*aside.rglob("*"), aside) if aside.is_dir() else (aside,):
+        sync(written)
+    crash_point()
+    aside.replace(path)
+    sync(path.parent)
+    crash_point()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that keeps no folders of its own
+            raise
+    finally:
+        os.close(handle)
+
+
+def crash_point() -> None:
+    """Kill this process if ``STEMS_CRASH_AT`` is the number of this call in it; only tests set it.
+
+    Whatever changes what is on disk for good comes by here: before and after it does.
+    """
+    if os.environ.get(CRASH_AT) == str(next(_crash_points)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Give a file beside ``path`` that becomes ``path`` when the block ends without error."""
@@ -175,10 +218,8 @@ def write_aside(path: Path) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
         aside.chmod(0o644)
-        aside.replace(path)
+        put(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -197,10 +238,10 @@ def write_folder_aside(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
             path.replace(old / "old")
-            aside.replace(path)
+            put(aside, path)
             shutil.rmtree(old)
         else:
-            aside.replace(path)
+            put(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -221,8 +262,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON ({error}); delete it and build again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: the file is missing, is not JSON, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ArtifactError(
+            f"{path} holds a {type(found).__name__}, expected an object; delete it and build again"
+        )
+    return found
 
 
 def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
@@ -240,7 +295,7 @@ def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
         raise ArtifactError(
             f"{folder} holds no {MANIFEST_NAME}; make it with: {kind.remedy(folder)}"
         )
-    manifest = read_json(path)
+    manifest = read_object(path)
     version = manifest.get("format_version")
     if version != kind.format_version:
         raise ArtifactError(
@@ -262,9 +317,10 @@ def find_current(folder: Path, identity: Mapping[str, Any], kind: ArtifactKind) 
     except ArtifactError:
         return None
     wanted = identity_fingerprint(identity, kind)
-    if manifest.get("fingerprint") != wanted:
+    summary = manifest.get("summary")
+    if manifest.get("fingerprint") != wanted or not isinstance(summary, dict):
         return None
-    return Artifact(path=folder, fingerprint=wanted, reused=True, summary=manifest["summary"])
+    return Artifact(path=folder, fingerprint=wanted, reused=True, summary=summary)
 
 
 def finish(

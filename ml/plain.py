@@ -23,6 +23,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def first_line(error: Exception) -> str:
+    """Shorten what a library says: without the places in its source."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def added_field(default: D) -> D:
     """Declare a field of a configuration that is younger than artifacts with this configuration.
 
@@ -60,7 +65,7 @@ def dataclass_from(kind: type[D], values: Mapping[str, Any]) -> D:
     """Make a (nested) dataclass of what ``jsonable`` made of it.
 
     Raises:
-        ValueError: an unknown field; names it and the known ones.
+        ValueError: an unknown field, or a value of another type; names it and what was expected.
     """
     assert is_dataclass(kind)
     known = {f.name for f in fields(kind)}
@@ -70,18 +75,28 @@ def dataclass_from(kind: type[D], values: Mapping[str, Any]) -> D:
             f"expected some of: {', '.join(sorted(known))}"
         )
     hints = get_type_hints(kind)
-    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+    named = {
+        name: _typed(hints[name], value, f"{kind.__name__}.{name}")
+        for name, value in values.items()
+    }
+    return kind(**named)
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def _typed(hint: Any, value: Any, name: str) -> Any:
     if get_origin(hint) in (Union, UnionType):
         inner = [option for option in get_args(hint) if option is not type(None)]
-        return value if value is None or len(inner) > 1 else _typed(inner[0], value)
+        return value if value is None or len(inner) > 1 else _typed(inner[0], value, name)
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return dataclass_from(hint, value)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
-    return float(value) if hint is float and isinstance(value, int) else value
+    if hint is float and type(value) is int:
+        return float(value)
+    wanted = hint if isinstance(hint, type) else get_origin(hint)
+    is_other = isinstance(wanted, type) and not isinstance(value, wanted)
+    if is_other or (isinstance(value, bool) and wanted is int):
+        raise ValueError(f"{name} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+    return value
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

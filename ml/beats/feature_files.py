@@ -28,6 +28,7 @@ from ml.artifacts import (
     finish,
     read_json,
     read_manifest,
+    sync,
     write_json,
 )
 from ml.audio.files import mix_parts, read_stem
@@ -220,7 +221,7 @@ def _write_track(
         for row, layer in enumerate(used.layers):
             arrays[used.model_id][row, steps] = layers[layer].numpy()
     for used in inputs:
-        # Renamed, not synced: waiting for the disk at each track takes longer than encoding it.
+        # Synced when all are there: waiting at each track takes longer than encoding it.
         _aside(paths[used.model_id]).replace(paths[used.model_id])
 
 
@@ -231,6 +232,7 @@ def _aside(path: Path) -> Path:
 def _finish(source: _Source, used: BeatInput, folder: Path) -> Artifact:
     listed = []
     for place, track in enumerate(source.tracks):
+        sync(folder / features_file(place))
         steps = read_features(folder / features_file(place), 0).shape[0]
         duration_s = source.lengths_s[track.track_id]
         listed.append({"track_id": track.track_id, "duration_s": duration_s, "steps": steps})

@@ -8,7 +8,6 @@ Nothing is loaded here, and once the files are there nothing asks the hub.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ml.artifacts import (
     find_current,
     fingerprint,
     finish,
+    put,
     read_json,
     write_json,
 )
@@ -233,7 +233,7 @@ def _download(file: PublishedFile, url: str, path: Path) -> None:
             f"{url} gave a file with SHA-256 {sha256}, expected {file.sha256}; it was deleted: try "
             f"again, and if that gives the same, do not trust this server"
         )
-    part.replace(path)
+    put(part, path)
 
 
 def _receive(url: str, part: Path, size_bytes: int) -> None:
@@ -247,7 +247,6 @@ def _receive(url: str, part: Path, size_bytes: int) -> None:
         headers = {"Accept-Encoding": "identity"}
         try:
             http_get(url, target, resume_size=has_bytes, headers=headers, expected_size=size_bytes)
-            os.fsync(target.fileno())
         except (HTTPError, OSError) as error:
             if isinstance(error, OSError) and "Consistency check" in str(error):
                 target.truncate(0)  # an answer that came to its end is another file

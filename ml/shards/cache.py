@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml.artifacts import ArtifactError
+from ml.artifacts import ArtifactError, put
 from ml.locks import lock
 
 WAIT_S = 0.1
@@ -78,8 +78,7 @@ class ShardCache:
                     f"{written} bytes with SHA-256 {digest.hexdigest()}, expected {size} with "
                     f"{sha256}"
                 )
-            os.fsync(handle)
-            aside.replace(path)
+            put(aside, path)
         except BaseException:
             os.close(handle)
             aside.unlink(missing_ok=True)

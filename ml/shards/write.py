@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml.artifacts import ArtifactError, file_fingerprint
+from ml.artifacts import ArtifactError, file_fingerprint, put
 from ml.shards.index import (
     IndexedSegment,
     ShardCounts,
@@ -67,15 +67,15 @@ def write_shard(job: ShardJob) -> ShardIndex:
     handle, staged_name = tempfile.mkstemp(prefix=f".{task.split}.", suffix=".tmp", dir=folder)
     staged = Path(staged_name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-                segments, counts = _write_tracks(tar, job, source)
-            file.flush()
-            os.fsync(file.fileno())
+        with (
+            os.fdopen(handle, "wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar,
+        ):
+            segments, counts = _write_tracks(tar, job, source)
         digest = file_fingerprint(staged)
         path = folder / f"{task.split}-{task.number:06d}-{digest[:8]}.tar"
         staged.chmod(0o644)
-        staged.replace(path)
+        put(staged, path)
     finally:
         staged.unlink(missing_ok=True)
     index = ShardIndex(

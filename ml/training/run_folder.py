@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import ArtifactError, read_json, write_json
+from ml.artifacts import (
+    ArtifactError,
+    crash_point,
+    read_json,
+    read_object,
+    sync,
+    write_aside,
+    write_json,
+)
 from ml.plain import flat, jsonable
 
 RUN_NAME = "run.json"
@@ -43,7 +51,7 @@ def describe_run(
         ArtifactError: the folder describes another run; names the fields.
     """
     path = folder / RUN_NAME
-    old = read_json(path) if path.is_file() else {}
+    old = read_object(path) if path.is_file() else {}
     if old and (fields := differing_fields(old["identity"], jsonable(identity))):
         raise ArtifactError(
             f"{path} describes another run: {'; '.join(fields)}; remove the folder, or bring back "
@@ -68,7 +76,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{folder} is no training run (no {RUN_NAME}); runs there: {', '.join(known) or 'none'}"
         )
-    return read_json(path)
+    return read_object(path)
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -106,7 +114,8 @@ class MetricsRecord:
         self.path = run_folder / RECORD_NAME
         lines = read_record(self.path)
         kept = [line for line in lines if line["step"] <= from_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with write_aside(self.path) as aside:
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         shipped = run_folder / SHIPPED_NAME
         if shipped.is_file() and (state := read_json(shipped))["lines"] > len(kept):
             # What was shipped of the dropped lines must not be sent again when it is recomputed.
@@ -119,6 +128,8 @@ class MetricsRecord:
         line = {"step": step, "time": time.time(), "metrics": dict(metrics)}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        sync(self.path)
+        crash_point()
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ml.artifacts import ArtifactError, DataLayout
+from ml.artifacts import ArtifactError, DataLayout, crash_point, put
 from ml.locks import lock
+from ml.plain import first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,8 +123,11 @@ def commit(table: Table, write: Callable[[], T]) -> T:
         ArtifactError: others' commits came in between every time.
     """
     for wait_s in (*WAITS_S, None):
+        crash_point()
         try:
-            return write()
+            written = write()
+            crash_point()
+            return written
         except RuntimeError as error:  # how LanceDB reports everything that a commit meets
             if not any(words in str(error) for words in _CONFLICTS):
                 raise
@@ -147,6 +151,7 @@ def checked_filter(table: Table, where: str) -> str:
 
     Raises:
         ValueError: LanceDB does not understand it; names the columns there are.
+        ArtifactError: a file of the table is missing or damaged.
     """
     # LanceDB reads a condition up to where it ends and ignores what follows: "a = 1) OR b" is "a".
     condition = f"({where}\n)"
@@ -155,6 +160,11 @@ def checked_filter(table: Table, where: str) -> str:
             raise ValueError("one condition with its parentheses closed is expected")
         table.count_rows(condition)
     except (ValueError, RuntimeError) as error:  # the latter for what only rows show, as types
+        if ".lance" in str(error) and ".lance" not in where:  # it is about a file
+            raise ArtifactError(
+                f"table {table.name} cannot be read ({first_line(error)}); make it again with: "
+                "stems embed CORPUS"
+            ) from None
         columns = ", ".join(name for name in table.schema.names if name != "vector")
         raise ValueError(
             f"the filter {where!r} is not understood ({first_line(error)}); expected an SQL "
@@ -207,11 +217,6 @@ def drop_tables(uri: str) -> None:
         folder.rmdir()
 
 
-def first_line(error: Exception) -> str:
-    """Shorten an error of LanceDB: without the places in its source."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def _create_table(uri: str, name: str, schema: pa.Schema) -> None:
     if is_url(uri):
         with _empty_table(None, name, schema) as made:
@@ -221,7 +226,7 @@ def _create_table(uri: str, name: str, schema: pa.Schema) -> None:
     # The lock is not what makes this safe; it tells `stems gc` that the temporary is in use.
     with lock(folder / _LOCK, waits=True), _empty_table(folder, name, schema) as made:
         try:
-            made.rename(folder / made.name)
+            put(made, folder / made.name)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise  # otherwise another process has made the table

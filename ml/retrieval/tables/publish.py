@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish
 from ml.locks import lock
+from ml.plain import first_line
 from ml.retrieval.embeddings.files import CHUNKS, GALLERY, read_embedding_manifest, stem_schema
 from ml.retrieval.tables.database import (
     commit,
     database_uri,
     ensure_table,
-    first_line,
     is_url,
     open_table,
     sql_text,

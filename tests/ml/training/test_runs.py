@@ -123,9 +123,9 @@ def test_a_process_killed_with_sigkill_resumes_to_the_same_bits(home, small):
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([sys.executable, "-c", program], env=environment)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # bounds a hang
     while not list(home.glob("runs/*/checkpoints/step-0000006")):
-        assert time.monotonic() < deadline, "no checkpoint within 60 s"
+        assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -393,10 +393,10 @@ def test_a_process_killed_with_sigkill_goes_on_to_the_same_bits(
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(home)], env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240  # bounds a hang
         while len(made(folders[1])) < count:
             assert process.poll() is None
-            assert time.monotonic() < deadline, "no part within 60 s"
+            assert time.monotonic() < deadline, "no part"
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
