@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,37 @@ _MIN_REST_BYTES = 1 << 14
 """Less behind the audio of a WAV is no audio."""
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"3DI")
 _ODD_CHUNKS = (b"fmt ", b"id3 ", b"ID3 ", b"_PMX", b"cue ", b"SMED", b"    ")
+SIGNATURE_BYTES = 1 << 16
+"""So much of a file tells whether it may be audio."""
+_OF_FFMPEG = (
+    b"\x1aE\xdf\xa3",
+    b"0&\xb2u",
+    b"\0\0\x01\xba",
+    b"\x0bw",
+    b"#!AMR",
+    b"wvpk",
+    b"MAC ",
+    b"TTA",
+)
+_OF_SNDFILE = (
+    b"NIST_1A",
+    b" paf",
+    b"fap ",
+    b"PVF1",
+    b"2BIT",
+    b"d\xa3",
+    b"\x01\x04",
+    b"\0\0\x03\xe8",
+)
+_NAMES = (b"Creative Voice File", b"ALawSoundFile", b"Extended Instrument", b"MATLAB 5.0")
+_SIGNATURES = (*_OF_FFMPEG, *_OF_SNDFILE, *_NAMES, b"DSD ", b".RMF", b".ra\xfd", b"\xf0~", bytes(4))
+"""What else audio begins with that FFmpeg or libsndfile takes."""
+_LATER = {4: (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"uuid")}
+_LATER |= {2: (b"\xa3d",), 8: (b"\0\2\0\0",)}
+"""What it has at some place after its beginning: boxes of an MP4, IRCAM, HTK."""
+_SYNC = re.compile(rb"\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]")
+"""How a frame of MPEG audio (layers II and III) or of AAC begins."""
+_MIN_FRAMES = 8
 _MP3_SLACK_BYTES = 8192
 """Tags that stand behind the last frame."""
 _MP3_TAG_BYTES = 1 << 16
@@ -89,6 +121,21 @@ _LAYOUTS = {
 """First four bytes of a file → how its chunks are laid out."""
 
 
+def may_be_audio(head: bytes) -> bool:
+    """Tell whether any decoder need be asked about a file.
+
+    Args:
+        head: its first ``SIGNATURE_BYTES``, or all of it.
+    """
+    if head[:4] in (*_LAYOUTS, *_READERS) or head.startswith((*_TAGS, *_SIGNATURES)):
+        return True
+    is_transport = head[:189:188] == b"GG"  # MPEG-TS: packets of 188 bytes
+    if is_transport or any(head.startswith(found, at) for at, found in _LATER.items()):
+        return True
+    frames = Counter(_SYNC.findall(head)).most_common(1)
+    return bool(frames) and frames[0][1] >= _MIN_FRAMES
+
+
 def read_header(path: Path) -> Header:
     """Read what a file promises; one that cannot be understood promises nothing.
 
@@ -106,9 +153,8 @@ def read_header(path: Path) -> Header:
 def _reader_of(path: Path, magic: bytes) -> Callable[[Path, BinaryIO, int], Header]:
     if layout := _LAYOUTS.get(magic[:4]):
         return partial(_of_chunks, layout)
-    readers = {b"fLaC": _of_flac, b"OggS": _of_ogg, b".snd": _of_au}
-    if magic[:4] in readers:
-        return readers[magic[:4]]
+    if magic[:4] in _READERS:
+        return _READERS[magic[:4]]
     if magic[4:8] == b"ftyp":
         return _of_mp4
     is_mp3 = magic.startswith((*_TAGS, b"\xff", b"\0")) or path.suffix.lower() == ".mp3"
@@ -233,6 +279,10 @@ def _of_au(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001
     if any(length in known for known in _UNKNOWN) or length <= size - start:
         return Header()
     return Header(share=max(0, size - start) / length)
+
+
+_READERS = {b"fLaC": _of_flac, b"OggS": _of_ogg, b".snd": _of_au}
+"""First four bytes of other files → who reads their header."""
 
 
 def _of_mp3(path: Path, file: BinaryIO, size: int) -> Header:  # noqa: ARG001

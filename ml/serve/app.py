@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import os
+import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import h11
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ml.locks import LockedError, lock
 from ml.retrieval.queries.home import Retrievers
 from ml.retrieval.queries.retriever import StemRetriever
 from ml.serve.limits import ServeLimits
@@ -25,8 +32,13 @@ from ml.serve.stem_routes import mix_router, stem_router
 from ml.settings import Settings
 
 _STATIC = Path(__file__).parent / "static"
+HEADERS_S = 10.0
+"""Time that the headers of a request may take to arrive."""
 _GRACE_S = 5
 """What answers on their way get when the server stops."""
+_PREFIX = "stems-serve-"
+"""Of the folder of a server's temporary files."""
+_LOCK = ".lock"
 _DESCRIPTION = """Find the stem that fits with a mix.
 
 Send a mix (`POST /api/mixes`) or make one of a track (`POST /api/tracks/mix`), search with its id
@@ -58,7 +70,11 @@ def build_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with tempfile.TemporaryDirectory(prefix="stems-serve-") as folder:
+        remove_leftovers()
+        with (
+            tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
+            lock(Path(folder) / _LOCK),
+        ):
             app.state.service = Service(settings, retrievers, limits, Path(folder))
             yield
 
@@ -70,6 +86,7 @@ def build_app(
         docs_url=None,  # these pages load their scripts from elsewhere
         redoc_url=None,
     )
+    app.state.home = settings.home.resolve()
     for router in (table_router, mix_router, search_router, stem_router):
         app.include_router(router)
     _add_page(app)
@@ -128,13 +145,66 @@ def serve(
         retrievers = Retrievers(settings, model)
         retriever = retrievers.current()
         app = build_app(settings, retrievers, host=host, limits=limits)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
-        )
         _warm_up(retriever)
         listener.listen(128)
         on_ready(url_of(host, listener.getsockname()[1]))
-        uvicorn.Server(config).run(sockets=[listener])
+        server_of(app).run(sockets=[listener])
+
+
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """Make the server of an application, which waits for no client without end."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=_Connection,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+    )
+
+
+class _Connection(H11Protocol):
+    """HTTP/1.1 that is closed where the headers of a request do not arrive in time."""
+
+    _closes: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first headers."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of headers, or no longer."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing."""
+        super().connection_lost(exc)
+        self._stop_waiting()
+
+    def _wait(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._closes is None:
+            self._closes = self.loop.call_later(HEADERS_S, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._closes is not None:
+            self._closes.cancel()
+            self._closes = None
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary files of servers of this user that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, LockedError):
+            state = folder.lstat()
+            is_ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+            if is_ours and (folder / _LOCK).is_file():
+                with lock(folder / _LOCK):
+                    shutil.rmtree(folder)
 
 
 def bind(host: str, port: int) -> socket.socket:

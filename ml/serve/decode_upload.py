@@ -1,7 +1,8 @@
 """The worker that decodes an upload: ``python -m ml.serve.decode_upload``, a process of its own.
 
 Files of strangers meet the decoders here, with bounded memory; ``ml.serve.uploads`` kills it when
-it takes too long. It prints what it found as JSON, or one sentence on stderr and exits with 2.
+it takes too long. It prints what it found as JSON, or one sentence and exits with 2; what decoders
+write to stderr is nobody's answer.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def main(arguments: list[str]) -> int:
     try:
         sound = decode(Path(source), Path(wav), Path(npy), longest_s=float(longest_s))
     except AudioError as error:
-        sys.stderr.write(str(error).replace(source, name).removesuffix(_NO_CORPUS))
+        sys.stdout.write(str(error).replace(source, name).removesuffix(_NO_CORPUS))
         return WRONG_FILE
     except MemoryError:
-        sys.stderr.write(f"{name} needs too much memory to decode; give a shorter file")
+        sys.stdout.write(f"{name} needs too much memory to decode; give a shorter file")
         return WRONG_FILE
     sys.stdout.write(json.dumps(sound))
     return 0

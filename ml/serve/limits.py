@@ -16,6 +16,10 @@ class ServeLimits:
     """Size of an uploaded file."""
     upload_s: float = 300.0
     """Time that an upload may take to arrive."""
+    upload_bytes_per_s: float = 20_000.0
+    """What an upload must bring on average, but for its first seconds."""
+    upload_slow_s: float = 10.0
+    """These seconds."""
     uploads_at_once: int = 4
     """Uploads on their way at one time."""
     mix_s: float = 900.0

@@ -1,12 +1,14 @@
 """Who may ask, what every answer carries, and the sentence that says what went wrong.
 
-``Guard`` refuses foreign hosts, foreign pages and large bodies, and adds the headers. Endpoints and
-the parts below them raise ``HTTPException``; every answer that is not a success is
-``{"detail": sentence}``.
+``Guard`` refuses foreign hosts, foreign pages, large and slow bodies, and adds the headers.
+Endpoints and the parts below them raise ``HTTPException``; every answer that is not a success is
+``{"detail": sentence}``, and names no path of the server.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import logging
 from collections.abc import Mapping
@@ -39,7 +41,11 @@ CLOSE = {"Connection": "close"}
 """Header of a refusal that leaves the rest of the body unread."""
 TRY_AGAIN = {"Retry-After": "2"}
 """Header of a refusal for want of room."""
+LINGER_S = 2.0
+"""Time in which the rest of a refused body is thrown away, so that the refusal is read."""
 _MOST_BODY_BYTES = 500_000
+_BODY_S = 30.0
+"""Time that such a body may take to arrive."""
 _MEANINGS = {
     403: "A page of another site sent this.",
     404: "No such stem, mix or page.",
@@ -65,7 +71,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts, foreign pages, large bodies; adds the headers.
+    """ASGI middleware: refuses foreign hosts and pages, large and slow bodies; adds the headers.
 
     A page of another site can make its own name point to 127.0.0.1 and then read what a server
     there answers; such a request carries that name as ``Host``. It can also send uploads without
@@ -89,17 +95,26 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        body = _Body(receive, None if scope["path"] == UPLOAD_PATH else _BODY_S)
+        is_closing = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_closing
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                is_closing = headers.get("connection") == CLOSE["Connection"]
+            elif is_closing and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                await body.throw_away()
+                message = {"type": "http.response.body"}
             await send(message)
 
         headers = Headers(scope=scope)
         refusal = self._refuse(scope["method"], headers) or _refuse_body(scope["path"], headers)
         answer = self._app if refusal is None else _problem(*refusal, CLOSE)
-        await answer(scope, receive, send_with_headers)
+        await answer(scope, body.receive, send_with_headers)
 
     def _refuse(self, method: str, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -111,6 +126,42 @@ class Guard:
         if method in ("GET", "HEAD") or origin is None or _split(origin)[1] == host.lower():
             return None
         return 403, f"a page of {origin[:100]!r} may not send anything here"
+
+
+class _Body:
+    """What a client sends, while it comes in.
+
+    Args:
+        receive: gives the next part.
+        lasts_s: how long all of it may take; None: whoever takes it in looks to that.
+    """
+
+    def __init__(self, receive: Receive, lasts_s: float | None):
+        self._receive = receive
+        self._ends_s = None if lasts_s is None else asyncio.get_running_loop().time() + lasts_s
+        self._is_whole = False
+
+    async def receive(self) -> Message:
+        """Give the next part.
+
+        Raises:
+            HTTPException: 408, it did not arrive in time.
+        """
+        try:
+            async with asyncio.timeout_at(None if self._is_whole else self._ends_s):
+                message = await self._receive()
+        except TimeoutError:
+            sentence = f"what was sent did not arrive within {_BODY_S:.0f} s; send it again"
+            raise HTTPException(408, sentence, CLOSE) from None
+        self._is_whole = not message.get("more_body")
+        return message
+
+    async def throw_away(self) -> None:
+        """Take in the rest for a while: a connection closed on it resets, its answer is lost."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not self._is_whole:
+                    self._is_whole = not (await self._receive()).get("more_body")
 
 
 def _refuse_body(path: str, headers: Headers) -> tuple[int, str] | None:
@@ -150,6 +201,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_wrong_value)
     app.add_exception_handler(ArtifactError, _answer_unavailable)
     app.add_exception_handler(ValueError, _answer_value_error)
+    for damage in (RuntimeError, OSError):  # how LanceDB and the system report it
+        app.add_exception_handler(damage, _answer_damage)
 
 
 async def _answer_problem(request: Request, error: Exception) -> JSONResponse:
@@ -171,13 +224,25 @@ async def _answer_wrong_value(_: Request, error: Exception) -> JSONResponse:
     return _problem(422, "; ".join(sentences))
 
 
-async def _answer_unavailable(_: Request, error: Exception) -> JSONResponse:
+async def _answer_unavailable(request: Request, error: Exception) -> JSONResponse:
     _LOG.warning("%s", error)
-    return _problem(503, str(error), {"Retry-After": "30"})
+    return _problem(503, _without_home(request, error), {"Retry-After": "30"})
 
 
-async def _answer_value_error(_: Request, error: Exception) -> JSONResponse:
-    return _problem(422, str(error))
+async def _answer_value_error(request: Request, error: Exception) -> JSONResponse:
+    return _problem(422, _without_home(request, error))
+
+
+async def _answer_damage(_: Request, error: Exception) -> JSONResponse:
+    _LOG.error("%s", error)
+    sentence = "what was asked for cannot be read now; the server's log says why"
+    return _problem(503, sentence, {"Retry-After": "30"})
+
+
+def _without_home(request: Request, error: Exception) -> str:
+    """Say what is wrong without where on this machine the home lies."""
+    home = str(request.app.state.home)
+    return str(error).replace(f"{home}/", "").replace(f"{home[1:]}/", "")  # LanceDB: without a /
 
 
 def _problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

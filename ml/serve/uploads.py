@@ -22,6 +22,7 @@ from typing import BinaryIO
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
+from ml.audio.headers import SIGNATURE_BYTES, may_be_audio
 from ml.serve.decode_upload import WRONG_FILE
 from ml.serve.limits import ServeLimits
 from ml.serve.security import CLOSE, TRY_AGAIN
@@ -55,7 +56,8 @@ class UploadDesk:
 
         Raises:
             HTTPException: 413, it is over the bound, said before more than that was read; 408, it
-                did not arrive in time; 503, too many are arriving; 422, it is empty.
+                did not arrive in time or comes too slowly; 415, its first bytes are of no audio;
+                503, too many are arriving; 422, it is empty.
         """
         limits = self._limits
         declared = int(request.headers.get("content-length") or 0)
@@ -67,27 +69,37 @@ class UploadDesk:
         self._arriving += 1
         try:
             with os.fdopen(handle, "wb") as file:
-                try:
-                    async with asyncio.timeout(limits.upload_s):
-                        digest = await _write(request, name, file, limits.upload_bytes)
-                except TimeoutError:
-                    sentence = f"{name} did not arrive within {limits.upload_s:.0f} s; try again"
-                    raise HTTPException(408, sentence, CLOSE) from None
+                digest = await _write(request, name, file, limits)
             yield Upload(path=Path(path), digest=digest)
         finally:
             self._arriving -= 1
             Path(path).unlink(missing_ok=True)
 
 
-async def _write(request: Request, name: str, file: BinaryIO, most: int) -> str:
-    digest, size = hashlib.sha256(), 0
-    async for part in request.stream():
-        size += len(part)
-        _check_size(name, size, most)
-        digest.update(part)
-        file.write(part)
+async def _write(request: Request, name: str, file: BinaryIO, limits: ServeLimits) -> str:
+    digest, head, size, is_known = hashlib.sha256(), b"", 0, False
+    begun_s = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(limits.upload_slow_s) as patience:
+            async for part in request.stream():
+                size += len(part)
+                _check_size(name, size, limits.upload_bytes)
+                if not is_known:
+                    head = (head + part)[:SIGNATURE_BYTES]
+                    is_known = len(head) == SIGNATURE_BYTES
+                    if is_known:
+                        _check_kind(name, head)
+                digest.update(part)
+                file.write(part)
+                earned_s = limits.upload_slow_s + size / limits.upload_bytes_per_s
+                patience.reschedule(begun_s + min(limits.upload_s, earned_s))
+    except TimeoutError:
+        lasted_s = asyncio.get_running_loop().time() - begun_s
+        sentence = f"{name} comes too slowly ({size:,} bytes in {lasted_s:.0f} s); try again"
+        raise HTTPException(408, sentence, CLOSE) from None
     if not size:
         raise HTTPException(422, f"{name} is empty (0 bytes); send the file as the body")
+    _check_kind(name, head)
     return digest.hexdigest()
 
 
@@ -122,7 +134,7 @@ def decode_in_worker(upload: Path, wav: Path, npy: Path, name: str, limits: Serv
             return Sound(**fields | {"peaks": tuple(fields["peaks"])})
         code = done.returncode
         reason = (
-            done.stderr
+            done.stdout
             if code == WRONG_FILE
             else f"{name} cannot be decoded (the decoder ended with code {code}); convert it to wav"
         )
@@ -131,6 +143,12 @@ def decode_in_worker(upload: Path, wav: Path, npy: Path, name: str, limits: Serv
     for path in (wav, npy):
         path.unlink(missing_ok=True)
     raise HTTPException(415, reason)
+
+
+def _check_kind(name: str, head: bytes) -> None:
+    if not may_be_audio(head):
+        sentence = f"{name} cannot be decoded (it does not begin as audio does); send an audio file"
+        raise HTTPException(415, sentence, CLOSE)
 
 
 def _check_size(name: str, size: int, most: int) -> None:

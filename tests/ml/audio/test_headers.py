@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from ml.audio.files import MAX_RATE_HZ, AudioError, Decoded, decode_audio, probe, read_audio
-from ml.audio.headers import read_header
+from ml.audio.headers import SIGNATURE_BYTES, may_be_audio, read_header
 from ml.audio.windows import read_window
 
 RATE_HZ = 44100
@@ -315,3 +315,20 @@ def test_where_a_file_lies_in_its_session_is_read(tmp_path: Path) -> None:
     body = bytes(338) + struct.pack("<Q", 3 * RATE_HZ) + bytes(256)
     path.write_bytes(wav(tone(1, ()), before=b"bext" + struct.pack("<I", len(body)) + body))
     assert read_header(path).place_s is not None
+
+
+@pytest.mark.parametrize("kind", sorted({*soundfile.available_formats()} - {"RAW", "SD2"}))
+def test_whatever_libsndfile_writes_may_be_audio(tmp_path: Path, kind: str):
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000)
+    subtype = soundfile.default_subtype(kind)
+    soundfile.write(tmp_path / "a", noise, 16_000, format=kind, subtype=subtype)
+    assert may_be_audio((tmp_path / "a").read_bytes()[:SIGNATURE_BYTES])
+
+
+@pytest.mark.parametrize(
+    "head", [b"%PDF-1.7", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8\xff", b"#EXTM3U", b""]
+)
+def test_what_begins_otherwise_is_none(head: bytes):
+    random = np.random.default_rng(0)
+    assert not may_be_audio(head + random.bytes(SIGNATURE_BYTES))
+    assert not may_be_audio(head + b"words, no sound" * 4000)

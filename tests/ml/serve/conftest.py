@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import uvicorn
 from starlette.testclient import TestClient
 
 from ml.corpora.corpus import open_corpus
@@ -24,7 +23,7 @@ from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.queries.home import Retrievers
 from ml.retrieval.tables.publish import publish_corpus
-from ml.serve.app import bind, build_app, url_of
+from ml.serve.app import bind, build_app, server_of, url_of
 from ml.serve.limits import ServeLimits
 from ml.settings import Settings, load_settings
 from ml.training.models import find_checkpoint
@@ -114,7 +113,7 @@ def live_url(served_settings: Settings, retrievers: Retrievers) -> Iterator[str]
     """Of a real server on a free port of loopback."""
     listener = bind("127.0.0.1", 0)
     app = build_app(served_settings, retrievers, limits=LIMITS)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    server = server_of(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     listener.listen(128)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from ml.cli.main import main
+from ml.serve import app
 
 pytestmark = pytest.mark.service
 
@@ -135,6 +136,28 @@ def test_two_gigabytes_are_refused_without_reading_them(live_url: str, web: http
     assert web.get("/healthz").status_code == 200
 
 
+def test_a_refusal_is_read_by_a_client_that_sends_on(web: httpx.Client) -> None:
+    """A connection that is closed on bytes under way resets, and the answer is lost."""
+    for _ in range(3):
+        answer = web.post("/api/mixes", content=(b"RIFF" * 250_000 for _ in range(40)))
+        assert answer.status_code == 413
+        assert "expected at most 8,000,000" in answer.json()["detail"]
+
+
+def test_headers_that_do_not_arrive_close_the_connection(
+    live_url: str, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "HEADERS_S", 0.3)
+    place = urlsplit(live_url)
+    head = f"GET /healthz HTTP/1.1\r\nHost: {place.netloc}\r\n"
+    for begun in ("", head, f"{head}\r\n{head}"):  # nothing, half a request, one and a half
+        with socket.create_connection((place.hostname or "", place.port or 0), TIMEOUT_S) as raw:
+            raw.sendall(begun.encode())
+            answer = b"".join(iter(lambda: raw.recv(65_536), b""))  # until the server hangs up
+        assert answer.count(b"HTTP/1.1 200") == begun.count("\r\n\r\n")
+    assert web.get("/healthz").status_code == 200
+
+
 def test_clients_that_go_away_leave_nothing_behind(
     live_url: str, web: httpx.Client, make_noise: Noise, make_wav: Wav
 ) -> None:
@@ -199,14 +222,13 @@ def test_a_promotion_is_seen_without_a_restart(served_home: Path, tmp_path: Path
 
     from ml.retrieval.champion.champion import write_champion
     from ml.retrieval.queries.home import Retrievers
-    from ml.serve.app import build_app
     from ml.settings import load_settings
     from ml.training.models import find_checkpoint
 
     home = shutil.copytree(served_home, tmp_path / "home")
     settings = load_settings(home)
-    app = build_app(settings, Retrievers(settings))
-    with TestClient(app, base_url="http://localhost") as client:
+    served = app.build_app(settings, Retrievers(settings))
+    with TestClient(served, base_url="http://localhost") as client:
         assert client.get("/healthz").json()["model"] == "film"
         checkpoint = find_checkpoint(settings.layout, "contrastive")
         write_champion(settings.layout, "another", checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from ml.locks import lock
 from ml.retrieval.queries.home import Retrievers
-from ml.serve.app import build_app
+from ml.serve.app import build_app, remove_leftovers
 from ml.serve.limits import ServeLimits
-from ml.serve.uploads import decode_in_worker
+from ml.serve.uploads import UploadDesk, decode_in_worker
 from ml.settings import Settings
 
 APE_TAG = b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 0xA000_0000)
@@ -46,7 +49,9 @@ def strict(
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """What was written there, but for the lock that keeps it from the next server."""
+    found = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return [name for name in found if name != ".lock"]
 
 
 def test_a_large_upload_is_refused_before_it_is_read(strict: TestClient, scratch: Path) -> None:
@@ -82,8 +87,8 @@ def test_only_the_private_folder_is_written_to_and_it_goes(
     assert answer.status_code == 201, answer.text
     (folder,) = scratch.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    kept = [path.suffix for path in sorted(folder.iterdir())]
-    assert kept == [".npy", ".wav"]  # the upload itself is gone
+    kept = [path.suffix or path.name for path in sorted(folder.iterdir())]
+    assert kept == [".lock", ".npy", ".wav"]  # the upload itself is gone
     strict.__exit__(None, None, None)
     assert list(scratch.iterdir()) == []
     strict.__enter__()
@@ -111,6 +116,61 @@ def test_takes_what_the_command_line_takes_whatever_its_name(
     assert answer.status_code == 201, answer.text
     assert answer.json()["name"] == "readme.txt"
     assert answer.json()["waveform"]["duration_s"] == pytest.approx(1.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"%PDF-1.7\n", b"PK\x03\x04", b"\x89PNG\r\n", b"\xff\xd8\xff", b"\x7fELF", b"words "],
+)
+def test_what_begins_as_no_audio_does_is_refused_by_its_first_bytes(
+    tmp_path: Path, head: bytes
+) -> None:
+    sent = []
+
+    async def receive() -> dict[str, object]:
+        sent.append(head * 4000 if head == b"words " else head + bytes(20_000))
+        return {"type": "http.request", "body": sent[-1], "more_body": True}
+
+    async def send() -> None:
+        request = Request({"type": "http", "headers": []}, receive)
+        async with UploadDesk(tmp_path, ServeLimits()).receive(request, "my mix"):
+            pass
+
+    with pytest.raises(HTTPException, match="my mix cannot be decoded") as refused:
+        asyncio.run(send())
+    assert refused.value.status_code == 415
+    assert sum(map(len, sent)) < 100_000  # of a body without an end
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_that_trickles_is_given_up(tmp_path: Path) -> None:
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"RIFF", "more_body": True}
+
+    async def send() -> None:
+        limits = ServeLimits(upload_slow_s=0.2, upload_bytes_per_s=1000)
+        request = Request({"type": "http", "headers": []}, receive)
+        async with UploadDesk(tmp_path, limits).receive(request, "my mix"):
+            pass
+
+    with pytest.raises(HTTPException, match="my mix comes too slowly") as refused:
+        asyncio.run(send())
+    assert refused.value.status_code == 408
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_left_goes_and_what_a_running_one_has_stays(scratch: Path) -> None:
+    killed, running, foreign = (scratch / name for name in ("stems-serve-a", "stems-serve-b", "c"))
+    for folder in (killed, running, foreign):
+        folder.mkdir()
+        (folder / ".lock").touch()
+        (folder / "upload-x").write_bytes(b"RIFF")
+    (scratch / "stems-serve-link").symlink_to(foreign)
+    with lock(running / ".lock"):
+        remove_leftovers()
+    assert not killed.exists()
+    assert files(running) == files(foreign) == ["upload-x"]
 
 
 def test_the_same_file_is_the_same_mix(
