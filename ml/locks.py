@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 
 class LockedError(RuntimeError):
@@ -27,18 +28,32 @@ def lock(path: Path, *, waits: bool = False) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise LockedError(
-                f"{path.parent} is being written by {holder}; wait for it or stop it"
-            ) from None
+        _take(file, path, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def require_free(path: Path) -> None:
+    """Look whether a process holds a lock, and write nothing.
+
+    Raises:
+        LockedError: one does; names its process id and host.
+    """
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        _take(file, path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _take(file: TextIO, path: Path, kind: int) -> None:
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise LockedError(
+            f"{path.parent} is being written by {holder}; wait for it or stop it"
+        ) from None
 
 
 def lock_above(path: Path, home: Path) -> Path | None:

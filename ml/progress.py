@@ -1,10 +1,11 @@
-"""One way to show progress: a bar on a terminal, plain log lines elsewhere."""
+"""What people see meanwhile: a bar on a terminal, plain log lines elsewhere."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Self, TypeVar
 
 _log = logging.getLogger("stems.progress")
 T = TypeVar("T")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 LINE_EVERY_S = 10.0
 """Between two log lines where there is no terminal."""
@@ -68,10 +70,27 @@ class ProgressBar:
             self._bar.close()
         if kind is None:
             _log.info("%s: %d done in %.0f s", self.label, self.done, elapsed_s)
+        elif kind is KeyboardInterrupt:
+            _log.info("%s: stopped after %d of %d", self.label, self.done, self.total)
+
+
+def printable(text: str) -> str:
+    """Write control characters out, but ends of lines and tabs: a terminal would obey them."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class _Lines(logging.Formatter):
+    """Messages alone, whatever the names in them hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a message."""
+        return printable(super().format(record))
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
     """Log plain lines to stderr; below warnings only the project's own messages."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("ml", "stems"):
         logging.getLogger(name).setLevel(level)

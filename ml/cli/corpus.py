@@ -272,7 +272,7 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         )
     for row in rows:
         table.add_row(*(Text(row[place]) for place in used))
-    Console().print(table)
+    Console(color_system=None).print(table)  # without styles: ``main`` writes escapes out
 
 
 _ACTIONS = {"inspect": _inspect, "add": _add, "build": _build, "remove": _remove, "list": _list}

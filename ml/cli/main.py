@@ -10,8 +10,10 @@ Exit codes: 0 done, 1 a run failed, 2 wrong use (with one sentence that says wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = f"stems {args.verb}"
         return _run(args)
     except KeyboardInterrupt as error:
-        sentence, code = str(error) or "interrupted", FAILED
+        what = str(error) or "stopped by Ctrl-C"
+        sentence, code = f"{what}; the same command goes on from what is finished", FAILED
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
@@ -160,8 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sentence, code = _os_sentence(error), FAILED
     except RuntimeError as error:
-        sentence, code = str(error), FAILED
-    print(f"{command}: {sentence}", file=sys.stderr)
+        sentence, code = _runtime_sentence(error), FAILED
+    from ml.progress import printable
+
+    print(f"{command}: {printable(sentence)}", file=sys.stderr)
     return code
 
 
@@ -174,16 +179,44 @@ def _run(args: argparse.Namespace) -> int:
     set_up_logging(logging.DEBUG if args.verbose else logging.INFO)
     if f"{args.verb} {getattr(args, 'action', '')}".strip() not in _BEGIN_A_HOME:
         existing_home(args.home)
-    return args.run(args, load_settings(args.home))
+    with contextlib.redirect_stdout(_Printable(sys.stdout)):
+        return args.run(args, load_settings(args.home))
+
+
+class _Printable:
+    """Standard output that obeys no control characters of names and labels."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        from ml.progress import printable
+
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _os_sentence(error: OSError) -> str:
     """Say what the system refused, where, and what to do about it."""
     reason = error.strerror or str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
-    remedy = _REMEDIES.get(error.errno or 0)
-    advice = f"; {remedy} and run the same command again: what is finished is kept"
-    return f"{where}{reason}{advice if remedy else ''}"
+    return f"{where}{reason}{_advice(error.errno or 0)}"
+
+
+def _runtime_sentence(error: RuntimeError) -> str:
+    """Say what went wrong; of what a library met in the system, what to do about it too."""
+    from ml.plain import first_line
+
+    met = [code for code in _REMEDIES if os.strerror(code) in str(error)]
+    return f"{first_line(error)}{_advice(met[0])}" if met else str(error)
+
+
+def _advice(code: int) -> str:
+    remedy = _REMEDIES.get(code)
+    return f"; {remedy} and run the same command again: what is finished is kept" if remedy else ""
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 from ml import kinds
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
-from ml.locks import LockedError, lock, lock_above
+from ml.locks import LockedError, lock, lock_above, require_free
 from ml.object_store import RemoteError, file_sizes, remove_file
 from ml.shards.folders import RemoteFolder, ShardFolder, built_folder, training_folder
 from ml.shards.index import (
@@ -263,10 +263,16 @@ class _Collector:
 
     @contextlib.contextmanager
     def _locked(self, path: Path) -> Iterator[bool]:
-        """Hold a lock; False (and a note) where another process holds it."""
+        """Hold a lock; False (and a note) where another process holds it.
+
+        Who only looks writes nothing: a lock that is not there is held by nobody.
+        """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(lock(path))
+                if self.delete:
+                    stack.enter_context(lock(path))
+                else:
+                    require_free(path)
             except LockedError as error:
                 self._keep(str(error))
                 yield False

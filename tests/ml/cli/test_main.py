@@ -125,13 +125,21 @@ def test_wrong_use_is_said_and_has_its_exit_code(
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (KeyboardInterrupt(), "interrupted"),
-        (KeyboardInterrupt("a checkpoint is saved"), "a checkpoint is saved"),
+        (KeyboardInterrupt(), "stopped by Ctrl-C; the same command goes on from what is finished"),
+        (
+            KeyboardInterrupt("a checkpoint is saved"),
+            "a checkpoint is saved; the same",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device; fr"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), "/x: Read-only file system; make"),
         (OSError("no route"), "no route"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied; mend"),
         (RuntimeError("it broke"), "it broke"),
+        (
+            RuntimeError("IO: No space left on device (os error 28)\nat x.rs"),
+            "IO: No space left on",
+        ),
+        (ValueError("no label '\x1b[31mred\x9b'"), "no label '\\x1b[31mred\\x9b'"),
     ],
 )
 def test_what_stops_a_verb_is_one_sentence(error, sentence, tmp_path, monkeypatch, capsys):
@@ -139,10 +147,19 @@ def test_what_stops_a_verb_is_one_sentence(error, sentence, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(upkeep, "explain_settings", stop)
-    assert main(["--home", str(tmp_path), "config", "show"]) == FAILED
+    code = WRONG_USE if isinstance(error, ValueError) else FAILED
+    assert main(["--home", str(tmp_path), "config", "show"]) == code
     said = capsys.readouterr().err
     assert said.startswith(f"stems config: {sentence}")
     assert said.count("\n") == 1
+
+
+def test_what_is_printed_moves_no_cursor(tmp_path, monkeypatch, capsys):
+    row = ("label", "\x1b]0;title\x07\tä\u200b", "config.yaml")
+    monkeypatch.setattr(upkeep, "explain_settings", lambda _: [row])
+    monkeypatch.setattr(upkeep.json, "dumps", str)
+    assert main(["--home", str(tmp_path), "config", "show"]) == 0
+    assert "\\x1b]0;title\\x07\tä\u200b" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
