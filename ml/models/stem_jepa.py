@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ml import kinds
-from ml.artifacts import ArtifactError, read_json, read_manifest
+from ml.artifacts import ArtifactError, read_manifest, read_object
 from ml.audio.activity import ActivityConfig, active_intervals
 from ml.audio.chunks import MIN_ACTIVE_S, active_starts
 from ml.audio.mel import LogMel
@@ -339,8 +339,13 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
 
     path = Path(path)
     manifest = read_manifest(path, kinds.MODEL)
-    config = dataclass_from(StemJepaConfig, read_json(path / "config.json")["model"])
-    model = StemJepa(config)
+    described = read_object(path / "config.json")
+    try:
+        model = StemJepa(dataclass_from(StemJepaConfig, described["model"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path / 'config.json'} describes no model ({error!r}); train again with: stems train"
+        ) from None
     weights = path / "model.safetensors"
     try:
         stored = load_file(weights, device="cpu")

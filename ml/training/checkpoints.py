@@ -27,7 +27,7 @@ from ml.artifacts import (
 from ml.models.config import StemJepaConfig
 from ml.models.predecessor import ImportedConfig
 from ml.models.stem_jepa import StemJepa
-from ml.plain import dataclass_from, jsonable
+from ml.plain import dataclass_from, first_line, jsonable
 from ml.training.config import TrainingConfig, changed_config
 from ml.training.run_folder import differing_fields
 
@@ -81,16 +81,20 @@ def load_training_state(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: a file is missing or damaged.
     """
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    damaged = (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError, ValueError)
+    wrong = (AttributeError, LookupError, TypeError)  # what of it is no state
     try:
         state = torch.load(path / STATE_NAME, map_location="cpu", weights_only=True)
         return {**state, "model": load_file(path / "model.safetensors")}
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (*damaged, *wrong) as error:
         raise ArtifactError(
-            f"{path} cannot be resumed from: {error}; delete this checkpoint to resume from the "
-            "one before it"
+            f"{path} cannot be resumed from: {first_line(error)}; delete this checkpoint to resume "
+            "from the one before it"
         ) from None
 
 

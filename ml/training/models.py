@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from ml.artifacts import (
     DataLayout,
     read_json,
     read_manifest,
+    read_object,
     write_folder_aside,
     write_json,
 )
+from ml.models.predecessor import ImportedConfig
 from ml.plain import did_you_mean
-from ml.training.config import PRESETS
+from ml.training.config import PRESETS, TrainingConfig
 
 UNTRAINED = "untrained"
 CONTRASTIVE = "contrastive"
@@ -132,7 +134,7 @@ def _checkpoint(layout: DataLayout, text: str) -> Path | None:
     ]
     for folder in folders:
         if (folder / MANIFEST_NAME).is_file():
-            manifest = read_json(folder / MANIFEST_NAME)
+            manifest = read_object(folder / MANIFEST_NAME)
             if text in (manifest.get("model_id"), manifest.get("mlflow_run_id")):
                 return folder
     return None
@@ -185,12 +187,22 @@ def _champion_folder(layout: DataLayout) -> Path | None:
 
 def _of_checkpoint(folder: Path) -> FoundModel:
     manifest = read_manifest(folder, kinds.MODEL)
+    name, model_id = manifest.get("name", folder.name), manifest.get("model_id")
+    if not isinstance(name, str) or not isinstance(model_id, str):
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME} names the model {name!r} with id {model_id!r}, expected two "
+            "texts; train again with: stems train"
+        )
+    config = read_object(folder / "config.json")
+    known = {x.name for kind in (TrainingConfig, ImportedConfig) for x in fields(kind)}
+    if unknown := sorted(config.keys() - known):
+        raise ArtifactError(
+            f"{folder / 'config.json'} has the unknown fields {', '.join(unknown)}, expected some "
+            f"of: {', '.join(sorted(known))}; use the program that made it, or train again with: "
+            "stems train"
+        )
     return FoundModel(
-        name=manifest.get("name", folder.name),
-        model_id=manifest["model_id"],
-        checkpoint=folder,
-        manifest=manifest,
-        config=read_json(folder / "config.json"),
+        name=name, model_id=model_id, checkpoint=folder, manifest=manifest, config=config
     )
 
 
@@ -262,7 +274,11 @@ def _ask_mlflow(uri: str, question: Any) -> Any:
 
 def _index(layout: DataLayout) -> dict[str, str]:
     """Read ``runs/models.json``; empty before the first training."""
-    return read_json(layout.models_index) if layout.models_index.is_file() else {}
+    path = layout.models_index
+    index = read_object(path) if path.is_file() else {}
+    if not all(isinstance(folder, str) for folder in index.values()):
+        raise ArtifactError(f"{path} names no folder for each model; train again with: stems train")
+    return index
 
 
 def read_models(layout: DataLayout) -> dict[str, Path]:
@@ -340,7 +356,7 @@ def read_champion(layout: DataLayout) -> Champion:
             f"{path} does not exist: no model was promoted yet; run the pipeline (make demo), or "
             f"name a model with --model"
         )
-    found = read_json(path)
+    found = read_object(path)
     try:
         return Champion(**{**found, "withdrawn": tuple(found.get("withdrawn", ()))})
     except (AttributeError, TypeError) as error:
