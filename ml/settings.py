@@ -77,10 +77,11 @@ class CorpusSettings(_Section):
 class LabelEncoderSettings(_Section):
     """What turns an instrument in words into a condition.
 
-    Paths are of CLAP; empty: what ``stems labels fetch`` puts under ``models/clap``.
+    ``minilm``, ``clap``, or what an installed package brings (``ml.labels.encoders``). Paths are of
+    CLAP; empty: what ``stems labels fetch`` puts under ``models/clap``.
     """
 
-    name: Literal["minilm", "clap"] = "minilm"
+    name: str = "minilm"
     checkpoint: Path | None = None
     tokenizer: Path | None = None
 

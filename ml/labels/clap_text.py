@@ -41,7 +41,9 @@ def clap_text_encoder(files: ClapFiles) -> LabelEncoder:
         ArtifactError: a file is missing; says how to get it.
     """
     files.require()
-    return TextEncoder("clap", CLAP_DIM, lambda: load_clap_text(files), files.fingerprint)
+    return TextEncoder(
+        "clap", CLAP_DIM, "CC0 1.0", lambda: load_clap_text(files), files.fingerprint
+    )
 
 
 class ClapText(nn.Module):

@@ -1,7 +1,8 @@
 """What a label encoder is: instrument texts in, unit vectors out.
 
 ``LabelEncoder`` is the protocol, ``TextEncoder`` the one class that has it, around a function that
-encodes one text. Which encoders there are: ``ml.labels.encoders``.
+encodes one text. Which encoders there are: ``ml.labels.encoders``. One that another package
+brings is held to the protocol by ``CheckedEncoder``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class LabelEncoder(Protocol):
     """What ``build_label_encoder`` calls it."""
     dim: int
     """Length of a vector."""
+    licence: str
+    """Of the weights, in a few words."""
 
     @property
     def fingerprint(self) -> str:
@@ -51,14 +54,20 @@ class TextEncoder:
     Args:
         name: what ``build_label_encoder`` calls it.
         dim: length of a vector.
+        licence: of the weights.
         load: loads the weights.
         fingerprint: of the weights, without loading them.
     """
 
     def __init__(
-        self, name: str, dim: int, load: Callable[[], EncodeOne], fingerprint: Callable[[], str]
+        self,
+        name: str,
+        dim: int,
+        licence: str,
+        load: Callable[[], EncodeOne],
+        fingerprint: Callable[[], str],
     ) -> None:
-        self.name, self.dim = name, dim
+        self.name, self.dim, self.licence = name, dim, licence
         self._load, self._fingerprint = load, fingerprint
         self._encode_one: EncodeOne | None = None
 
@@ -83,3 +92,51 @@ class TextEncoder:
             self._encode_one = self._load()
         vectors = {text: self._encode_one(text) for text in dict.fromkeys(texts)}
         return np.stack([vectors[text] for text in texts])
+
+
+class CheckedEncoder:
+    """An encoder of another package, whose vectors are looked at before they are believed.
+
+    Args:
+        name: what it is called here.
+        encoder: what the package made.
+
+    Raises:
+        ValueError: it lacks something of ``LabelEncoder``, or calls itself otherwise.
+    """
+
+    def __init__(self, name: str, encoder: LabelEncoder) -> None:
+        expected = {"name": str, "dim": int, "licence": str, "fingerprint": str}
+        for field, kind in expected.items():
+            if not isinstance(value := getattr(encoder, field, None), kind):
+                raise ValueError(
+                    f"label encoder {name!r} has {field} = {value!r}; expected {kind.__name__}"
+                )
+        if encoder.name != name or encoder.dim < 1:
+            raise ValueError(
+                f"label encoder {name!r} calls itself {encoder.name!r} and has {encoder.dim} "
+                "dimensions; expected its own name and 1 or more"
+            )
+        self.name, self.dim, self.licence = name, encoder.dim, encoder.licence
+        self._encoder = encoder
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for encoders that give the same vectors."""
+        return self._encoder.fingerprint
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts: (text, dim) float32, unit norm.
+
+        Raises:
+            ValueError: it gave something else.
+        """
+        vectors = np.asarray(self._encoder.encode(texts), dtype=np.float32)
+        norms = np.linalg.norm(vectors, axis=-1)
+        if vectors.shape != (len(texts), self.dim) or not np.allclose(norms, 1, atol=1e-3):
+            raise ValueError(
+                f"label encoder {self.name!r} made vectors of shape {vectors.shape} and norms "
+                f"{norms.min(initial=np.inf):.3g} to {norms.max(initial=-np.inf):.3g}; expected "
+                f"({len(texts)}, {self.dim}) of norm 1"
+            )
+        return vectors

