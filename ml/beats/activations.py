@@ -15,7 +15,7 @@ from ml.artifacts import DataLayout
 from ml.beats.beat_sets import probe_tracks
 from ml.beats.features import LOG_MEL, BeatInput
 from ml.beats.peaks import ONSETS, onset_curve
-from ml.beats.probe import ProbeTrack
+from ml.beats.probe import FPS, ProbeTrack
 from ml.beats.probes import ALL, SPLIT, StoredProbe, read_probe_manifest, read_probes
 from ml.beats.scores import ANNOTATION, Activation, annotation_activation, is_scorable
 from ml.corpora.readers.beats import BeatSet
@@ -74,12 +74,18 @@ class CorpusActivations:
             activations |= probed.predict(place)
         mel = self.log_mel(place)
         if mel is not None:
-            curve = onset_curve(mel, track.frames)
+            curve = onset_curve(mel, self.mel_fps, FPS, track.frames)
             activations[ONSETS] = Activation(values=curve, peak_threshold=ONSET_THRESHOLD)
         activations[ANNOTATION] = Activation(
             values=annotation_activation(track), peak_threshold=ANNOTATION_THRESHOLD
         )
         return activations
+
+    @property
+    def mel_fps(self) -> float:
+        """Frames per second of ``log_mel``."""
+        (rate,) = (1 / p.source.frame_s for p in self._probed if p.source.name == LOG_MEL)
+        return rate
 
     def log_mel(self, place: int) -> np.ndarray | None:
         """Read the (mel_frame, mel_bin) of a track; None: ``log-mel`` is not among the inputs."""

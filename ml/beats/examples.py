@@ -56,7 +56,8 @@ def write_examples(
         own["reference"] = _between(track.beats, start_s, stop_s)
         mel = corpus.log_mel(place)
         if mel is not None:
-            own["mel"] = mel[round(100 * start_s) : round(100 * stop_s)].astype(np.float16)
+            first, stop = (round(corpus.mel_fps * time_s) for time_s in (start_s, stop_s))
+            own["mel"] = mel[first:stop].astype(np.float16)
         activations = corpus.predict(place)
         for model in models:
             activation = activations[model].values

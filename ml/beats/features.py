@@ -71,9 +71,14 @@ class BeatInput:
         return self.log_mel.config.rate_hz
 
     @property
+    def frame_s(self) -> float:
+        """Length of a frame of the log-mel in seconds."""
+        return self.log_mel.config.hop_samples / self.rate_hz
+
+    @property
     def step_s(self) -> float:
         """Length of a step in seconds."""
-        return self.step_frames * self.log_mel.config.hop_samples / self.rate_hz
+        return self.step_frames * self.frame_s
 
     @property
     def chunk_steps(self) -> int:

@@ -53,22 +53,26 @@ def pick_peaks(
     return candidates[around.argmax(axis=1) == reach] / fps
 
 
-def onset_curve(mel: np.ndarray, frames: int) -> np.ndarray:
-    """Compute the spectral flux at 50 frames per second, as an activation.
+def onset_curve(mel: np.ndarray, mel_fps: float, fps: float, frames: int) -> np.ndarray:
+    """Compute the spectral flux as an activation.
 
     The sum over bins of the rises from the mel frame before a frame's time to the one after it
     (Böck, Krebs and Schedl, ISMIR 2012, without their maximum filter), over its largest value.
 
     Args:
-        mel: (mel_frame, mel_bin), a log-mel of 100 frames per second.
+        mel: (mel_frame, mel_bin), a log-mel.
+        mel_fps: its frames per second, as many as ``fps`` or more.
+        fps: frames per second of the result.
         frames: length of the result.
 
     Returns:
-        (frame,) float64, 0…1; frame n is at n / 50 s. Silence gives zeros.
+        (frame,) float64, 0…1; frame n is at n / fps s. Silence gives zeros.
     """
     before, after = np.roll(mel, 1, axis=0), np.roll(mel, -1, axis=0)
     before[0], after[-1] = mel[0], mel[-1]
-    flux = np.maximum(after - before, 0).sum(axis=1, dtype=np.float64)[::2][:frames]
+    flux = np.maximum(after - before, 0).sum(axis=1, dtype=np.float64)
+    places = np.rint(np.arange(frames) * mel_fps / fps).astype(np.int64)
+    flux = flux[places[places < len(flux)]]
     largest = flux.max(initial=0.0)
     return flux / largest if largest > 0 else flux
 

@@ -152,7 +152,7 @@ def _draw_strip(axes: Axes, example: BeatExample) -> None:
     assert example.mel is not None
     mel = example.mel.T.astype(np.float32)  # (mel_bin, mel_frame)
     low, high = np.percentile(mel, [_QUIET, _LOUD])
-    stop_s = example.start_s + mel.shape[1] / 100
+    stop_s = example.start_s + len(next(iter(example.activations.values()))) / _FPS
     axes.imshow(
         mel,
         origin="lower",

@@ -272,6 +272,10 @@ def _open_run(
     **options: Any,
 ) -> Run:
     loop = loop or LoopConfig()
+    # Wrong words are named before a model is looked for.
+    training_config(
+        preset, **{k: options[k] for k in ("size", "seed", "overrides") if k in options}
+    )
     phase_1 = start_of(layout, preset, start)
     options |= {"loop": loop, "start": phase_1}
     config, pairs = open_training(preset, layout=layout, corpora=corpora, **options)

@@ -186,13 +186,14 @@ def test_onsets_rise_where_sounds_begin(make_clicks: Callable[..., np.ndarray]):
     beats = np.arange(0.5, 9.5, 0.6)
     waveform = torch.from_numpy(make_clicks(beats, 10.0))
     mel = LogMel(LogMelConfig())(waveform[None])[0].T.numpy()
-    curve = onset_curve(mel, 500)
+    curve = onset_curve(mel, 100, FPS, 500)
     assert curve.shape == (500,)
     assert curve.max() == 1
     found = pick_peaks(curve, FPS, threshold=0.4)
     assert len(found) == len(beats)
     assert np.abs(found - beats).max() <= 0.021
-    assert not onset_curve(np.zeros((100, 80), dtype=np.float32), 50).any()
+    assert not onset_curve(np.zeros((100, 80), dtype=np.float32), 100, FPS, 50).any()
+    assert len(onset_curve(mel[::2], 50, FPS, 500)) == 500
 
 
 def test_metronome():

@@ -124,7 +124,7 @@ def test_damaged_weights_are_named(shared_home, tmp_path):
     shutil.copytree(read_models(DataLayout(home=shared_home))["film"], folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match=f"{weights}.*train again"):
+    with pytest.raises(ArtifactError, match=f"{weights}.*make it again"):
         load_model(folder)
     with pytest.raises(ArtifactError, match="stems train"):
         load_model(tmp_path)
