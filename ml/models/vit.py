@@ -37,6 +37,11 @@ class ViTConfig:
     come with the weights (an imported checkpoint), and longer audio is refused."""
 
     def __post_init__(self) -> None:
+        if min(self.dim, self.layers, self.heads, self.patch, self.mel_bins) < 1:
+            raise ValueError(
+                f"dim={self.dim}, layers={self.layers}, heads={self.heads}, patch={self.patch}, "
+                f"mel_bins={self.mel_bins}: expected 1 or more of each"
+            )
         if self.dim % self.heads or self.dim % 4:
             raise ValueError(
                 f"dim={self.dim}, heads={self.heads}: dim must be divisible by heads and by 4"

@@ -30,7 +30,7 @@ def test_spectrum_is_mean_and_deviation_over_frames_minus_training_mean(
     assert spectrum.model_id == "spectrum-abc"
     assert spectrum.training_tracks == checkpoint.manifest["training_tracks"]
     assert is_baseline(spectrum)
-    mel = torch.randn(3, 80, 50)
+    mel = torch.randn(3, 160, 50)
     expected = torch.stack(
         [
             torch.cat([clip.mean(1), ((clip - clip.mean(1, keepdim=True)) ** 2).mean(1).sqrt()])
