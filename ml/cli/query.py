@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ml.retrieval.queries.candidates import Candidate
     from ml.retrieval.queries.retriever import StemRetriever
 
+_K = 10
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the verb."""
@@ -46,7 +48,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--exclude-own-track", action="store_true", help="with --like: none of that stem's track"
     )
-    parser.add_argument("-k", type=int, default=10, help="how many stems")
+    parser.add_argument(
+        "-k",
+        type=int,
+        metavar="N",
+        help=f"how many stems (default: {_K}, or all if there are fewer)",
+    )
     add_model(parser)
     parser.add_argument("--corpus", metavar="NAME", help="only stems of this corpus")
     parser.add_argument("--where", help="only stems for which this holds: \"category = 'guitar'\"")
@@ -137,7 +144,7 @@ def _is_path(text: str, settings: Settings) -> bool:
 
 def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidate]:
     filters: dict[str, Any] = {
-        "k": args.k,
+        "k": min(_K, len(retriever.tables)) if args.k is None else args.k,
         "where": _where(args.corpus, args.where),
         "exclude_tracks": args.exclude_tracks,
         "per_track": args.per_track,
