@@ -342,7 +342,14 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
     described = read_object(path / "config.json")
     try:
         model = StemJepa(dataclass_from(StemJepaConfig, described["model"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ArtifactError(
             f"{path / 'config.json'} describes no model ({error!r}); train again with: stems train"
         ) from None
