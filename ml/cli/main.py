@@ -195,6 +195,10 @@ class _Printable:
 
         return self._stream.write(printable(text))
 
+    def flush(self) -> None:
+        """Write what is held back."""
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
