@@ -14,6 +14,8 @@ KNOWN = {
     "ml/labels/untrusted.py": ["import pickle", "torch.load without weights_only=True"],
     # Bytes that the same process has written, in its memory.
     "ml/shards/split.py": ["import pickle"],
+    # The name of an error, which torch raises of a file that is none of its own.
+    "ml/training/checkpoints.py": ["import pickle"],
     # A base loader, which builds text.
     "ml/corpora/readers/metadata.py": ["yaml.load()"],
 }

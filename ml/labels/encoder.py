@@ -23,8 +23,6 @@ class LabelEncoder(Protocol):
     """What ``build_label_encoder`` calls it."""
     dim: int
     """Length of a vector."""
-    licence: str
-    """Of the weights, in a few words."""
 
     @property
     def fingerprint(self) -> str:
@@ -102,7 +100,8 @@ class CheckedEncoder:
         encoder: what the package made.
 
     Raises:
-        ValueError: it lacks something of ``LabelEncoder``, or calls itself otherwise.
+        ValueError: it lacks something of ``LabelEncoder`` or says no ``licence`` of its weights, or
+            calls itself otherwise.
     """
 
     def __init__(self, name: str, encoder: LabelEncoder) -> None:
@@ -117,7 +116,8 @@ class CheckedEncoder:
                 f"label encoder {name!r} calls itself {encoder.name!r} and has {encoder.dim} "
                 "dimensions; expected its own name and 1 or more"
             )
-        self.name, self.dim, self.licence = name, encoder.dim, encoder.licence
+        self.name, self.dim = name, encoder.dim
+        self.licence: str = getattr(encoder, "licence")  # noqa: B009 - no part of the protocol
         self._encoder = encoder
 
     @property

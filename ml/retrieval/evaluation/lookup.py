@@ -84,7 +84,8 @@ def _hybrid_answers(gallery: Gallery, queries: Queries, embeddings: Embeddings) 
     for first in range(0, len(queries), _QUERY_BLOCK):
         block = slice(first, first + _QUERY_BLOCK)
         some, targets = vectors[block].astype(np.float64), queries.targets[block]
-        asked = np.where(queries.asked[block] == MUSIC, None, queries.asked[block])[:, None]
+        texts = [None if text == MUSIC else text for text in queries.asked[block]]
+        asked = np.array(texts, dtype=object)[:, None]
         is_known = gallery.is_labelled & ((gallery.labels == asked) | (gallery.categories == asked))
         heard = some[:, width:] @ stems[:, width:].T
         score = some[:, :width] @ stems[:, :width].T + np.where(is_known, known, heard)

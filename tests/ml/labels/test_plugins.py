@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml.labels.encoder import CheckedEncoder
 from ml.labels.encoders import build_label_encoder
 
 MODULE = '''
@@ -44,6 +45,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_built_by_its_name() -> None:
     encoder = build_label_encoder("letters")
+    assert isinstance(encoder, CheckedEncoder)
     assert (encoder.name, encoder.dim, encoder.licence) == ("letters", 26, "CC0 1.0")
     vectors = encoder.encode(["bass", "drum"])
     assert vectors.dtype == np.float32

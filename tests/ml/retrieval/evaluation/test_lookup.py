@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -132,8 +133,7 @@ def test_a_hybrid_answer_equals_a_sort(
     instrument /= np.linalg.norm(instrument, axis=-1)[..., None]
     stems, asked = np.concatenate([0.6**0.5 * song, 0.4**0.5 * instrument], axis=-1)
     queries = queries_of(conditioning)
-    embeddings = make_embeddings(stems, asked)
-    embeddings.manifest["part_shares"] = [0.6, 0.4]
+    embeddings = replace(make_embeddings(stems, asked), manifest={"part_shares": [0.6, 0.4]})
     values = lookup_values(gallery, queries, conditioning, {"two": embeddings})
     assert list(values) == ["two" + WITH_LABEL, LABEL]
     for target in range(6):
