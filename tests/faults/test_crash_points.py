@@ -91,7 +91,8 @@ def training(home: Path) -> Mapping[str, object]:
         "losses": [x["metrics"].get("contrastive/loss") for x in lines],
         "steps": [x["step"] for x in lines],
         "names": read_json(home / "runs" / "models.json"),
-        "folders": sorted(path.name for path in run.iterdir()),
+        # Half-written files go with `stems gc --delete`, which is asked for afterwards.
+        "folders": sorted(path.name for path in run.iterdir() if path.suffix != ".tmp"),
     }
 
 
