@@ -82,8 +82,7 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _estimate(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.shards.estimate import describe_build
-    from ml.shards.plan import shard_config
+    from ml.shards.plan import describe_build, shard_config
 
     config = shard_config(settings.shards)
     print(
@@ -142,7 +141,7 @@ def _add_push(actions: argparse._SubParsersAction) -> None:
 
 def run_push(args: argparse.Namespace, settings: Settings) -> int:
     """Push."""
-    from ml.shards.push import push_shards
+    from ml.shards.folders import push_shards
 
     settings.corpus(args.name)  # an unknown name is an error that lists the known ones
     uri = args.uri or settings.shards.uri

@@ -45,8 +45,14 @@ from ml.object_store import read_bytes
 from ml.plain import jsonable
 from ml.processes import completed, process_pool, scratch_folder
 from ml.progress import progress
-from ml.shards.estimate import check_disk
-from ml.shards.folders import LocalFolder, ShardFolder, url_folder
+from ml.shards.folders import (
+    LocalFolder,
+    ShardFolder,
+    get_shard,
+    put_manifest,
+    put_shard,
+    url_folder,
+)
 from ml.shards.index import (
     REPLACED,
     UNFINISHED_NAME,
@@ -55,8 +61,7 @@ from ml.shards.index import (
     index_path,
     read_shards_manifest,
 )
-from ml.shards.plan import BuildPlan, ShardConfig, plan_build, read_inputs
-from ml.shards.push import get_shard, put_manifest, put_shard
+from ml.shards.plan import BuildPlan, ShardConfig, check_disk, plan_build, read_inputs
 from ml.shards.write import ShardJob, write_shard
 
 LIBRARIES = ("av", "numpy", "soundfile", "soxr")
@@ -90,7 +95,7 @@ def build_shards(
 
     Raises:
         ArtifactError: an input is missing, or no segment of the corpus gives a pair.
-        ml.shards.estimate.DiskSpaceError: the disk has no room; nothing was written.
+        ml.shards.plan.DiskSpaceError: the disk has no room; nothing was written.
         ml.audio.files.AudioError: a file is missing or cannot be decoded.
         ml.locks.LockedError: another process is building these shards.
         ml.processes.WorkersError: who should make them died or cannot be reached.

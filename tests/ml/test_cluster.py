@@ -70,7 +70,7 @@ if __name__ == "__main__":
 GATE = """
 import os, threading
 from pathlib import Path
-import ml.retrieval.embeddings.files, ml.shards.push
+import ml.retrieval.embeddings.files, ml.shards.folders
 
 def wait_to_be_killed(kind):
     wish = Path({folder!r}) / kind
@@ -93,7 +93,7 @@ def gate(module, name, kind, after):
         return result
     setattr(module, name, gated)
 
-gate(ml.shards.push, "_put_index", "shards", after=False)
+gate(ml.shards.folders, "_put_index", "shards", after=False)
 gate(ml.retrieval.embeddings.files, "query_table", "parts", after=True)
 """
 

@@ -8,8 +8,7 @@ from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 from ml.settings import load_settings
 from ml.shards.build import build_shards
-from ml.shards.estimate import BYTES_PER_STEM_S, DiskSpaceError, new_bytes
-from ml.shards.plan import plan_build, read_inputs
+from ml.shards.plan import BYTES_PER_STEM_S, DiskSpaceError, new_bytes, plan_build, read_inputs
 
 STEM_S = 4 * 2 * (10 + 14 + 18) + 2 * 30
 """Six songs of 10, 14 or 18 s with four stems, and one of 30 s with two."""

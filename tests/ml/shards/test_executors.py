@@ -12,7 +12,7 @@ from ml.artifacts import ArtifactError
 from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 from ml.settings import load_settings
-from ml.shards import push
+from ml.shards import folders
 from ml.shards.build import build_shards, make_shard
 from ml.shards.folders import built_folder, intact_indexes
 from ml.shards.inspect import check_shards
@@ -52,9 +52,9 @@ def files(folder, pattern="[!.]*.*"):
 
 def counted(monkeypatch):
     """The shards that are put from here on."""
-    put, original = [], push.put_file
+    put, original = [], folders.put_file
     monkeypatch.setattr(
-        push, "put_file", lambda path, url: (put.append(path.name), original(path, url))
+        folders, "put_file", lambda path, url: (put.append(path.name), original(path, url))
     )
     return put
 
@@ -162,7 +162,7 @@ def test_without_a_cluster_a_build_goes_on_where_training_reads(corpus, there):
 def test_what_lies_at_a_url_is_not_pushed(corpus, there, tmp_path):
     build(corpus, there)
     with pytest.raises(ArtifactError, match=f"lie at {there.as_uri()}/demo, where their build"):
-        push.push_shards(corpus.folder, (tmp_path / "other").as_uri())
+        folders.push_shards(corpus.folder, (tmp_path / "other").as_uri())
 
 
 def test_settings_say_where_a_cluster_puts_shards(tmp_path, monkeypatch):

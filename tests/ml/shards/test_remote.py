@@ -16,10 +16,9 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.object_store import RemoteError
 from ml.shards import folders
 from ml.shards.cache import CacheRoomError
-from ml.shards.folders import training_folder
+from ml.shards.folders import push_shards, training_folder
 from ml.shards.index import DamagedShardError
 from ml.shards.pairs import PairConfig
-from ml.shards.push import push_shards
 from ml.shards.reader import ShardPairs
 
 CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.3)

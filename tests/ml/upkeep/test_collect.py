@@ -14,9 +14,9 @@ from ml.corpora.table import build_corpus_tracks
 from ml.locks import lock
 from ml.retrieval.champion.champion import write_champion
 from ml.shards.build import build_shards
+from ml.shards.folders import push_shards
 from ml.shards.index import read_shards_manifest, split_fingerprint
 from ml.shards.plan import ShardConfig
-from ml.shards.push import push_shards
 from ml.upkeep.collect import collect_leftovers
 
 MODEL, OTHER, GONE = "a" * 16, "b" * 16, "c" * 16
