@@ -33,7 +33,7 @@ def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[st
     """
     from ml.retrieval.evaluation.evaluate import EVALUATION, PREDECESSOR
     from ml.scores.files import LOSS, PAIRED, SWAPPED
-    from ml.scores.published import published_rows
+    from ml.scores.text import published_rows
 
     shown: dict[str, Any] = {}
     for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
@@ -58,7 +58,7 @@ def score_metadata(
 
     Args:
         rows: of ``ml.scores.files.read_scores``, one evaluation.
-        published: rows of ``ml.scores.published`` to stand below them in the table.
+        published: rows of ``ml.scores.text`` to stand below them in the table.
     """
     shown: dict[str, Any] = {
         f"{row['model']}/{row['metric']}": row["value"]

@@ -12,8 +12,8 @@ import torch
 from filelock import FileLock
 
 from ml import kinds
+from ml.labels.clap import ClapText
 from ml.labels.clap_files import ClapFiles
-from ml.labels.clap_text import ClapText
 
 SMALL = {
     "steps": 4,

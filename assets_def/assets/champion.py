@@ -71,8 +71,8 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
 
 def _published(home: StemsHome, model_id: str) -> dict[str, int]:
     """Count how many stems of each corpus a model's table holds."""
-    from ml.retrieval.tables.completeness import published_corpora
     from ml.retrieval.tables.database import database_uri
+    from ml.retrieval.tables.inspect import published_corpora
 
     uri = database_uri(home.layout, model_id)
     return {

@@ -51,7 +51,7 @@ with warnings.catch_warnings():
 
 def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
     """Fingerprint the files of corpora; those that cannot be read are left out."""
-    from ml.corpora.file_state import files_fingerprint
+    from ml.corpora.corpus import files_fingerprint
 
     prints = {}
     for name in names:

@@ -70,7 +70,7 @@ def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.
     """Shares of right stem, track, instrument and category (Fig. 2); recall of unknown labels."""
     from assets_def.score_table import instrument_metadata
     from ml.labels.encoders import label_encoder_of
-    from ml.reports.tracked_instruments import track_instruments
+    from ml.reports.instruments import track_instruments
     from ml.retrieval.evaluation.instruments import (
         INSTRUMENTS,
         evaluate_instruments,

@@ -57,8 +57,8 @@ def gallery_is_complete(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
     """Tables of the trained models hold every stem and chunk of the corpus as it is now."""
-    from ml.retrieval.tables.completeness import gallery_gaps
     from ml.retrieval.tables.database import database_uri
+    from ml.retrieval.tables.inspect import gallery_gaps
     from ml.retrieval.tables.publish import STEM_TABLE, count_rows
 
     corpus, gaps, numbers = context.partition_key, [], {}

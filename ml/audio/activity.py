@@ -3,7 +3,8 @@
 A frame is loud when its RMS level reaches ``on_db`` and quiet when it falls below ``off_db``; in
 between it stays what it was (hysteresis), so that a decaying note is not cut into pieces. Levels
 are in dB relative to full scale, around the frame's own mean: a constant (the DC offset of a sound
-card) is silence, a full-scale sine about -3 dB.
+card) is silence, a full-scale sine about -3 dB. Of a long waveform, cut into chunks for a model,
+those take part that sound for ``MIN_ACTIVE_S``.
 
 Differs: the predecessor (Riou et al., arXiv:2408.02514) calls a chunk active when its peak exceeds
 0.1, which drops quiet parts of unmastered stems and keeps a single click.
@@ -12,13 +13,15 @@ Differs: the predecessor (Riou et al., arXiv:2408.02514) calls a chunk active wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 _BLOCK_FRAMES = 1024
 """Taken to float64 at once."""
+MIN_ACTIVE_S = 0.25
+"""A chunk takes part in an embedding when at least this much of it sounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +125,31 @@ def _fill(runs: list[tuple[int, int]], min_silence_frames: float) -> list[tuple[
         else:
             filled.append((start, end))
     return filled
+
+
+def active_starts(
+    intervals: Sequence[tuple[float, float]], samples: int, chunk_samples: int, rate_hz: int
+) -> list[int]:
+    """Find the first samples of the consecutive chunks that sound for at least ``MIN_ACTIVE_S``.
+
+    Args:
+        intervals: when the waveform sounds, in seconds.
+        samples: length of the waveform.
+        chunk_samples: length of a chunk; a shorter waveform is one short chunk.
+        rate_hz: sample rate.
+    """
+    return [
+        start
+        for start in chunk_starts(samples, chunk_samples)
+        if active_seconds(intervals, start / rate_hz, (start + chunk_samples) / rate_hz)
+        >= MIN_ACTIVE_S
+    ]
+
+
+def chunk_starts(samples: int, chunk_samples: int) -> Sequence[int]:
+    """List where consecutive chunks of a waveform start; the last is aligned to the end.
+
+    A waveform shorter than a chunk is one (short) chunk.
+    """
+    last = max(0, samples - chunk_samples)
+    return [*range(0, last, chunk_samples), last]

@@ -27,9 +27,8 @@ from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import StemJepa
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.files import StemRow, stem_table, unit_rows
-from ml.retrieval.queries.home import Retrievers
 from ml.retrieval.queries.mix import read_chunks
-from ml.retrieval.queries.retriever import StemRetriever
+from ml.retrieval.queries.retriever import Retrievers, StemRetriever
 from ml.retrieval.tables.database import database_uri
 from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, merge_corpus
 from ml.settings import Settings, load_settings

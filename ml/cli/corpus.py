@@ -96,8 +96,7 @@ def _option(text: str) -> tuple[str, str | bool]:
 
 def _inspect(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.corpus import notes_of
-    from ml.corpora.problems import count_problems
-    from ml.corpora.scan import listed_tracks, scan_stems
+    from ml.corpora.scan import count_problems, listed_tracks, scan_stems
     from ml.corpora.table import summarize, table_rows
 
     corpus = _open(args, settings)

@@ -205,7 +205,7 @@ def _answering_model(settings: Settings) -> StemJepa:
 def _print_problems(name: str, settings: Settings) -> None:
     """Say what was left out of a corpus, and why."""
     from ml.corpora.corpus import notes_of, open_corpus
-    from ml.corpora.problems import count_problems
+    from ml.corpora.scan import count_problems
     from ml.corpora.table import read_corpus_tracks
 
     chosen = settings.corpus(name)

@@ -165,8 +165,7 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     """One table per evaluation and conditioning, published figures where they belong."""
     from ml.retrieval.evaluation.evaluate import PREDECESSOR
     from ml.scores.intervals import INTERVALS_SAID
-    from ml.scores.published import published_rows
-    from ml.scores.text import swapped_notes, table_lines
+    from ml.scores.text import published_rows, swapped_notes, table_lines
 
     for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
         evaluation, conditioning = key
@@ -207,7 +206,7 @@ def _add_instruments(evaluations: argparse._SubParsersAction) -> None:
 def run_instruments(args: argparse.Namespace, settings: Settings) -> int:
     """Analyse, print recall by presence and the shares by instrument."""
     from ml.labels.encoders import label_encoder_of
-    from ml.reports.tracked_instruments import track_instruments
+    from ml.reports.instruments import track_instruments
     from ml.retrieval.evaluation.instruments import (
         EVALUATION,
         evaluate_instruments,

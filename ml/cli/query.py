@@ -78,8 +78,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Search, print, and save."""
     _check(args)
     _check_places(args, settings)
-    from ml.retrieval.queries.home import open_retriever
-    from ml.retrieval.queries.retriever import instrument_note
+    from ml.retrieval.queries.retriever import instrument_note, open_retriever
 
     retriever = open_retriever(settings, args.model)
     if args.corpus is not None and args.corpus not in (published := retriever.tables.corpora()):

@@ -1,6 +1,8 @@
 """Decode every stem of a corpus once: rate, length, level, activity and content hash.
 
-Whatever is wrong with a stem becomes its ``problem``, one sentence for people; the scan goes on.
+Whatever is wrong with a stem becomes its ``problem``, one sentence for people; the scan goes on. Of
+what kind it is (what ``stems corpus inspect`` counts, with what to do) is told by the words that
+all such sentences share.
 
 Measurements are recorded in ``scans.jsonl``, a line of JSON a stem as it comes in: the stem's id,
 the stamp of its files (paths, sizes, times) and a ``StemScan``. The file is only appended to while
@@ -34,6 +36,31 @@ from ml.tracks import Corpus, CorpusError, Stem, Track, is_text, shown
 RATE_HZ = 16000
 """Levels and activity are measured on the mono stem at this rate: what the model will hear."""
 RECORD_NAME = "scans.jsonl"
+PROBLEM_KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("is cut off", ("was cut off",), "copy or download it again"),
+    ("is damaged", ("is damaged", "NaN or infinite"), "copy or export it again"),
+    ("looks like the mix", ("looks like the mix",), "take it out: a mix is the sum of its stems"),
+    ("never sounds", ("never sounds",), "export it again, or take it out"),
+    ("is alone in its track", ("is the only stem",), "add the track's other stems"),
+    (
+        "cannot be decoded",
+        ("cannot be decoded", "ended the process", "needs more memory"),
+        "convert it to wav or flac",
+    ),
+    (
+        "has a header that is wrong",
+        ("its header is wrong", "lasts over"),
+        "export it again",
+    ),
+    ("holds nothing", ("is empty", "holds no samples"), "export it again, or take it out"),
+    ("has a name that is not UTF-8", ("not UTF-8",), "rename it"),
+    (
+        "is not there",
+        ("does not exist", "is a folder", "no regular file", "cannot be read"),
+        "correct the path",
+    ),
+)
+"""Kind, words of its sentences, what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,3 +325,17 @@ def _cut_last_line(path: Path) -> None:
         whole = file.read()
         if not whole.endswith(b"\n"):
             file.truncate(whole.rfind(b"\n") + 1)
+
+
+def count_problems(problems: Iterable[str | None]) -> list[tuple[str, int, str]]:
+    """Count the stems of each kind of problem: kind, how many, what to do; most frequent first."""
+    kinds = Counter(_kind(problem) for problem in problems if problem)
+    remedies = {kind: remedy for kind, _, remedy in PROBLEM_KINDS}
+    return [(kind, count, remedies.get(kind, "see above")) for kind, count in kinds.most_common()]
+
+
+def _kind(problem: str) -> str:
+    for kind, words, _ in PROBLEM_KINDS:
+        if any(word in problem for word in words):
+            return kind
+    return "other"

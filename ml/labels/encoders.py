@@ -82,7 +82,7 @@ def _clap(
     checkpoint: str | Path | None = None, tokenizer: str | Path | None = None
 ) -> LabelEncoder:
     from ml.artifacts import DataLayout
-    from ml.labels.clap_text import clap_text_encoder
+    from ml.labels.clap import clap_text_encoder
     from ml.settings import default_home
 
     return clap_text_encoder(

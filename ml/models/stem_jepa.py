@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ml import kinds
 from ml.artifacts import ArtifactError, read_manifest, read_object
-from ml.audio.activity import ActivityConfig, active_intervals
-from ml.audio.chunks import MIN_ACTIVE_S, active_starts
+from ml.audio.activity import MIN_ACTIVE_S, ActivityConfig, active_intervals, active_starts
 from ml.audio.mel import LogMel
 from ml.labels.encoder import LabelEncoder
 from ml.labels.encoders import build_label_encoder

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ml.beats.examples import BeatExample
+    from ml.beats.experiment import BeatExample
 
 EVALUATION, PAIRED = "beats", "beats-paired"
 COLUMNS = {
@@ -70,7 +70,7 @@ def beat_sections(layout: DataLayout) -> list[BeatSection]:
 
 
 def _section(layout: DataLayout, corpus: str, place: int) -> BeatSection:
-    from ml.beats.examples import read_examples
+    from ml.beats.experiment import read_examples
 
     scores = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
     models = by_model(scores)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml.artifacts import DataLayout
 from ml.figures import BLUE, ORANGE
-from ml.reports.page import render_page
+from ml.reports.report import render_page
 from ml.reports.sections import curve_plots
 from ml.reports.trained import TrainedModel, trained_model
 from ml.retrieval.evaluation.compare import Comparison, CorpusComparison, MetricDifference

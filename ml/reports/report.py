@@ -2,12 +2,14 @@
 
 ``reports/index.html`` needs no network and no script: figures are inline SVG, sounds are data
 URIs. Each section appears when its artifacts exist; what is missing is said in so many words.
+``render_page`` fills any of the templates beside this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,19 +19,34 @@ from ml.artifacts import (
     ArtifactError,
     DataLayout,
     find_current,
+    fingerprint,
     finish,
     write_aside,
 )
+from ml.figures import model_colour
 from ml.locks import lock
 from ml.reports.alignment import alignment_inputs, alignment_sections
 from ml.reports.beats import beat_inputs, beat_sections
-from ml.reports.instruments import instrument_inputs, instrument_sections
-from ml.reports.page import render_page, templates_fingerprint
+from ml.reports.instruments import (
+    PRESENCE_NAMES,
+    SHARE_NAMES,
+    instrument_inputs,
+    instrument_sections,
+)
 from ml.reports.samples import Sample, sample_queries
-from ml.reports.scored import RANKED_BY, ScoreTable, artifact_version, read_queries, score_tables
-from ml.reports.sections import curve_plots, map_plots, score_plots
+from ml.reports.scored import (
+    METRIC_NAMES,
+    RANKED_BY,
+    ScoreTable,
+    artifact_version,
+    read_queries,
+    score_tables,
+)
+from ml.reports.sections import conditioned, curve_plots, map_plots, score_plots
 from ml.reports.trained import TrainedModel, trained_models
-from ml.retrieval.evaluation.evaluate import EVALUATION
+from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER
+from ml.retrieval.evaluation.instruments import SHARES
+from ml.scores.intervals import INTERVALS_SAID
 
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
@@ -37,6 +54,7 @@ TITLE = "Stem retrieval report"
 TRACKING_URL = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the tracking runs."""
 HEADLINES = (RANKED_BY, "normalized_rank_mean", "right_instrument")
+_FOLDER = Path(__file__).parent
 
 
 def build_report(
@@ -203,3 +221,67 @@ def _not_scored(table: ScoreTable, current: Mapping[str, str]) -> Iterator[str]:
                 f"The scores of {name} on {table.corpus} are of an earlier version ({scored}, "
                 f"now {model_id}). {remedy}"
             )
+
+
+def render_page(template: str, **content: Any) -> str:
+    """Render the page as text; every name that the template uses must be given."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        colour=model_colour,
+        conditioned=conditioned,
+        metric_names=METRIC_NAMES,
+        lower_is_better=LOWER_IS_BETTER,
+        intervals_said=INTERVALS_SAID,
+        ranked_by=RANKED_BY,
+        presence_names=PRESENCE_NAMES,
+        share_names=list(SHARE_NAMES),
+        shares=list(zip(SHARE_NAMES, SHARES, strict=True)),
+    )
+    environment.filters.update(
+        figure=_figure, signed=_signed, duration=_duration, count=_count, p=p_text
+    )
+    return environment.get_template(template).render(**content)
+
+
+def templates_fingerprint() -> str:
+    """Fingerprint all that pages are rendered from."""
+    files = sorted([*_FOLDER.glob("*.jinja"), *_FOLDER.glob("*.css")])
+    return fingerprint({path.name: path.read_text() for path in files})
+
+
+def p_text(p: float) -> str:
+    """Write a p-value with as many digits as matter: "0.23", "0.004", "< 0.001"."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _duration(seconds: float | None) -> str:
+    """Round a duration: "5 min", "2 h 10 min"."""
+    if seconds is None:
+        return "not recorded"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _count(counts: Mapping[str, int]) -> str:
+    """Write the parameters by part: "encoder 0.8 M, predictor 0.5 M"."""
+    return ", ".join(f"{part} {n / 1e6:.2g} M" for part, n in counts.items()) or "none"

@@ -11,12 +11,11 @@ A query from Python begins here::
     vector = load_model(checkpoint).embed_stem(waveform)  # 16 kHz, mono
 
 An array without a rate is taken to have the model's (16 kHz): nothing can tell that it has another.
-``ml.retrieval.queries.home`` has ``open_retriever``, ``ml.retrieval.queries.retriever`` the class,
+``ml.retrieval.queries.retriever`` has ``open_retriever`` and the class,
 ``ml.models.stem_jepa`` the model.
 """
 
 from ml.models.stem_jepa import load_model
-from ml.retrieval.queries.home import open_retriever
-from ml.retrieval.queries.retriever import StemRetriever
+from ml.retrieval.queries.retriever import StemRetriever, open_retriever
 
 __all__ = ["StemRetriever", "load_model", "open_retriever"]

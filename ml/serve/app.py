@@ -22,8 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ml.locks import LockedError, lock
-from ml.retrieval.queries.home import Retrievers
-from ml.retrieval.queries.retriever import StemRetriever
+from ml.retrieval.queries.retriever import Retrievers, StemRetriever
 from ml.serve.limits import ServeLimits
 from ml.serve.search_routes import search_router, table_router
 from ml.serve.security import Guard, add_handlers, is_loopback

@@ -12,8 +12,7 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from ml.retrieval.queries.excerpts import StemFiles
-from ml.retrieval.queries.home import Retrievers
-from ml.retrieval.queries.retriever import StemRetriever
+from ml.retrieval.queries.retriever import Retrievers, StemRetriever
 from ml.serve.catalog import Catalog
 from ml.serve.limits import ServeLimits
 from ml.serve.mixes import Mixes

@@ -3,29 +3,45 @@
 Two processes never promote over each other's heads: who replaces the champion says which one it
 has seen, and is refused when that is no longer the one (``replace_champion``). The databases of
 models that are neither champion nor the one before can be dropped (``drop_model``).
+
+MLflow's registry mirrors it: one version a model_id, and the alias ``champion``.
+``champion.json`` names the version only after the alias was set, so a promotion that was killed or
+met a server that was down is recognised, and finished by doing it again. Nobody reads the alias
+here; it is for people and programs that know a model as ``models:/stem-jepa@champion``.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml import kinds
-from ml.artifacts import ArtifactError, DataLayout, read_manifest, write_json
+from ml.artifacts import (
+    MANIFEST_NAME,
+    ArtifactError,
+    DataLayout,
+    read_json,
+    read_manifest,
+    write_json,
+)
 from ml.locks import lock
+from ml.mlflow_store import mlflow_client
 from ml.retrieval.tables.database import database_uri, drop_tables, stored_bytes, table_names
 from ml.retrieval.tables.publish import publication_folder
+from ml.training.mlflow_artifacts import CHECKPOINT
 from ml.training.models import (
     Champion,
     champion_path,
     checkpoint_path,
     current_champion,
     find_model,
+    read_champion,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +49,7 @@ if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
 
 _log = logging.getLogger(__name__)
+ALIAS = "champion"
 
 
 class ChampionChangedError(RuntimeError):
@@ -178,3 +195,81 @@ def _refuse_champions(layout: DataLayout, model: str, model_id: str) -> None:
             f"model {model!r} ({model_id}) is the champion that the present one has replaced: "
             f"'stems rollback' goes back to it; promote another model first, then it can go"
         )
+
+
+def mirror_champion(layout: DataLayout, uri: str, name: str) -> str | None:
+    """Let MLflow's alias follow the champion; does nothing where it has done so already.
+
+    Args:
+        layout: where ``champion.json`` lies; there must be a champion.
+        uri: of MLflow's store.
+        name: of the registered model; made when missing.
+
+    Returns:
+        The version; None where MLflow cannot be reached, with a warning: the next call catches up.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        _log.warning("there is no MLflow store at %s; the alias %s is not set", uri, ALIAS)
+        return None
+    from mlflow.exceptions import MlflowException
+
+    # The pointer is read inside: of several promoters at once the last sets the alias, and right.
+    with lock(layout.lancedb / ".alias.lock", waits=True):
+        champion = read_champion(layout)
+        if champion.mlflow_version is not None:
+            return champion.mlflow_version
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # one warning is enough
+        try:
+            client = mlflow_client(uri)
+            version = _version(client, name, champion.model_id, checkpoint_path(layout, champion))
+            client.set_registered_model_alias(name, ALIAS, version)
+        except (MlflowException, OSError) as error:
+            _log.warning(
+                "the champion is %s, but MLflow at %s does not know yet: %s; once it can be "
+                "reached, catch up with: stems promote",
+                *(champion.model_id, uri, textwrap.shorten(str(error), 200)),
+            )
+            return None
+        try:
+            replace_champion(layout, champion, replace(champion, mlflow_version=version))
+        except ChampionChangedError:
+            return None  # who changed it mirrors it
+        return version
+
+
+def _version(client: Any, name: str, model_id: str, checkpoint: Path) -> str:
+    """Find the registered version of a model; made from its run's artifact where there is none."""
+    _ensure_registered(client, name)
+    known = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'")
+    if known:
+        return str(known[0].version)
+    run_id = read_json(checkpoint / MANIFEST_NAME).get("mlflow_run_id")
+    made = client.create_model_version(
+        name,
+        _uploaded(client, run_id, checkpoint) if run_id else checkpoint.as_uri(),
+        run_id=run_id,
+        tags={"model_id": model_id},
+    )
+    return str(made.version)
+
+
+def _ensure_registered(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    if client.search_registered_models(f"name = '{name}'"):
+        return
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:  # another process was faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _uploaded(client: Any, run_id: str, checkpoint: Path) -> str:
+    """Say where a run keeps its checkpoint; uploaded if it is not there, the manifest last."""
+    last = f"{CHECKPOINT}/{MANIFEST_NAME}"
+    if last not in {file.path for file in client.list_artifacts(run_id, CHECKPOINT)}:
+        files = [path for path in sorted(checkpoint.iterdir()) if path.is_file()]
+        for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):
+            client.log_artifact(run_id, str(path), CHECKPOINT)
+    return f"runs:/{run_id}/{CHECKPOINT}"

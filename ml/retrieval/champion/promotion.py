@@ -1,7 +1,7 @@
 """Which model queries use: a candidate takes the champion's place if it is not worse, and listens.
 
 The rule (section ``promotion`` of the settings). The candidate's gallery must be complete
-(``ml.retrieval.tables.completeness``): queries never see half a table. On each corpus of the frozen
+(``ml.retrieval.tables.inspect``): queries never see half a table. On each corpus of the frozen
 evaluation set candidate and champion answer the same queries, of tracks that *neither* has seen in
 training, so that a model trained on the evaluation set gains nothing by it. The difference of one
 metric has a 95 % interval (bootstrap over tracks); the candidate is refused where that interval
@@ -12,7 +12,7 @@ so. The first champion is compared with nobody, and promoted with a warning wher
 the mix: without a champion no query is answered.
 
 Then ``champion.json`` is replaced if it still names the champion that was compared with, else all
-is judged again; and MLflow's alias follows (``ml.retrieval.champion.mlflow_alias``). A promotion
+is judged again; and MLflow's alias follows (``ml.retrieval.champion.champion``). A promotion
 that was killed between the two is finished by the next one. A rollback goes back to the champion
 before, in the same order: the pointer, then the alias.
 """
@@ -25,9 +25,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ml.artifacts import ArtifactError, DataLayout
-from ml.retrieval.champion.champion import ChampionChangedError, replace_champion, successor
+from ml.retrieval.champion.champion import (
+    ChampionChangedError,
+    mirror_champion,
+    replace_champion,
+    successor,
+)
 from ml.retrieval.champion.heard import MixHeard, mix_heard
-from ml.retrieval.champion.mlflow_alias import mirror_champion
 from ml.retrieval.embeddings.files import read_embedding_manifest
 from ml.retrieval.evaluation.compare import (
     ComparisonConfig,
@@ -36,7 +40,7 @@ from ml.retrieval.evaluation.compare import (
     compare_models,
 )
 from ml.retrieval.evaluation.evaluate import LOWER_IS_BETTER
-from ml.retrieval.tables.completeness import (
+from ml.retrieval.tables.inspect import (
     gallery_gaps,
     publication_gaps,
     published_corpora,

@@ -1,7 +1,11 @@
 """The models of a home, opened by name or model_id, with the baselines that need no training.
 
-``spectrum`` is made from the contrastive checkpoint, ``clap-audio`` is CLAP off the shelf
-(``ml.retrieval.embeddings.clap_audio``), ``untrained`` is where training began.
+``spectrum`` is made from the contrastive checkpoint, ``untrained`` is where training began, and
+``clap-audio`` is what one gets off the shelf. Its gallery: the mean of a stem's chunks, each
+embedded by CLAP's audio branch to unit norm. Its query: the same of the mix without the stem, plus
+CLAP's text embedding of the instrument (unit norm, weight 1). Both then get unit norm, as every
+model's vectors do. Audio and text share one space, so the sum is near stems that sound like the mix
+and like the word.
 """
 
 from __future__ import annotations
@@ -9,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ml import kinds
 from ml.audio.mel import spectrum_vectors
+from ml.labels.clap import CLAP_DIM, CLIP_S, RATE_HZ, ClapAudio, clap_text_encoder, load_clap_audio
 from ml.labels.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.plain import did_you_mean
-from ml.retrieval.embeddings.clap_audio import CLAP_AUDIO, ClapAudioModel
 from ml.training.models import (
     CONTRASTIVE,
     UNTRAINED,
@@ -30,7 +35,83 @@ if TYPE_CHECKING:
     from ml.artifacts import DataLayout
     from ml.retrieval.embeddings.model import EmbeddingModel
 
+CLAP_AUDIO = "clap-audio"
 SPECTRUM = "spectrum"
+
+
+class ClapAudioModel(nn.Module):
+    """CLAP as an ``EmbeddingModel``; weights are loaded at first use, where the model then is.
+
+    Args:
+        files: checkpoint and vocabulary.
+
+    Raises:
+        ArtifactError: one of them is missing.
+    """
+
+    place: Tensor
+    name = CLAP_AUDIO
+    phase = CLAP_AUDIO
+    condition_dim = None  # none of the corpus's: it encodes labels itself
+    part_shares = (1.0,)
+    dim = CLAP_DIM
+    rate_hz = RATE_HZ
+    chunk_s = CLIP_S
+
+    def __init__(self, files: ClapFiles):
+        super().__init__()
+        self.model_id = f"{CLAP_AUDIO}-{files.fingerprint()[:16]}"
+        self.label_encoder: Mapping[str, Any] = {}
+        self.training_tracks: Sequence[Mapping[str, Any]] = ()
+        """LAION does not list what it trained on; it may have heard tracks of any corpus."""
+        self.log_mel = ClapLogMel(self)
+        self._files = files
+        self._text = clap_text_encoder(files)
+        self._audio: list[ClapAudio] = []
+        self.register_buffer("place", torch.zeros(0), persistent=False)
+
+    @property
+    def audio(self) -> ClapAudio:
+        """The audio branch, on the device of the model."""
+        if not self._audio:
+            self._audio.append(load_clap_audio(self._files.checkpoint))
+        return self._audio[0].to(self.place.device)
+
+    @torch.inference_mode()
+    def gallery_vectors(self, mel: Tensor) -> Tensor:
+        """Embed stems: (batch, mel_bin, frame) → (batch, 512) unit norm."""
+        return self.audio(mel)
+
+    @torch.inference_mode()
+    def query_vectors(
+        self,
+        mel: Tensor,
+        condition: Tensor | None = None,
+        classes: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Embed mixes in the same way and add ``condition``: (batch, 512) of ``encode_labels``."""
+        vectors = self.audio(mel)
+        return vectors if condition is None else vectors + condition
+
+    def encode_labels(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode labels by CLAP's text branch: (text, 512) float32, unit norm."""
+        return self._text.encode(texts)
+
+
+class ClapLogMel:
+    """The frontend of a ``ClapAudioModel``: (batch, samples) at 48 kHz → (batch, 64, frame)."""
+
+    def __init__(self, model: ClapAudioModel):
+        self._model = [model]  # in a list: not a part of itself
+
+    @torch.inference_mode()
+    def __call__(self, waveform: Tensor, /) -> Tensor:
+        """Compute the log-mel in dB."""
+        return self._model[0].audio.log_mel(waveform)
+
+    def fingerprint(self) -> str:
+        """Name the filters: every checkpoint of LAION's holds the same."""
+        return CLAP_AUDIO
 
 
 class SpectrumModel(nn.Module):

@@ -35,7 +35,7 @@ import numpy as np
 
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish, read_manifest
-from ml.audio.chunks import MIN_ACTIVE_S
+from ml.audio.activity import MIN_ACTIVE_S
 from ml.device import Precision, keep_freed_memory
 from ml.kinds import ArtifactKind
 from ml.labels.clap_files import ClapFiles

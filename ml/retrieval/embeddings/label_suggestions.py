@@ -23,7 +23,7 @@ from ml.corpora.table import read_corpus_tracks, tracks_of_table
 from ml.labels.clap_files import ClapFiles
 from ml.labels.taxonomy import CATEGORIES
 from ml.progress import progress
-from ml.retrieval.embeddings.clap_audio import ClapAudioModel
+from ml.retrieval.embeddings.baselines import ClapAudioModel
 from ml.retrieval.embeddings.passes import EmbeddingPass
 from ml.retrieval.embeddings.source import sounding_chunks
 from ml.tracks import CorpusError, Stem

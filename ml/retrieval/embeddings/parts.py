@@ -53,9 +53,8 @@ from ml.retrieval.embeddings.files import (
     unit_rows,
 )
 from ml.retrieval.embeddings.model import Conditions, EmbeddingModel
-from ml.retrieval.embeddings.passes import EmbeddingPass
+from ml.retrieval.embeddings.passes import EmbeddingPass, WholeFilePass, whole_file_mels
 from ml.retrieval.embeddings.source import EmbeddingSource, TrackAudio, read_tracks
-from ml.retrieval.embeddings.whole_files import WholeFilePass, whole_file_mels
 from ml.tracks import Track
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ import numpy as np
 
 from ml import kinds
 from ml.artifacts import DataLayout, read_manifest
-from ml.audio.activity import ActivityConfig, active_intervals
-from ml.audio.chunks import MIN_ACTIVE_S, active_starts
+from ml.audio.activity import MIN_ACTIVE_S, ActivityConfig, active_intervals, active_starts
 from ml.audio.files import read_stem
 from ml.retrieval.embeddings.files import StemRow
 from ml.tracks import CorpusError, Track

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ml.audio.chunks import MIN_ACTIVE_S
+from ml.audio.activity import MIN_ACTIVE_S
 from ml.audio.files import CONTAINER_SUFFIXES, AudioError, mix_parts, probe, read_audio, resample
 from ml.audio.windows import read_window
 from ml.labels.taxonomy import FOUR_CLASSES, four_class

@@ -1,25 +1,33 @@
-"""Tables for people and other programs: what they hold at a glance, and as a file.
+"""Tables for people and other programs: at a glance, as a file, and whether all is in them.
 
-Exported as Parquet with everything, or as CSV without the vectors.
+Exported as Parquet with everything, or as CSV without the vectors. A model's gallery is complete
+when every corpus that counts is published with the model as the corpus is now; nothing is read for
+that but manifests and row counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ml.artifacts import ArtifactError, write_aside
+from ml import kinds
+from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_manifest, write_aside
+from ml.retrieval.embeddings.files import read_embedding_manifest
 from ml.retrieval.tables.database import (
     checked_filter,
     connect,
     count_values,
+    database_uri,
     open_table,
     stored_bytes,
     table_names,
 )
 from ml.retrieval.tables.index import IndexTuning, read_tuning
+from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows, publication_folder
+from ml.settings import Settings
+from ml.tracks import NO_STEMS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,3 +167,78 @@ def _batches(table: Table, where: str | None, columns: list[str]) -> Iterator[pa
     query = table.search().select(columns)
     query = query if where is None else query.where(where)
     yield from query.to_batches(batch_size=_BATCH_ROWS)
+
+
+def searched_corpora(settings: Settings) -> list[str]:
+    """List the corpora whose stems queries should find.
+
+    Those of ``promotion.gallery``; where that is empty, every corpus of the settings that has
+    stems and was scanned.
+    """
+    if settings.promotion.gallery:
+        return list(settings.promotion.gallery)
+    return [
+        name
+        for name, corpus in settings.corpora.items()
+        if corpus.kind not in NO_STEMS and (settings.layout.tracks(name) / MANIFEST_NAME).is_file()
+    ]
+
+
+def published_corpora(layout: DataLayout, model_id: str) -> list[str]:
+    """List the corpora that were published with a model."""
+    records = publication_folder(layout, model_id).glob(f"*/{MANIFEST_NAME}")
+    return sorted(path.parent.name for path in records)
+
+
+def gallery_gaps(layout: DataLayout, model_id: str, corpora: Sequence[str]) -> list[str]:
+    """Say what a model's tables lack of some corpora, one phrase each; empty: nothing."""
+    return [gap for corpus in corpora for gap in _gaps(layout, model_id, corpus)]
+
+
+def publication_gaps(layout: DataLayout, model_id: str) -> list[str]:
+    """Say where a model's tables are not what was published into them; empty: nowhere.
+
+    Corpora that were never published with the model do not count.
+    """
+    return [
+        gap
+        for corpus in published_corpora(layout, model_id)
+        for gap in _row_gaps(layout, model_id, corpus, _record(layout, model_id, corpus)["summary"])
+    ]
+
+
+def _gaps(layout: DataLayout, model_id: str, corpus: str) -> Iterator[str]:
+    try:
+        embedded = read_embedding_manifest(layout, model_id, corpus)
+    except ArtifactError:
+        yield f"{corpus} is not embedded with it"
+        return
+    scanned = read_manifest(layout.tracks(corpus), kinds.CORPUS_TRACKS)
+    if scanned["fingerprint"] != embedded["identity"]["corpus_tracks"]:
+        yield f"{corpus} has changed since it was embedded"
+        return
+    try:
+        record = _record(layout, model_id, corpus)
+    except ArtifactError:
+        yield f"{corpus} is not published"
+        return
+    if record["identity"]["embeddings"] != embedded["fingerprint"]:
+        yield f"{corpus} is published as it was before"
+        return
+    made = embedded["summary"]
+    counts = {STEM_TABLE: made["gallery"], CHUNK_TABLE: made["chunks"]}
+    yield from _row_gaps(layout, model_id, corpus, counts)
+
+
+def _row_gaps(
+    layout: DataLayout, model_id: str, corpus: str, counts: Mapping[str, Any]
+) -> Iterator[str]:
+    uri = database_uri(layout, model_id)
+    for table in (STEM_TABLE, CHUNK_TABLE):
+        rows = count_rows(uri, table, corpus)
+        if rows != counts[table]:
+            yield f"{table} holds {rows} of {counts[table]} rows of {corpus}"
+
+
+def _record(layout: DataLayout, model_id: str, corpus: str) -> dict[str, Any]:
+    return read_manifest(publication_folder(layout, model_id, corpus), kinds.PUBLICATION)

@@ -13,8 +13,7 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.beats import feature_files
 from ml.beats.activations import ONE_PROBE, CorpusActivations
 from ml.beats.beat_sets import open_beat_set, probe_tracks, read_demo_beats
-from ml.beats.examples import read_examples
-from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores
+from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores, read_examples
 from ml.beats.feature_files import build_beat_features
 from ml.beats.features import BeatInput, beat_inputs
 from ml.beats.probe import ProbeConfig

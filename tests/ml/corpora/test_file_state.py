@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.corpora.file_state import files_fingerprint
+from ml.corpora.corpus import files_fingerprint
 from ml.tracks import CorpusError
 
 

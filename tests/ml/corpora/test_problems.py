@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ml.corpora.problems import count_problems
-from ml.corpora.scan import scan_stem
+from ml.corpora.scan import count_problems, scan_stem
 from ml.tracks import Stem
 
 

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from ml.artifacts import ArtifactError
+from ml.labels.clap import load_clap_text, read_clap_weights
 from ml.labels.clap_files import CHECKPOINT, PUBLISHED, ClapFiles, clap_files
-from ml.labels.clap_text import load_clap_text
-from ml.labels.clap_weights import read_clap_weights
 from ml.labels.encoder import LabelEncoder
 from ml.labels.encoders import build_label_encoder
 
@@ -276,7 +275,7 @@ def _write_hub_cache(home: Path, tokenizer: Path) -> None:
 
 @pytest.mark.slow
 def test_equals_laion_clap_for_text_and_audio(tiny_clap: ClapFiles, tmp_path: Path) -> None:
-    from ml.labels.clap_audio import load_clap_audio
+    from ml.labels.clap import load_clap_audio
 
     rng = np.random.default_rng(0)
     lengths = {"clip0": 480_000, "clip1": 384_000, "clip2": 100_001}

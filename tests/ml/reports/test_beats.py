@@ -3,7 +3,7 @@
 import numpy as np
 
 from ml.artifacts import DataLayout, write_json
-from ml.beats.examples import BeatExample
+from ml.beats.experiment import BeatExample
 from ml.figures import figure_svg
 from ml.reports.beats import COLUMNS, beat_inputs, beat_sections, beat_strip
 from ml.scores.files import write_scores

@@ -5,7 +5,7 @@ import pytest
 from ml import kinds
 from ml.artifacts import DataLayout, find_current, read_json, write_json
 from ml.mlflow_store import find_or_make_experiment, mlflow_client
-from ml.reports.tracked_instruments import track_instruments
+from ml.reports.instruments import track_instruments
 
 
 def test_runs_get_metrics_and_figures_once(

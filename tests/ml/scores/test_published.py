@@ -4,7 +4,7 @@ import pytest
 
 from ml.retrieval.evaluation.ranks import RECALL_AT
 from ml.scores.files import SCORE_COLUMNS
-from ml.scores.published import published_rows
+from ml.scores.text import published_rows
 
 
 def test_rows_are_marked_and_shaped_like_scores() -> None:

@@ -21,7 +21,7 @@ from ml.labels.encoders import build_label_encoder
 from ml.models.stem_jepa import load_model
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.build import embed_corpus
-from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.retriever import Retrievers
 from ml.retrieval.tables.publish import publish_corpus
 from ml.serve.app import bind, build_app, server_of, url_of
 from ml.serve.limits import ServeLimits

@@ -15,7 +15,7 @@ import soundfile
 from starlette.testclient import TestClient
 
 from ml.audio.files import read_stem
-from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.retriever import Retrievers
 from ml.retrieval.tables.database import database_uri, open_table
 from ml.retrieval.tables.publish import STEM_TABLE
 from ml.serve.app import build_app

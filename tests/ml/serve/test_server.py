@@ -221,7 +221,7 @@ def test_a_promotion_is_seen_without_a_restart(served_home: Path, tmp_path: Path
     from starlette.testclient import TestClient
 
     from ml.retrieval.champion.champion import write_champion
-    from ml.retrieval.queries.home import Retrievers
+    from ml.retrieval.queries.retriever import Retrievers
     from ml.settings import load_settings
     from ml.training.models import find_checkpoint
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from ml.locks import lock
-from ml.retrieval.queries.home import Retrievers
+from ml.retrieval.queries.retriever import Retrievers
 from ml.serve.app import build_app, remove_leftovers
 from ml.serve.limits import ServeLimits
 from ml.serve.uploads import UploadDesk, decode_in_worker

@@ -14,7 +14,7 @@ from ml.cli.main import main as stems
 from ml.retrieval.champion.champion import ChampionChangedError, replace_champion, successor
 from ml.retrieval.champion.promotion import judge, promote, promotion_rule, roll_back
 from ml.retrieval.embeddings.build import embed_corpus
-from ml.retrieval.tables.completeness import gallery_gaps
+from ml.retrieval.tables.inspect import gallery_gaps
 from ml.retrieval.tables.publish import STEM_TABLE, database_uri, publish_corpus
 from ml.settings import Settings, load_settings
 from ml.training.models import (

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ml.artifacts import ArtifactError, DataLayout
-from ml.labels.clap_audio import CLIP_S, RATE_HZ, clap_clip
+from ml.labels.clap import CLIP_S, RATE_HZ, clap_clip
 from ml.labels.clap_files import ClapFiles
-from ml.retrieval.embeddings.baselines import is_baseline, load_models
+from ml.retrieval.embeddings.baselines import ClapAudioModel, is_baseline, load_models
 from ml.retrieval.embeddings.build import embed_corpus
-from ml.retrieval.embeddings.clap_audio import ClapAudioModel
 from ml.retrieval.embeddings.files import read_embeddings, unit_rows, vectors_of
 from ml.retrieval.embeddings.passes import query_chunks
 from ml.retrieval.embeddings.source import open_source

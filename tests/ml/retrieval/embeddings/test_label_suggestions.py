@@ -13,7 +13,7 @@ from ml.artifacts import ArtifactError, DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.labels.clap_files import ClapFiles
 from ml.retrieval.embeddings import label_suggestions
-from ml.retrieval.embeddings.clap_audio import ClapAudioModel
+from ml.retrieval.embeddings.baselines import ClapAudioModel
 from ml.retrieval.embeddings.label_suggestions import suggest_labels
 
 

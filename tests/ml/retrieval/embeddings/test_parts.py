@@ -31,9 +31,8 @@ from ml.models.vit import ViTConfig
 from ml.parquet import join_tables, read_table, write_table
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings import parts
-from ml.retrieval.embeddings.baselines import load_models
+from ml.retrieval.embeddings.baselines import ClapAudioModel, load_models
 from ml.retrieval.embeddings.build import embed_corpus, embed_predecessor
-from ml.retrieval.embeddings.clap_audio import ClapAudioModel
 from ml.retrieval.embeddings.files import StemRow, predecessor_folder, stem_table
 from ml.retrieval.embeddings.parts import PARTS, parts_of
 from ml.retrieval.embeddings.source import open_source

@@ -14,7 +14,7 @@ from ml.corpora.table import build_corpus_tracks
 from ml.models.stem_jepa import load_model
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.build import embed_corpus
-from ml.retrieval.queries.home import Retrievers, open_retriever
+from ml.retrieval.queries.retriever import Retrievers, open_retriever
 from ml.retrieval.tables.publish import publish_corpus
 from ml.settings import Settings, load_settings
 from ml.training.models import find_checkpoint
