@@ -30,11 +30,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from dagster_shared.check import CheckError
 
-from assets_def.assets import beats, champion, corpus, embeddings, retrieval, training
+from assets_def.assets import beats, corpus, retrieval, training
 from assets_def.resources import StemsHome, corpora_with_stems
 from ml.artifacts import read_json
 from ml.settings import Settings, SettingsError
-from pipelines.evaluation import has_unseen_tracks
+from pipelines.jobs import has_unseen_tracks
 
 RETRAINING = "retraining"
 """Name of the sensor that evaluates the conditions."""
@@ -154,7 +154,7 @@ def automation_conditions(home: StemsHome) -> Mapping[dg.AssetKey, dg.Automation
         training.contrastive_encoder.key: (_unhandled(tick) & ~tick | has_enough) & is_ready,
         training.stem_jepa.key: is_ready
         & _unhandled(conditions.any_deps_updated().allow(_of(training.contrastive_encoder))),
-        embeddings.stem_embeddings.key: with_models
+        retrieval.stem_embeddings.key: with_models
         & _after(corpus.corpus_tracks, corpus.label_embeddings, training.stem_jepa)
         & of_stems,
         retrieval.retrieval_scores.key: follows,
@@ -164,7 +164,7 @@ def automation_conditions(home: StemsHome) -> Mapping[dg.AssetKey, dg.Automation
         & of_beats,
         beats.beat_probe.key: _after(beats.beat_features) & is_ready,
         beats.beat_scores.key: follows,
-        champion.champion.key: _after(embeddings.stem_embeddings) & is_idle,
+        retrieval.champion.key: _after(retrieval.stem_embeddings) & is_idle,
         retrieval.report.key: is_idle
         & _after(retrieval.retrieval_scores, retrieval.instrument_scores, beats.beat_scores),
     }

@@ -5,14 +5,13 @@ from datetime import timedelta
 
 import dagster as dg
 
-from assets_def.assets import beats, champion, corpus, embeddings, retrieval, training
+from assets_def.assets import beats, corpus, retrieval, training
 from assets_def.checks import corpus_checks, model_checks, score_checks
 from assets_def.resources import StemsHome, corpora_with_stems
 from ml.settings import Settings, SettingsError, default_home
 from pipelines.automation import automation_conditions, retraining_sensor
-from pipelines.failures import failed_runs
 from pipelines.jobs import all_jobs
-from pipelines.progress import asset_progress
+from pipelines.progress import asset_progress, failed_runs
 from pipelines.triggers import changed_corpora, corpora_of_settings, nightly_evaluation
 
 FRESHNESS = {
@@ -50,7 +49,7 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
             automation_condition=automated.get(spec.key), freshness_policy=FRESHNESS.get(spec.key)
         )
 
-    modules = [corpus, training, embeddings, champion, retrieval, beats]
+    modules = [corpus, training, retrieval, beats]
     loaded = dg.load_assets_from_modules(modules)
     assets = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
@@ -88,7 +87,7 @@ def _needed_corpora(
     return {
         training.contrastive_encoder.key: {shards: trained_on},
         training.stem_jepa.key: {shards: trained_on},
-        champion.champion.key: {embeddings.stem_embeddings.key: with_stems},
+        retrieval.champion.key: {retrieval.stem_embeddings.key: with_stems},
         retrieval.report.key: dict.fromkeys(scores, with_stems),
         beats.beat_probe.key: {features: chosen.corpora},
         beats.beat_scores.key: {features: chosen.scored},

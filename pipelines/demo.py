@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml.settings import Settings
-    from pipelines.steps import Step
+    from pipelines.jobs import Step
 
 CORPORA = ("demo", "demo-plain", "demo-swapped")
 """Training and held-out songs; the latter without production character; with swapped ones."""
@@ -98,7 +98,7 @@ def build_songs(settings: "Settings", workers: int) -> float:
 
 def demo_steps(settings: "Settings") -> list["Step"]:
     """Plan the whole graph: shards for what is trained on, the rest for the demo corpora."""
-    from pipelines.steps import Step, beat_steps, evaluate_step, prepare_steps, train_step
+    from pipelines.jobs import Step, beat_steps, evaluate_step, prepare_steps, train_step
 
     trained_on = settings.training.corpora
     train = train_step(trained_on)

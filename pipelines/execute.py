@@ -18,9 +18,9 @@ import psutil
 
 from assets_def.resources import StemsHome
 from pipelines.build import build_definitions
-from pipelines.failures import failure_text, is_interruption
 from pipelines.home import open_instance
-from pipelines.steps import Step
+from pipelines.jobs import Step
+from pipelines.progress import failure_text, is_interruption
 
 _PROCESS_TAG = "stems/process"
 _log = logging.getLogger("stems.progress")

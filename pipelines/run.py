@@ -79,9 +79,15 @@ def chosen_settings(settings: "Settings", args: argparse.Namespace) -> dict[str,
 
 def run_corpus(home: "StemsHome", name: str, *, is_trained_on: bool) -> int:
     """Make everything for one corpus of the settings; returns the exit code."""
-    from pipelines.evaluation import evaluable_corpora, evaluation_assets
     from pipelines.execute import execute_in_home
-    from pipelines.steps import Step, evaluate_step, prepare_steps, train_step
+    from pipelines.jobs import (
+        Step,
+        evaluable_corpora,
+        evaluate_step,
+        evaluation_assets,
+        prepare_steps,
+        train_step,
+    )
 
     settings = home.settings()
     trained_on = settings.training.corpora if is_trained_on else ()

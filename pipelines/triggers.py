@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets_def.resources import StemsHome, corpora
-from pipelines.evaluation import evaluable_corpora, evaluation_assets
 from pipelines.home import missing_corpora
-from pipelines.jobs import all_jobs
+from pipelines.jobs import all_jobs, evaluable_corpora, evaluation_assets
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from ml.training.models import current_champion, read_champion, read_models
 from pipelines.build import build_definitions
 from pipelines.execute import Outcome, execute_in_home
 from pipelines.home import install_home, open_instance
-from pipelines.steps import Step, evaluate_step
+from pipelines.jobs import Step, evaluate_step
 
 CORPORA = ("demo", "demo-plain")
 DECIDE = Step(job="write_report", assets=("champion",))

@@ -1,14 +1,80 @@
-"""How well stems are found, what was found instead, and the page that says so."""
+"""What the models make of each corpus, how well stems are found, and which model answers queries.
+
+``stem_embeddings`` are where queries search; the two scores and the ``report`` say how well. A
+candidate takes the champion's place only if it is not worse.
+"""
+
+import logging
 
 import dagster as dg
 
 from assets_def.assets.beats import beat_scores
-from assets_def.assets.embeddings import stem_embeddings
+from assets_def.assets.corpus import corpus_tracks, label_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome, corpora
 from assets_def.results import join_artifacts, materialized
 from ml import kinds
+from ml.artifacts import Artifact, ArtifactError, fingerprint
+from ml.retrieval.embeddings import files as embedding_files
+from ml.retrieval.tables import publish as store
 from ml.scores import files as score_files
+
+_log = logging.getLogger("stems.progress")
+
+
+@dg.asset(
+    group_name="embeddings",
+    kinds={"pytorch", "parquet", "lancedb"},
+    owners=["team:music-ml"],
+    partitions_def=corpora,
+    deps=[corpus_tracks, label_embeddings, contrastive_encoder, stem_jepa],
+    pool="gpu",
+    code_version=str(kinds.EMBEDDINGS.format_version),
+)
+def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
+    """Gallery, chunks and queries by every current model, in one pass; published to LanceDB.
+
+    By the champion too, where it is none of the current models any more.
+    """
+    from ml.corpora.label_embeddings import read_label_vectors
+    from ml.labels.clap_files import clap_files_of
+    from ml.processes import cluster
+    from ml.retrieval.champion.champion import earlier_champion
+    from ml.retrieval.embeddings.baselines import is_baseline, load_models
+    from ml.retrieval.embeddings.build import embed_corpus
+
+    name, settings = context.partition_key, home.settings()
+    layout = settings.layout
+    models = load_models(layout, clap=clap_files_of(settings))
+    names = [model.name for model in models]
+    if champion := earlier_champion(layout, models, name):
+        models, names = [*models, *champion], [*names, "champion"]
+    vectors = read_label_vectors(layout, name)
+    with cluster(settings.compute.dask_scheduler) as executor:
+        made = embed_corpus(
+            name,
+            models,
+            layout,
+            vectors,
+            device="auto",
+            executor=executor,
+            clap=clap_files_of(settings),
+        )
+    artifacts = dict(zip(names, made, strict=True))
+    published = {
+        called: store.publish_corpus(layout, model.model_id, name)
+        for called, model in zip(names, models, strict=True)
+        if not is_baseline(model)
+    }
+    first = made[0]
+    metadata = {f"{model}/uri": artifact.summary["uri"] for model, artifact in published.items()}
+    counts = {key: first.summary[key] for key in ("tracks", "gallery", "queries", "chunks")}
+    return materialized(
+        join_artifacts(layout.home / "embeddings", artifacts, models=len(models), **counts),
+        rows=first.summary["gallery"],
+        table=first.path / embedding_files.GALLERY,
+        metadata=metadata,
+    )
 
 
 @dg.asset(
@@ -121,3 +187,69 @@ def report(home: StemsHome) -> dg.MaterializeResult:
     )
     page = artifact.path / PAGE_NAME
     return materialized(artifact, metadata={"page": dg.MetadataValue.path(page)})
+
+
+@dg.asset(
+    group_name="embeddings",
+    kinds={"lancedb", "mlflow"},
+    owners=["team:music-ml"],
+    deps=[
+        stem_jepa,
+        dg.AssetDep(stem_embeddings, partition_mapping=dg.AllPartitionMapping()),
+    ],
+    code_version=str(kinds.PUBLICATION.format_version),
+)
+def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
+    """Which model queries use: the first of ``training.presets``, if it is no worse and listens.
+
+    A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
+    ``reason`` says why. It is one where there is no champion yet.
+    """
+    from assets_def.score_table import comparison_markdown
+    from ml.retrieval.champion.promotion import promote
+    from ml.retrieval.tables.database import database_uri
+    from ml.training.models import champion_path, current_champion
+
+    settings = home.settings()
+    layout = settings.layout
+    before = current_champion(layout)
+    done = promote(settings)
+    is_warning = done.outcome == "refused" or any(one.is_deaf for one in done.heard)
+    level = logging.WARNING if is_warning else logging.INFO
+    for log in (_log, context.log):
+        log.log(level, "champion: %s", done.reason)
+    now = done.champion
+    if now is None:
+        raise ArtifactError(f"{done.reason}; there is no champion before it that could stay")
+    rows = _published(home, now.model_id)
+    artifact = Artifact(
+        path=champion_path(layout),
+        fingerprint=fingerprint({"model_id": now.model_id}),
+        reused=before is not None and before.model_id == now.model_id,
+        summary={"model_id": now.model_id, "previous": now.previous, **rows},
+    )
+    metadata = {
+        "promoted": done.outcome == "promoted",
+        "reason": done.reason,
+        "candidate": f"{done.candidate.name} ({done.candidate.model_id})",
+        "mlflow_version": now.mlflow_version or "not registered yet",
+        "database": database_uri(layout, now.model_id),
+    }
+    shown = {"comparison": dg.MetadataValue.md(comparison_markdown(done.comparisons))}
+    metadata |= shown if done.comparisons else {}
+    metadata |= {
+        f"{one.corpus}/within_label_rank": one.interval.value for one in done.heard if one.interval
+    }
+    return materialized(artifact, rows=sum(rows.values()), metadata=metadata)
+
+
+def _published(home: StemsHome, model_id: str) -> dict[str, int]:
+    """Count how many stems of each corpus a model's table holds."""
+    from ml.retrieval.tables.database import database_uri
+    from ml.retrieval.tables.inspect import published_corpora
+
+    uri = database_uri(home.layout, model_id)
+    return {
+        f"{corpus}/stems": store.count_rows(uri, store.STEM_TABLE, corpus)
+        for corpus in published_corpora(home.layout, model_id)
+    }

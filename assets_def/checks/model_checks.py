@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets_def.assets.embeddings import stem_embeddings
+from assets_def.assets.retrieval import stem_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json

@@ -32,7 +32,7 @@ from ml.training.runs import train_preset
 from ml.training.tracking import NoTracker
 from pipelines.execute import Outcome, execute_in_home
 from pipelines.home import install_home, open_instance
-from pipelines.steps import Step
+from pipelines.jobs import Step
 
 ENDLESS = 100_000
 """Steps that no test waits for."""
@@ -271,7 +271,7 @@ def run_worker(stems: StemsHome, trainers: Trainers) -> subprocess.Popen[bytes]:
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from assets_def.resources import StemsHome\n"
         "from pipelines.execute import execute_in_home\n"
-        "from pipelines.steps import Step\n"
+        "from pipelines.jobs import Step\n"
         "home = StemsHome(**json.loads(sys.argv[1]))\n"
         "execute_in_home(home, [Step(job='train_model', assets=('contrastive_encoder',))])\n"
     )

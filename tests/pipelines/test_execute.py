@@ -19,7 +19,7 @@ from pipelines.execute import (
     failures_text,
 )
 from pipelines.home import install_home, open_instance
-from pipelines.steps import Step, prepare_steps
+from pipelines.jobs import Step, prepare_steps
 
 
 @pytest.fixture

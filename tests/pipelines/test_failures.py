@@ -10,9 +10,9 @@ import pytest
 
 from assets_def.resources import StemsHome
 from pipelines.execute import execute_in_home
-from pipelines.failures import failed_runs, failures, how_to_go_on, planned_assets
 from pipelines.home import install_home, open_instance
-from pipelines.steps import prepare_steps
+from pipelines.jobs import prepare_steps
+from pipelines.progress import failed_runs, failures, how_to_go_on, planned_assets
 
 
 @pytest.fixture

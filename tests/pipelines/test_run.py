@@ -7,7 +7,7 @@ from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.settings import load_settings
 from pipelines import run
-from pipelines.evaluation import has_unseen_tracks
+from pipelines.jobs import has_unseen_tracks
 
 
 def songs_as_manifest(home: Path, split: str) -> Path:

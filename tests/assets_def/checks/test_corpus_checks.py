@@ -14,7 +14,7 @@ from ml.artifacts import read_json
 from ml.shards.index import index_path, read_shards_manifest
 from pipelines.execute import execute_in_home
 from pipelines.home import install_home, open_instance
-from pipelines.steps import prepare_steps
+from pipelines.jobs import prepare_steps
 
 RATE_HZ = 16000
 AS_BUILT = {"shards": {"payload": "pcm16"}}

@@ -19,7 +19,7 @@ from ml.scores.files import write_scores
 from ml.training.models import read_models
 from pipelines.execute import execute_in_home
 from pipelines.home import install_home
-from pipelines.steps import prepare_steps
+from pipelines.jobs import prepare_steps
 
 ABOVE, NOT_WORSE = "retrieval_is_above_chance", "retrieval_is_not_worse_than_the_champion"
 
