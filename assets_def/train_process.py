@@ -76,7 +76,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
     """
     from ml.device import choose_device
     from ml.training.loop import NonFiniteLossError
-    from ml.training.runs import train_preset
+    from ml.training.runs import run_options, train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
 
     def tracker(folder: Path, name: str) -> RunTracker:
@@ -91,13 +91,10 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
             train_preset(
                 preset,
                 layout=settings.layout,
-                corpora=training.corpora,
-                size=training.size,
-                seed=training.seed,
-                overrides=training.overrides,
                 device=device,
                 tracker=tracker,
                 tags=request["tags"],
+                **run_options(training),
             )
     except KeyboardInterrupt as error:
         exit_code, sentence = STOPPED, str(error) or "stopped before its first step"

@@ -105,19 +105,16 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
-    from ml.training.runs import train_preset
+    from ml.training.runs import run_options, train_preset
     from ml.training.tracking import mlflow_tracker
 
     artifact = train_preset(
         args.preset,
         layout=settings.layout,
-        corpora=training.corpora,
-        size=training.size,
-        seed=training.seed,
-        overrides=training.overrides,
         device=choose_device(args.device),
         tracker=mlflow_tracker(settings),
         start=args.start,
+        **run_options(training),
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
     return 0
@@ -151,17 +148,14 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.forecast import forecast_training
-    from ml.training.runs import open_training, start_of
+    from ml.training.runs import open_training, run_options, start_of
 
     device = choose_device(args.device)
     config, pairs = open_training(
         args.preset,
         layout=settings.layout,
-        corpora=training.corpora,
-        size=training.size,
-        seed=training.seed,
-        overrides=training.overrides,
         start=start_of(settings.layout, args.preset, args.start) if args.start else None,
+        **run_options(training),
     )
     forecast = forecast_training(config, pairs, device=device)
     cost = forecast.cost

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
@@ -54,22 +54,50 @@ from ml.training.run_folder import (
 )
 from ml.training.tracking import NoTracker, RunTracker
 
+if TYPE_CHECKING:
+    from ml.settings import TrainingSettings
+
 _CPU = torch.device("cpu")
+
+
+class ConfigOptions(TypedDict, total=False):
+    """What, beside its preset, makes a configuration: see ``config.training_config``."""
+
+    size: Size
+    """``tiny`` (where left out), ``small`` or ``paper``."""
+    seed: int
+    """Of initialisation and data order; 0 where left out."""
+    overrides: Mapping[str, Any] | None
+    """Configuration by dotted field."""
+
+
+class RunOptions(ConfigOptions):
+    """What, beside its preset, makes a run the one it is."""
+
+    corpora: Sequence[str]
+    """Names of the corpora whose shards are trained on."""
+
+
+def run_options(training: TrainingSettings) -> RunOptions:
+    """Take the options from the section ``training`` of the settings."""
+    return {
+        "corpora": training.corpora,
+        "size": training.size,
+        "seed": training.seed,
+        "overrides": training.overrides,
+    }
 
 
 def train_preset(
     preset: str,
     *,
     layout: DataLayout,
-    corpora: Sequence[str],
-    size: Size = "tiny",
-    seed: int = 0,
-    overrides: Mapping[str, Any] | None = None,
     loop: LoopConfig | None = None,
     device: torch.device = _CPU,
     tracker: Callable[[Path, str], RunTracker] | None = None,
     tags: Mapping[str, str] | None = None,
     start: str | None = None,
+    **options: Unpack[RunOptions],
 ) -> Artifact:
     """Train one row of Table I, or reuse or resume it.
 
@@ -77,15 +105,12 @@ def train_preset(
         preset: one of ``config.PRESETS``. Those that need phase 1 start from the current
             ``contrastive`` model of ``runs/models.json``.
         layout: where shards and runs lie.
-        corpora: names of the corpora whose shards are trained on.
-        size: ``tiny``, ``small`` or ``paper``.
-        seed: of initialisation and data order.
-        overrides: configuration by dotted field.
         loop: how often to log, validate and save.
         device: where to compute.
         tracker: makes a tracker from the run folder and the run's name; default: none.
         tags: what else the tracking run should carry.
         start: a model, as ``find_model`` takes it, whose encoder and log-mel phase 1 starts from.
+        options: see ``RunOptions``.
 
     Returns:
         The checkpoint folder; its summary holds the last metrics.
@@ -101,25 +126,16 @@ def train_preset(
         run = _open_run(
             preset,
             layout=layout,
-            corpora=corpora,
-            size=size,
-            seed=seed,
-            overrides=overrides,
             loop=loop or LoopConfig(),
             device=device,
             start=start,
+            **options,
         )
         return _train_run(run, tracker=tracker, tags=tags)
 
 
 def trained_model(
-    preset: str,
-    *,
-    layout: DataLayout,
-    corpora: Sequence[str],
-    size: Size = "tiny",
-    seed: int = 0,
-    overrides: Mapping[str, Any] | None = None,
+    preset: str, *, layout: DataLayout, **options: Unpack[RunOptions]
 ) -> Artifact | None:
     """Find the model that ``train_preset`` would reuse; train nothing.
 
@@ -128,10 +144,7 @@ def trained_model(
     Args:
         preset: as for ``train_preset``; likewise what follows.
         layout: where shards and runs lie.
-        corpora: names of the corpora whose shards it was trained on.
-        size: ``tiny``, ``small`` or ``paper``.
-        seed: of initialisation and data order.
-        overrides: configuration by dotted field.
+        options: see ``RunOptions``.
 
     Returns:
         The checkpoint folder; None: nothing like it was trained to its end.
@@ -140,9 +153,7 @@ def trained_model(
         ArtifactError: shards or the phase-1 model are missing.
         ValueError: a wrong preset, size or field.
     """
-    run = _open_run(
-        preset, layout=layout, corpora=corpora, size=size, seed=seed, overrides=overrides
-    )
+    run = _open_run(preset, layout=layout, loop=LoopConfig(), device=_CPU, **options)
     if not run.is_finished:
         return None
     point_models(layout, preset, run.folder)
@@ -210,11 +221,9 @@ def open_training(
     *,
     layout: DataLayout,
     corpora: Sequence[str],
-    size: Size = "tiny",
-    seed: int = 0,
-    overrides: Mapping[str, Any] | None = None,
     loop: LoopConfig | None = None,
     start: Path | None = None,
+    **options: Unpack[ConfigOptions],
 ) -> tuple[TrainingConfig, ShardPairs]:
     """Make the configuration of a training and open its data; arguments as for ``train_preset``.
 
@@ -224,9 +233,9 @@ def open_training(
         ArtifactError: shards are missing, or their conditions have another width than asked for.
         ValueError: a wrong preset, size or field.
     """
-    config = training_config(preset, size=size, seed=seed, overrides=overrides)
+    config = training_config(preset, **options)
     if start is not None:
-        config = with_frontend(config, start, overrides or {})
+        config = with_frontend(config, start, options.get("overrides") or {})
     folders = [training_folder(layout, name) for name in corpora]
     pairs = open_pairs(folders, config, "train", loop)
     # Only the shards say how wide a condition is.
@@ -266,19 +275,16 @@ def _open_run(
     *,
     layout: DataLayout,
     corpora: Sequence[str],
-    loop: LoopConfig | None = None,
-    device: torch.device = _CPU,
+    loop: LoopConfig,
+    device: torch.device,
     start: str | None = None,
-    **options: Any,
+    **options: Unpack[ConfigOptions],
 ) -> Run:
-    loop = loop or LoopConfig()
-    # Wrong words are named before a model is looked for.
-    training_config(
-        preset, **{k: options[k] for k in ("size", "seed", "overrides") if k in options}
-    )
+    training_config(preset, **options)  # wrong words are named before a model is looked for
     phase_1 = start_of(layout, preset, start)
-    options |= {"loop": loop, "start": phase_1}
-    config, pairs = open_training(preset, layout=layout, corpora=corpora, **options)
+    config, pairs = open_training(
+        preset, layout=layout, corpora=corpora, loop=loop, start=phase_1, **options
+    )
     return Run(
         layout=layout,
         config=config,
