@@ -1,22 +1,27 @@
-"""Runs steps one after the other in this process.
+"""Run steps one after the other in this process, and say what came of them.
 
 What is made and where it is recorded is the same as in Dagster's UI: the jobs of the definitions,
 the home's persistent instance. A step that fails does not hide the others: those that do not need
-it still run. What people see meanwhile is in ``pipelines.progress``.
+it still run. What people see meanwhile is in ``pipelines.progress``. The ``conclusion`` of the demo
+and of runs over single corpora is text; nothing is printed here.
 """
 
 import logging
 import os
+import shlex
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
 import psutil
 
 from assets_def.resources import StemsHome
+from ml.artifacts import DataLayout
+from ml.settings import Settings
 from pipelines.build import build_definitions
 from pipelines.home import open_instance
 from pipelines.jobs import Step
@@ -167,3 +172,73 @@ def _is_dead(process: str | None) -> bool:
         return f"{psutil.Process(int(pid)).create_time():.0f}" != created
     except psutil.NoSuchProcess:
         return True
+
+
+def conclusion(
+    settings: Settings,
+    corpora: Iterable[str],
+    timed: Sequence[tuple[str, float]],
+    *,
+    query: str | None = None,
+) -> str:
+    """Say scores, what to look at next, and how long each stage took.
+
+    Args:
+        settings: of the home.
+        corpora: whose scores to show.
+        timed: name and elapsed seconds of each stage.
+        query: a command that shows what queries do.
+    """
+    parts = [scores_text(settings.layout, corpora), next_text(settings, query=query)]
+    return "\n\n".join(["", *(part for part in parts if part), times_text(timed)])
+
+
+def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
+    """Write the score table of each corpus that has scores."""
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import read_scores
+    from ml.scores.intervals import INTERVALS_SAID
+    from ml.scores.text import table_lines
+
+    tables = []
+    for corpus in corpora:
+        rows = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
+        if rows:
+            tables.append("\n".join(table_lines(f"{EVALUATION}: {corpus}", rows)))
+    return "\n\n".join([*tables, INTERVALS_SAID] if tables else [])
+
+
+def next_text(settings: Settings, *, query: str | None) -> str:
+    """Say what to look at next, ready to paste."""
+    layout = settings.layout
+    home = f" STEMS_HOME={shlex.quote(str(settings.home))}"
+    if settings.home == (Path.cwd() / "data").resolve():
+        home = ""
+    rows = {
+        str(layout.reports / "index.html"): "the report, for a browser",
+        f"make dev{home}": "assets, runs and checks in Dagster, http://127.0.0.1:3000",
+        f"make mlflow{home}": "training runs in MLflow, http://127.0.0.1:5000",
+    }
+    width = max(map(len, rows))
+    lines = [f"  {what:<{width}}  {why}" for what, why in rows.items()]
+    asked = ["Ask for the stem that a mix lacks:", f"  {query}"] if query else []
+    return "\n".join(["What to look at next:", *lines, *asked])
+
+
+def times_text(timed: Sequence[tuple[str, float]]) -> str:
+    """Say the elapsed time of each stage and in all."""
+    rows = [*timed, ("in all", sum(elapsed_s for _, elapsed_s in timed))]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(["Elapsed:", *(f"  {name:<{width}}  {t:7.1f} s" for name, t in rows)])
+
+
+def scored_corpora(outcomes: Iterable[Outcome]) -> list[str]:
+    """List the corpora that were scored."""
+    done = (outcome for outcome in outcomes if outcome.status == "done")
+    scored = (o.step.partition for o in done if "retrieval_scores" in o.step.assets)
+    return [name for name in scored if name is not None]
+
+
+def step_times(outcomes: Iterable[Outcome]) -> list[tuple[str, float]]:
+    """List name and elapsed seconds of the steps that ran."""
+    return [(o.step.name, o.elapsed_s) for o in outcomes if o.status != "left out"]

@@ -69,8 +69,7 @@ def evaluation_assets(home: StemsHome, name: str) -> Iterator[str]:
 def has_unseen_tracks(home: StemsHome, name: str) -> bool:
     """Tell whether some track that would be evaluated was not trained on by any current model."""
     from ml.artifacts import read_json
-    from ml.retrieval.embeddings.seen import seen_tracks
-    from ml.retrieval.embeddings.source import open_source
+    from ml.retrieval.embeddings.source import open_source, seen_tracks
     from ml.training.models import read_models
 
     source = open_source(name, home.layout, None)

@@ -126,8 +126,7 @@ def conclude(
     Raises:
         KeyboardInterrupt: a step was interrupted.
     """
-    from pipelines.execute import failures_text
-    from pipelines.summary import conclusion, scored_corpora, step_times
+    from pipelines.execute import conclusion, failures_text, scored_corpora, step_times
 
     if any(outcome.is_stopped for outcome in outcomes):
         raise KeyboardInterrupt

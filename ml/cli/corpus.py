@@ -1,4 +1,4 @@
-"""``stems corpus``: look into a corpus, add it to the settings, build its table."""
+"""``stems corpus``: look into a corpus, add it to the settings, build its table; ``stems demo``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ml.corpora.corpus import kinds_help
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    from ml.settings import Settings
     from ml.tracks import Corpus
 
 _COLUMNS = (
@@ -27,7 +28,8 @@ _RIGHT = frozenset(("stems", "s", "Hz", "ch", "peak dBFS", "rms dBFS", "active")
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb with its actions."""
+    """Add the verbs ``corpus``, with its actions, and ``demo``."""
+    _add_demo(verbs)
     parser = verbs.add_parser(
         "corpus",
         description="Look into a corpus, name it in config.yaml, scan it into a table.",
@@ -275,3 +277,45 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 _ACTIONS = {"inspect": _inspect, "add": _add, "build": _build, "remove": _remove, "list": _list}
+
+
+def _add_demo(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser(
+        "demo",
+        description="Compose and render the demo corpora (demo, demo-plain, demo-swapped) below "
+        "the home's corpora folder. Nothing is downloaded. What is there already is kept.",
+        epilog=examples("stems --home small demo --train-songs 20 --heldout-songs 10"),
+    )
+    parser.add_argument("--seed", type=int, help="all songs follow from it (default: demo.seed)")
+    parser.add_argument(
+        "--train-songs", type=int, help="songs to train on (default: demo.train_songs)"
+    )
+    parser.add_argument(
+        "--heldout-songs", type=int, help="songs to test on (default: demo.heldout_songs)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=cores(),
+        help="processes (default: %(default)s)",
+    )
+    parser.set_defaults(run=run_demo)
+
+
+def run_demo(args: argparse.Namespace, settings: Settings) -> int:
+    """Build the corpora and print what they hold."""
+    from ml.corpora.demo.build import build_demo_corpora
+    from ml.corpora.demo.songs import DemoConfig
+
+    names = ("seed", "train_songs", "heldout_songs")
+    chosen = {name: value for name in names if (value := getattr(args, name)) is not None}
+    config = DemoConfig(**{**settings.demo.model_dump(), **chosen})
+    artifacts = build_demo_corpora(settings.layout.corpora, config, workers=args.workers)
+    for name, artifact in artifacts.items():
+        summary = artifact.summary
+        state = "up to date" if artifact.reused else "built"
+        print(
+            f"{name}: {state}, {summary['songs']} songs, {summary['stems']} stems, "
+            f"{summary['stem_hours']} hours of stems, in {artifact.path}"
+        )
+    return 0

@@ -25,11 +25,11 @@ GROUPS = {
     "find a stem": {
         "index": ("embed", "make a folder of stems searchable, without training"),
         "query": ("query", "find the stems that fit with a mix"),
-        "serve": ("serve", "open the page: drop a mix, find a stem, hear both together"),
+        "serve": ("query", "open the page: drop a mix, find a stem, hear both together"),
         "beats": ("beats", "find the beats of a recording"),
     },
     "prepare a corpus": {
-        "demo": ("demo", "build the demo corpora"),
+        "demo": ("corpus", "build the demo corpora"),
         "corpus": ("corpus", "look into corpora, add them, build their tables"),
         "labels": ("labels", "compute the conditions of a corpus's labels"),
         "shards": ("shards", "make and check the training shards of a corpus"),
@@ -47,8 +47,8 @@ GROUPS = {
     },
     "choose what answers": {
         "table": ("table", "where the searchable tables lie, what is in them"),
-        "promote": ("promote", "make a model the one that queries use, if it is not worse"),
-        "rollback": ("promote", "let queries use the champion before again"),
+        "promote": ("table", "make a model the one that queries use, if it is not worse"),
+        "rollback": ("table", "let queries use the champion before again"),
     },
     "keep a home": {
         "config": ("upkeep", "show settings and where each came from"),

@@ -25,7 +25,6 @@ from ml.artifacts import (
 )
 from ml.figures import model_colour
 from ml.locks import lock
-from ml.reports.alignment import alignment_inputs, alignment_sections
 from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import (
     PRESENCE_NAMES,
@@ -42,7 +41,14 @@ from ml.reports.scored import (
     read_queries,
     score_tables,
 )
-from ml.reports.sections import conditioned, curve_plots, map_plots, score_plots
+from ml.reports.sections import (
+    alignment_inputs,
+    alignment_sections,
+    conditioned,
+    curve_plots,
+    map_plots,
+    score_plots,
+)
 from ml.reports.trained import TrainedModel, trained_models
 from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER
 from ml.retrieval.evaluation.instruments import SHARES

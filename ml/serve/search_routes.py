@@ -20,7 +20,6 @@ from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.retriever import StemRetriever, instrument_note
 from ml.retrieval.tables.database import sql_text
 from ml.serve.catalog import Catalog
-from ml.serve.links import candidate_info, track_summary
 from ml.serve.schemas import (
     LINE_PATTERN,
     Bounds,
@@ -34,7 +33,7 @@ from ml.serve.schemas import (
     TrackPage,
 )
 from ml.serve.security import responses
-from ml.serve.service import Service, TheService
+from ml.serve.service import Service, TheService, candidate_info, track_summary
 
 _KEYWORDS = frozenset(
     "and or not in like ilike between is null true false escape".split()  # noqa: SIM905

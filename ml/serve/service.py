@@ -1,22 +1,30 @@
-"""What one server holds while it runs: uploads, mixes, stems, and queues for the work."""
+"""What one server holds while it runs, and how clients see it.
+
+It holds uploads, mixes, stems, and queues for the work. What is known inside becomes an answer
+(``ml.serve.schemas``) with links to its audio.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
+from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.excerpts import StemFiles
 from ml.retrieval.queries.retriever import Retrievers, StemRetriever
-from ml.serve.catalog import Catalog
+from ml.serve.catalog import Catalog, TrackStems
 from ml.serve.limits import ServeLimits
-from ml.serve.mixes import Mixes
+from ml.serve.mixes import Mixes, ServedMix
+from ml.serve.schemas import CandidateInfo, MixInfo, StemSummary, TrackSummary, Waveform
 from ml.serve.security import TRY_AGAIN
+from ml.serve.sounds import Sound
 from ml.serve.stem_audio import StemAudio
 from ml.serve.uploads import UploadDesk
 from ml.settings import Settings
@@ -103,3 +111,51 @@ def _service_of(request: Request) -> Service:
 
 TheService = Annotated[Service, Depends(_service_of)]
 """What an endpoint takes."""
+
+
+def waveform_info(sound: Sound) -> Waveform:
+    """Describe a sound at a glance."""
+    return Waveform(
+        duration_s=sound.duration_s, peaks=list(sound.peaks), served_gain=sound.served_gain
+    )
+
+
+def stem_summary(row: Mapping[str, Any]) -> StemSummary:
+    """Describe a row of the table in a few words."""
+    return StemSummary(**{name: row[name] for name in StemSummary.model_fields})
+
+
+def track_summary(track: TrackStems) -> TrackSummary:
+    """Describe a track with its stems."""
+    return TrackSummary(
+        corpus=track.corpus,
+        track_id=track.track_id,
+        split=track.split,
+        duration_s=track.duration_s,
+        stems=[stem_summary(row) for row in track.rows],
+    )
+
+
+def mix_info(mix: ServedMix) -> MixInfo:
+    """Describe a mix with its waveform."""
+    return MixInfo(
+        id=mix.id,
+        name=mix.name,
+        waveform=waveform_info(mix.sound),
+        audio=f"/api/mixes/{mix.id}/audio",
+        corpus=mix.track and mix.track.corpus,
+        track_id=mix.track and mix.track.track_id,
+        left_out=[stem_summary(row) for row in mix.left_out],
+    )
+
+
+def candidate_info(candidate: Candidate) -> CandidateInfo:
+    """Describe a candidate with its links; where its files lie stays here."""
+    base = f"/api/stems/{quote(candidate.key, safe='')}"
+    fields = set(CandidateInfo.model_fields) - {"audio", "peaks", "file"}
+    return CandidateInfo(
+        **{name: getattr(candidate, name) for name in fields},
+        audio=f"{base}/audio",
+        peaks=f"{base}/peaks",
+        file=f"{base}/file",
+    )

@@ -21,10 +21,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 from starlette.types import Receive, Scope, Send
 
-from ml.serve.links import mix_info, waveform_info
 from ml.serve.schemas import KEY_PATTERN, MixInfo, Text, TrackMix, Waveform
 from ml.serve.security import UPLOAD_PATH, responses
-from ml.serve.service import Service, TheService
+from ml.serve.service import Service, TheService, mix_info, waveform_info
 from ml.serve.sounds import cut_sound
 from ml.serve.stem_audio import ServedStem
 

@@ -21,9 +21,8 @@ from torch.utils.data import Dataset
 from ml.artifacts import ArtifactError
 from ml.shards.index import FULL_SCALE, Damage, DamagedShardError, IndexedSegment, IndexedStem
 from ml.shards.members import ShardMembers
-from ml.shards.order import EpochOrder
 from ml.shards.pairs import LABEL_LEVELS, MUSIC_ROW, Pair, PairBatch, PairConfig, draw_pair
-from ml.shards.split import SplitSegments
+from ml.shards.split import EpochOrder, SplitSegments
 from ml.tracks import MUSIC
 
 

@@ -8,7 +8,7 @@ hierarchy, "music" where it has none.
 
 A build keeps only segments that hold a chunk with two sounding stems (``gives_pair``). How activity
 is found in a waveform is the matter of ``ml.audio.activity``, which segments come when that of
-``order``, reading them that of ``reader``.
+``split``, reading them that of ``reader``.
 """
 
 from __future__ import annotations

@@ -23,9 +23,15 @@ from ml.artifacts import ArtifactError
 from ml.shards.batches import PairBatches
 from ml.shards.folders import LocalFolder, ShardFolder
 from ml.shards.index import Damage, split_fingerprint
-from ml.shards.order import EpochOrder
 from ml.shards.pairs import PairBatch, PairConfig
-from ml.shards.split import EmptySplitError, Manifests, SplitSegments, read_split, refuse_empty
+from ml.shards.split import (
+    EmptySplitError,
+    EpochOrder,
+    Manifests,
+    SplitSegments,
+    read_split,
+    refuse_empty,
+)
 
 __all__ = ["EmptySplitError", "ReadCounts", "ShardPairs"]
 

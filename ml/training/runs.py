@@ -37,7 +37,6 @@ from ml.training.config import (
 )
 from ml.training.distributed import from_rank_0, process_group, rank
 from ml.training.execution import Run, execute_run, open_pairs, run_tags
-from ml.training.mlflow_artifacts import describe_datasets
 from ml.training.models import (
     CONTRASTIVE,
     find_checkpoint,
@@ -52,7 +51,7 @@ from ml.training.run_folder import (
     read_record,
     read_run,
 )
-from ml.training.tracking import NoTracker, RunTracker
+from ml.training.tracking import NoTracker, RunTracker, describe_datasets
 
 if TYPE_CHECKING:
     from ml.settings import TrainingSettings

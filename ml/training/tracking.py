@@ -3,31 +3,39 @@
 One daemon thread ships the record in batches; a tracking server that is slow or down never slows
 training. What has been shipped is remembered beside the record, so that no step is sent twice.
 ``sync_run`` (``stems train sync``) gives a tracking server what it missed while it was down.
+
+Beside its numbers a tracking run keeps checkpoint, config and loss plot; the shards that it is
+trained on are its datasets (https://mlflow.org/docs/latest/ml/dataset/).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
+import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, read_json, write_json
 from ml.locks import lock
 from ml.mlflow_store import find_or_make_experiment, mlflow_client
 from ml.plain import flat
-from ml.training.mlflow_artifacts import send_artifacts, send_datasets
-from ml.training.run_folder import RECORD_NAME, SHIPPED_NAME, read_record, read_run
+from ml.shards.folders import ShardFolder
+from ml.training.run_folder import RECORD_NAME, RUN_NAME, SHIPPED_NAME, read_record, read_run
 
 if TYPE_CHECKING:
-    from ml.settings import Settings
+    from matplotlib.figure import Figure
 
+    from ml.settings import Settings
 
 _JOIN_S, _ARTIFACTS_JOIN_S, _STOPPED_JOIN_S = 60, 300, 8
 """How long a finished training waits for a server that answers slowly; one that was stopped has
@@ -37,6 +45,12 @@ _SHIPPING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 _log = logging.getLogger(__name__)
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+CHECKPOINT = "checkpoint"
+"""Folder of the model among the artifacts; complete when its manifest is there."""
+_DIGEST_LENGTH = 36
+"""More MLflow does not take."""
+_SPLIT = "train_"
+"""Before the names of counts of the split that is trained on, in a summary of shards."""
 
 
 class RunTracker(Protocol):
@@ -263,3 +277,121 @@ def sync_run(folder: Path, *, uri: str, experiment: str) -> tuple[str, int]:
                 "this again (nothing is lost, nothing is sent twice)"
             ) from None
     return run_id, len(read_record(folder / RECORD_NAME))
+
+
+def send_artifacts(client: Any, run_id: str, run_folder: Path) -> str | None:
+    """Upload what a finished run has made; nothing while there is no model.
+
+    Args:
+        client: of MLflow.
+        run_id: the tracking run.
+        run_folder: with ``model`` and ``metrics.jsonl``.
+
+    Returns:
+        The id of the model that is there now.
+
+    Raises:
+        MlflowException: the server did not take it.
+    """
+    model = run_folder / "model"
+    if not (model / MANIFEST_NAME).is_file():
+        return None
+    manifest = read_json(model / MANIFEST_NAME)
+    client.log_artifact(run_id, str(model / "config.json"))
+    if (figure := loss_plot(run_folder, manifest["name"], manifest["phase"])) is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "loss.png"
+            figure.savefig(path, dpi=200)
+            client.log_artifact(run_id, str(path))
+    files = [path for path in sorted(model.iterdir()) if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):  # last, as on disk
+        client.log_artifact(run_id, str(path), CHECKPOINT)
+    return manifest["model_id"]
+
+
+def loss_plot(run_folder: Path, name: str, phase: str) -> Figure | None:
+    """Plot the loss over the steps of a run, on training and valid split.
+
+    Args:
+        run_folder: with ``metrics.jsonl``.
+        name: of the model.
+        phase: ``contrastive`` or ``jepa``.
+
+    Returns:
+        None without ``matplotlib`` (a bare GPU box), or without finite losses.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    from ml.figures import Curve, loss_curves
+
+    curves = []
+    lines = read_record(run_folder / RECORD_NAME)
+    for metric in (f"{phase}/loss", f"{phase}/valid_loss"):
+        points = [(x["step"], x["metrics"][metric]) for x in lines if metric in x["metrics"]]
+        finite = np.array([point for point in points if np.isfinite(point[1])])
+        if len(finite):
+            steps, values = finite.T
+            is_valid = metric.endswith("valid_loss")
+            curves.append(Curve(model=name, steps=steps, values=values, is_valid=is_valid))
+    return loss_curves(curves, label="loss") if curves else None
+
+
+def describe_datasets(
+    folders: Sequence[ShardFolder], fingerprints: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Describe the shards of a run for ``run.json``.
+
+    Args:
+        folders: of shards, one a corpus.
+        fingerprints: of what their training split holds.
+
+    Returns:
+        Of each corpus ``name``, ``fingerprint``, ``manifest`` (path or URL) and ``profile``: counts
+        and hours of the split.
+    """
+    return [
+        {
+            "name": folder.name,
+            "fingerprint": fingerprint,
+            "manifest": folder.where(MANIFEST_NAME),
+            "profile": {
+                name.removeprefix(_SPLIT): value
+                for name, value in folder.manifest()["summary"].items()
+                if name.startswith(_SPLIT)
+            },
+        }
+        for folder, fingerprint in zip(folders, fingerprints, strict=True)
+    ]
+
+
+def send_datasets(client: Any, run_id: str, run_folder: Path) -> None:
+    """Log the datasets of a run folder; once more changes nothing.
+
+    Args:
+        client: of MLflow.
+        run_id: the tracking run.
+        run_folder: with ``run.json``; one that was begun before runs told of their datasets has
+            none.
+
+    Raises:
+        MlflowException: the server did not take them.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    path = run_folder / RUN_NAME
+    described = read_json(path).get("datasets", []) if path.is_file() else []
+    inputs = [
+        DatasetInput(
+            Dataset(
+                name=shards["name"],
+                digest=shards["fingerprint"][:_DIGEST_LENGTH],
+                source_type="s3" if shards["manifest"].startswith("s3://") else "local",
+                source=json.dumps({"uri": shards["manifest"]}),
+                profile=json.dumps(shards["profile"]),
+            ),
+            tags=[InputTag("mlflow.data.context", "training")],
+        )
+        for shards in described
+    ]
+    if inputs:
+        client.log_inputs(run_id, inputs)

@@ -1,5 +1,5 @@
 """Readers: one file a layout, each a class with a ``root`` and ``tracks()``.
 
-They share how a folder is listed (``listing``) and how the metadata that corpora bring along are
-read (``metadata``). A reader names instruments through ``ml.labels.names`` and opens no audio.
+They share how a folder is listed and how the metadata that corpora bring along are read
+(``listing``). A reader names instruments through ``ml.labels.names`` and opens no audio.
 """

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ml.corpora.readers.listing import id_of, nothing_found, subfolders
-from ml.corpora.readers.metadata import list_of, mapping_of, read_json_metadata, text_of, yes_or_no
+from ml.corpora.readers.listing import (
+    id_of,
+    list_of,
+    mapping_of,
+    nothing_found,
+    read_json_metadata,
+    subfolders,
+    text_of,
+    yes_or_no,
+)
 from ml.labels.names import Labels, moisesdb_labels
 from ml.tracks import CorpusError, Stem, Track
 

@@ -11,8 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ml.corpora.readers.listing import file_paths, id_of, nothing_found, subfolders
-from ml.corpora.readers.metadata import mapping_of, read_yaml_metadata, text_of, yes_or_no
+from ml.corpora.readers.listing import (
+    file_paths,
+    id_of,
+    mapping_of,
+    nothing_found,
+    read_yaml_metadata,
+    subfolders,
+    text_of,
+    yes_or_no,
+)
 from ml.labels.names import Labels, slakh_labels
 from ml.tracks import CorpusError, Split, Stem, Track
 

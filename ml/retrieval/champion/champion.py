@@ -34,7 +34,6 @@ from ml.locks import lock
 from ml.mlflow_store import mlflow_client
 from ml.retrieval.tables.database import database_uri, drop_tables, stored_bytes, table_names
 from ml.retrieval.tables.publish import publication_folder
-from ml.training.mlflow_artifacts import CHECKPOINT
 from ml.training.models import (
     Champion,
     champion_path,
@@ -43,6 +42,7 @@ from ml.training.models import (
     find_model,
     read_champion,
 )
+from ml.training.tracking import CHECKPOINT
 
 if TYPE_CHECKING:
     from ml.models.stem_jepa import StemJepa

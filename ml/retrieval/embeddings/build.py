@@ -70,8 +70,7 @@ from ml.retrieval.embeddings.parts import (
     write_part,
 )
 from ml.retrieval.embeddings.passes import models_by_shape
-from ml.retrieval.embeddings.seen import seen_tracks
-from ml.retrieval.embeddings.source import EmbeddingSource, Splits, open_source
+from ml.retrieval.embeddings.source import EmbeddingSource, Splits, open_source, seen_tracks
 from ml.tracks import CorpusError
 
 

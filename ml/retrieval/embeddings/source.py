@@ -4,10 +4,18 @@ The *source* is the tracks of the chosen splits; a decoded track holds every ste
 that lacks it. That mix is the float64 total of the track minus the stem, rounded to float32: with
 float32 stems the subtraction is exact to about 1e-16 of full scale, far below float32's own 6e-8,
 and costs one total a track instead of one sum a stem. Nothing is clipped or rescaled.
+
+A track may be one that a model has *seen* in training, under whatever name. A song may come back in
+another corpus: MUSDB18 took 46 of its songs from MedleyDB, cut and mixed anew, so that neither ids
+nor contents agree. The rule therefore has three parts, any of which makes a track a seen one: its
+id in the same corpus, the content of one of its sounding stems, or its artist and title. It is
+applied to queries; galleries keep all stems.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ml import kinds
-from ml.artifacts import DataLayout, read_manifest
+from ml.artifacts import MANIFEST_NAME, DataLayout, read_manifest
 from ml.audio.activity import MIN_ACTIVE_S, ActivityConfig, active_intervals, active_starts
 from ml.audio.files import read_stem
 from ml.retrieval.embeddings.files import StemRow
@@ -36,6 +44,13 @@ Splits = Sequence[str] | Literal["every"] | None
 """Names of splits; ``EVERY_SPLIT``: all tracks, whatever their split or none."""
 Chunk = tuple[float, np.ndarray]
 """Where a chunk begins in seconds, and its waveform: (samples,) float32."""
+BY_ID, BY_CONTENT, BY_NAME = "id", "content", "artist and title"
+"""How a track was recognised."""
+_GUEST_WORD = r"(?:feat|ft|featuring)\b\.?"
+_GUESTS = re.compile(rf"[(\[]\s*{_GUEST_WORD}[^)\]]*[)\]]?|\s{_GUEST_WORD}.*$", re.IGNORECASE)
+
+Name = tuple[str | None, str | None]
+"""Artist and title as written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,3 +210,110 @@ def open_source(name: str, layout: DataLayout, splits: Splits, **identity: Any) 
         "min_active_s": MIN_ACTIVE_S,
     }
     return EmbeddingSource(corpus=name, table=table, tracks=tracks, identity=identity)
+
+
+def seen_tracks(
+    table: pl.DataFrame,
+    training_tracks: Sequence[Mapping[str, Any]],
+    layout: DataLayout | None = None,
+) -> dict[str, str]:
+    """Tracks of a corpus that a model was trained on.
+
+    Args:
+        table: ``corpus_tracks`` of the corpus.
+        training_tracks: ``corpus``, ``track_id``, ``content_hash`` (of the track, or a list of
+            those of its stems; may be missing) and, where known, ``artist`` and ``title`` of each
+            training track.
+        layout: a home whose ``corpus_tracks`` give artist and title where ``training_tracks``
+            lack them; a training corpus that was never scanned there is matched by id and content.
+
+    Returns:
+        Track id → ``BY_ID``, ``BY_CONTENT`` or ``BY_NAME``, in the order of the table.
+
+    Raises:
+        ArtifactError: a table of the home is damaged or has a newer format.
+    """
+    ids = {(track["corpus"], track["track_id"]) for track in training_tracks}
+    hashes = {content for track in training_tracks for content in _hashes(track)}
+    names = _song_keys(_names(training_tracks, layout))
+    sounding = table.filter(table["active_s"] > 0)
+    columns = ("corpus", "track_id", "content_hash", "artist", "title")
+    seen: dict[str, str] = {}
+    for corpus, track_id, content, artist, title in sounding.select(columns).iter_rows():
+        if (corpus, track_id) in ids:
+            seen.setdefault(track_id, BY_ID)
+        elif content in hashes:
+            seen.setdefault(track_id, BY_CONTENT)
+        elif song_key(artist, title) in names:
+            seen.setdefault(track_id, BY_NAME)
+    return seen
+
+
+def seen_of_corpus(
+    corpus: str, layout: DataLayout, training_tracks: Iterable[Sequence[Mapping[str, Any]]]
+) -> set[str]:
+    """Tracks of a corpus that any of several models was trained on.
+
+    Args:
+        corpus: its name; its ``corpus_tracks`` must have been built.
+        layout: where they lie.
+        training_tracks: of each model, as for ``seen_tracks``.
+
+    Raises:
+        ArtifactError: ``corpus_tracks`` was not built or cannot be read.
+    """
+    from ml.corpora.table import read_corpus_tracks
+
+    table = read_corpus_tracks(layout, corpus)
+    return set(seen_tracks(table, [t for tracks in training_tracks for t in tracks], layout))
+
+
+def song_key(artist: str | None, title: str | None) -> str | None:
+    """Equal for two ways of writing the same song; None where artist or title is unknown.
+
+    Case, accents, spaces, punctuation and guests ("feat. …") do not count, "&" is "and".
+    """
+    parts = [_plain(part or "") for part in (artist, title)]
+    return "/".join(parts) if all(parts) else None
+
+
+def _plain(text: str) -> str:
+    text = _GUESTS.sub("", text).replace("&", " and ")
+    # Decomposed, an accent is a character of its own and no letter.
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(letter for letter in letters if letter.isalnum())
+
+
+def _song_keys(names: Iterable[Name]) -> set[str]:
+    keys = (song_key(artist, title) for artist, title in set(names))
+    return {key for key in keys if key is not None}
+
+
+def _hashes(track: Mapping[str, Any]) -> list[str]:
+    content = track.get("content_hash") or []
+    return [content] if isinstance(content, str) else list(content)
+
+
+def _names(
+    training_tracks: Sequence[Mapping[str, Any]], layout: DataLayout | None
+) -> Iterator[Name]:
+    """Artist and title of each training track for which they are known."""
+    nameless: dict[str, set[str]] = {}
+    for track in training_tracks:
+        if track.get("artist") and track.get("title"):
+            yield track["artist"], track["title"]
+        else:
+            nameless.setdefault(track["corpus"], set()).add(track["track_id"])
+    if layout is not None:
+        for corpus, track_ids in nameless.items():
+            yield from _scanned_names(layout, corpus, track_ids)
+
+
+def _scanned_names(layout: DataLayout, corpus: str, track_ids: set[str]) -> Iterator[Name]:
+    from ml.corpora.table import read_corpus_tracks
+
+    if (layout.tracks(corpus) / MANIFEST_NAME).is_file():
+        columns = read_corpus_tracks(layout, corpus).select("track_id", "artist", "title")
+        for track_id, artist, title in columns.iter_rows():
+            if track_id in track_ids:
+                yield artist, title

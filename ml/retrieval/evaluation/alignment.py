@@ -33,8 +33,7 @@ from ml.parquet import read_table, write_table
 from ml.retrieval.embeddings.files import CHUNKS, read_embedding_manifest, unit_rows, vectors_of
 from ml.retrieval.embeddings.model import EmbeddingModel
 from ml.retrieval.embeddings.passes import QueryChunks, query_chunks
-from ml.retrieval.embeddings.seen import seen_of_corpus
-from ml.retrieval.embeddings.source import open_source
+from ml.retrieval.embeddings.source import open_source, seen_of_corpus
 from ml.retrieval.evaluation.ranks import TIE_TOLERANCE
 from ml.scores.files import Evaluated, evaluate_once, score_row
 from ml.scores.intervals import TrackBootstrap

@@ -18,7 +18,7 @@ import numpy as np
 from ml.artifacts import ArtifactError, DataLayout
 from ml.plain import flat
 from ml.retrieval.embeddings.files import Embeddings, read_embeddings
-from ml.retrieval.embeddings.seen import seen_of_corpus
+from ml.retrieval.embeddings.source import seen_of_corpus
 from ml.retrieval.evaluation.evaluate import (
     METRICS,
     MetricValues,

@@ -30,7 +30,7 @@ import numpy as np
 from ml.artifacts import Artifact, DataLayout
 from ml.device import Precision
 from ml.retrieval.embeddings.files import Embeddings, read_embeddings, read_predecessor
-from ml.retrieval.embeddings.seen import seen_of_corpus
+from ml.retrieval.embeddings.source import seen_of_corpus
 from ml.retrieval.evaluation.lookup import lookup_values
 from ml.retrieval.evaluation.ranks import (
     RECALL_AT,
@@ -202,7 +202,7 @@ def evaluate_retrieval(
         protocol: whose embeddings are scored.
         conditionings: which queries; each gives its rows.
         training_tracks: by model name, what it was trained on, to apply the present rule of
-            ``ml.retrieval.embeddings.seen``; seen tracks that the embeddings name count in any
+            ``ml.retrieval.embeddings.source``; seen tracks that the embeddings name count in any
             case.
         has_seen_rows: also score the queries of seen tracks.
         resamples: draws of the bootstrap.

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from ml.figures import BLUE, INK, VERMILION, model_colour
-from ml.reports.alignment import offset_curves
 from ml.reports.instruments import SHARE_NAMES, confusion_matrix, presence_points, share_bars
+from ml.reports.sections import offset_curves
 from ml.retrieval.evaluation.instruments import SHARES
 
 PARTS = {

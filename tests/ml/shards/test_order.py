@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ml.shards.order import EpochOrder, deal
+from ml.shards.split import EpochOrder, deal
 
 
 def make_order(counts, *, batch_size, per_shard=16, window_shards=3, seed=0):

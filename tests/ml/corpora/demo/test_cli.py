@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import argparse
 
-from ml.cli.demo import add_parser
+from ml.cli.corpus import add_parser
 from ml.settings import load_settings
 
 

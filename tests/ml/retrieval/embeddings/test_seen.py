@@ -8,7 +8,7 @@ import pytest
 from ml.artifacts import DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
-from ml.retrieval.embeddings.seen import (
+from ml.retrieval.embeddings.source import (
     BY_CONTENT,
     BY_ID,
     BY_NAME,
