@@ -1,18 +1,26 @@
-"""What Dagster records: of an ``ml`` artifact, and what it recorded of earlier ones."""
+"""What Dagster is told of an ``ml`` artifact, and what it recorded of earlier ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ml.artifacts import Artifact, fingerprint, read_json
+from ml.kinds import ArtifactKind
 from ml.revision import git_revision
 
 _MLFLOW_UI = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the project's own store."""
 _EARLIER_LOOKED_AT = 500
 """How many evaluations of a check ``earlier_numbers`` reads at most."""
+
+
+def artifact_asset(
+    kind: ArtifactKind, **options: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Declare an asset that stands for artifacts of one kind; its code version is their format."""
+    return dg.asset(owners=["team:music-ml"], code_version=str(kind.format_version), **options)
 
 
 def materialized(

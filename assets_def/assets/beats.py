@@ -12,7 +12,7 @@ import dagster as dg
 from assets_def.assets.corpus import corpus_tracks
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome, corpora
-from assets_def.results import join_artifacts, materialized
+from assets_def.results import artifact_asset, join_artifacts, materialized
 from ml import kinds
 from ml.artifacts import Artifact
 from ml.scores import files as score_files
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
     from ml.corpora.readers.beats import BeatSet
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.BEAT_FEATURES,
     group_name="beats",
     kinds={"pytorch"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[corpus_tracks, contrastive_encoder, stem_jepa],
     pool="gpu",
-    code_version=str(kinds.BEAT_FEATURES.format_version),
 )
 def beat_features(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Patches of every frozen encoder and the log-mel, one row a step of 160 ms."""
@@ -47,12 +46,11 @@ def beat_features(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.BEAT_PROBES,
     group_name="beats",
     kinds={"pytorch"},
-    owners=["team:music-ml"],
     deps=[dg.AssetDep(beat_features, partition_mapping=dg.AllPartitionMapping())],
-    code_version=str(kinds.BEAT_PROBES.format_version),
 )
 def beat_probe(home: StemsHome) -> dg.MaterializeResult:
     """Eight linear probes on each encoder's features of the corpora in ``beats.corpora``."""
@@ -73,15 +71,14 @@ def beat_probe(home: StemsHome) -> dg.MaterializeResult:
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.SCORES,
     group_name="beats",
     kinds={"numpy", "parquet"},
-    owners=["team:music-ml"],
     deps=[
         beat_probe,
         dg.AssetDep(beat_features, partition_mapping=dg.AllPartitionMapping()),
     ],
-    code_version=str(kinds.SCORES.format_version),
 )
 def beat_scores(home: StemsHome) -> dg.MaterializeResult:
     """F-measure, CMLt, AMLt and frame-wise precision of each probe and of what needs none."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from assets_def.resources import StemsHome, corpora, corpora_with_stems
-from assets_def.results import materialized
+from assets_def.results import artifact_asset, materialized
 from ml import kinds
 from ml.corpora import label_embeddings as labels
 from ml.corpora import table
@@ -72,13 +72,12 @@ def _observed(instance: dg.DagsterInstance, name: str) -> str | None:
     return None
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.CORPUS_TRACKS,
     group_name="corpus",
     kinds={"python", "parquet"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[corpus_files],
-    code_version=str(kinds.CORPUS_TRACKS.format_version),
 )
 def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """One row a stem: labels, split, length, level, content hash, and what is wrong with it."""
@@ -93,13 +92,12 @@ def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Mate
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.LABEL_EMBEDDINGS,
     group_name="corpus",
     kinds={"python", "huggingface", "parquet"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[corpus_tracks],
-    code_version=str(kinds.LABEL_EMBEDDINGS.format_version),
 )
 def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Conditions of every label text of the corpus, by the label encoder of the settings."""
@@ -113,13 +111,12 @@ def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.STEM_SHARDS,
     group_name="shards",
     kinds={"python", "webdataset"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[corpus_tracks, label_embeddings],
-    code_version=str(kinds.STEM_SHARDS.format_version),
 )
 def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Training audio: WebDataset shards of segments with their stems, silence left out."""

@@ -12,7 +12,7 @@ from assets_def.assets.beats import beat_scores
 from assets_def.assets.corpus import corpus_tracks, label_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome, corpora
-from assets_def.results import join_artifacts, materialized
+from assets_def.results import artifact_asset, join_artifacts, materialized
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, fingerprint
 from ml.retrieval.embeddings import files as embedding_files
@@ -22,14 +22,13 @@ from ml.scores import files as score_files
 _log = logging.getLogger("stems.progress")
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.EMBEDDINGS,
     group_name="embeddings",
     kinds={"pytorch", "parquet", "lancedb"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[corpus_tracks, label_embeddings, contrastive_encoder, stem_jepa],
     pool="gpu",
-    code_version=str(kinds.EMBEDDINGS.format_version),
 )
 def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Gallery, chunks and queries by every current model, in one pass; published to LanceDB.
@@ -77,13 +76,12 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.SCORES,
     group_name="evaluation",
     kinds={"numpy", "parquet"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[stem_embeddings],
-    code_version=str(kinds.SCORES.format_version),
 )
 def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Recall and normalised rank of each model (Table I), with chance and intervals."""
@@ -124,13 +122,12 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.SCORES,
     group_name="evaluation",
     kinds={"numpy", "parquet"},
-    owners=["team:music-ml"],
     partitions_def=corpora,
     deps=[retrieval_scores],
-    code_version=str(kinds.SCORES.format_version),
 )
 def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Shares of right stem, track, instrument and category (Fig. 2); recall of unknown labels."""
@@ -162,10 +159,10 @@ def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.
     )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.REPORT,
     group_name="evaluation",
     kinds={"python", "matplotlib"},
-    owners=["team:music-ml"],
     deps=[
         contrastive_encoder,
         stem_jepa,
@@ -173,7 +170,6 @@ def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.
         dg.AssetDep(instrument_scores, partition_mapping=dg.AllPartitionMapping()),
         beat_scores,
     ],
-    code_version=str(kinds.REPORT.format_version),
 )
 def report(home: StemsHome) -> dg.MaterializeResult:
     """One self-contained HTML page: loss curves, scores, a map of the embeddings, samples."""
@@ -189,15 +185,14 @@ def report(home: StemsHome) -> dg.MaterializeResult:
     return materialized(artifact, metadata={"page": dg.MetadataValue.path(page)})
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.PUBLICATION,
     group_name="embeddings",
     kinds={"lancedb", "mlflow"},
-    owners=["team:music-ml"],
     deps=[
         stem_jepa,
         dg.AssetDep(stem_embeddings, partition_mapping=dg.AllPartitionMapping()),
     ],
-    code_version=str(kinds.PUBLICATION.format_version),
 )
 def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Which model queries use: the first of ``training.presets``, if it is no worse and listens.

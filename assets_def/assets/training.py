@@ -13,7 +13,7 @@ from pydantic import Field
 from assets_def.assets.corpus import stem_shards
 from assets_def.launch import train_models
 from assets_def.resources import StemsHome
-from assets_def.results import join_artifacts, materialized, mlflow_run
+from assets_def.results import artifact_asset, join_artifacts, materialized, mlflow_run
 from ml import kinds
 from ml.settings import Settings
 
@@ -38,13 +38,12 @@ class TrainConfig(dg.Config):
         )
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.MODEL,
     group_name="training",
     kinds={"pytorch", "mlflow"},
-    owners=["team:music-ml"],
     deps=[dg.AssetDep(stem_shards, partition_mapping=dg.AllPartitionMapping())],
     pool="gpu",
-    code_version=str(kinds.MODEL.format_version),
 )
 def contrastive_encoder(
     context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome
@@ -55,16 +54,15 @@ def contrastive_encoder(
     return materialized(artifact, metadata=mlflow_run(artifact.path, settings.tracking_uri))
 
 
-@dg.asset(
+@artifact_asset(
+    kinds.MODEL,
     group_name="training",
     kinds={"pytorch", "mlflow"},
-    owners=["team:music-ml"],
     deps=[
         contrastive_encoder,
         dg.AssetDep(stem_shards, partition_mapping=dg.AllPartitionMapping()),
     ],
     pool="gpu",
-    code_version=str(kinds.MODEL.format_version),
 )
 def stem_jepa(
     context: dg.AssetExecutionContext, config: TrainConfig, home: StemsHome
