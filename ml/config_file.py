@@ -11,6 +11,7 @@ import yaml
 
 from ml.artifacts import write_aside
 from ml.settings import Settings, SettingsError, check_corpus_name, demo_corpora
+from ml.yaml_file import YamlFileError, parse_yaml
 
 
 def add_corpus(
@@ -49,7 +50,7 @@ def add_corpus(
     if options:
         entry["options"] = dict(options)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before = yaml.safe_load(text) or {}
+    before = parse_yaml(text.encode(), path)
     corpora = {name: entry} if "corpora" in before else _default_corpora() | {name: entry}
     by_hand = yaml.safe_dump({name: entry}, default_flow_style=True, width=1000).strip()
     wanted = before | {"corpora": (before.get("corpora") or {}) | corpora}
@@ -68,7 +69,7 @@ def drop_corpus(settings: Settings, name: str) -> Path | None:
     """
     path = settings.layout.config_path
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before = yaml.safe_load(text) or {}
+    before = parse_yaml(text.encode(), path)
     corpora = before.get("corpora", _default_corpora())
     if name not in corpora:
         return None
@@ -141,8 +142,8 @@ def _joined(lines: list[str]) -> str:
 def _write(path: Path, edited: str, wanted: dict[str, Any], by_hand: str) -> None:
     """Write the edited text, if it says what it should."""
     try:
-        is_right = yaml.safe_load(edited) == wanted
-    except yaml.YAMLError:
+        is_right = parse_yaml(edited.encode(), path) == wanted
+    except YamlFileError:
         is_right = False
     if not is_right:
         raise SettingsError(f"{path} cannot be edited safely; {by_hand}")

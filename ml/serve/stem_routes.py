@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse, Response
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -55,6 +55,41 @@ StartS = Annotated[float, Query(ge=0, le=1e6, description="Where to begin, in se
 DurationS = Annotated[
     float | None, Query(gt=0, le=1e6, description="How long, in seconds; default: to the end.")
 ]
+
+
+class Player:
+    """One request to hear a sound, or a piece of it."""
+
+    def __init__(
+        self,
+        request: Request,
+        service: TheService,
+        start_s: StartS = 0,
+        duration_s: DurationS = None,
+    ):
+        self.request, self.service = request, service
+        self._start_s, self._duration_s = start_s, duration_s
+
+    async def play(self, wav: Path, version: str) -> Response:
+        """Answer with a file of ``write_sound``, or with the piece of it.
+
+        Raises:
+            HTTPException: it was dropped meanwhile.
+        """
+        start_s, duration_s = self._start_s, self._duration_s
+        try:
+            if not start_s and duration_s is None:
+                file = wav.open("rb")
+            else:
+                file = await self.service.decodes.run(cut_sound, wav, start_s, duration_s)
+                length = "end" if duration_s is None else f"{duration_s:.6f}"
+                version = f"{version[:20]}-{start_s:.6f}-{length}"
+        except FileNotFoundError:
+            raise HTTPException(404, "the sound was dropped for newer ones; ask again") from None
+        return _answer(self.request, file, "audio/wav", version)
+
+
+ThePlayer = Annotated[Player, Depends()]
 
 
 def _answers(whole: str, *types: str) -> dict[int | str, dict[str, Any]]:
@@ -133,16 +168,10 @@ async def mix(mix_id: MixId, service: TheService) -> MixInfo:
     response_class=Response,
     responses=_SOUND,
 )
-async def mix_audio(
-    mix_id: MixId,
-    request: Request,
-    service: TheService,
-    start_s: StartS = 0,
-    duration_s: DurationS = None,
-) -> Response:
+async def mix_audio(mix_id: MixId, player: ThePlayer) -> Response:
     """Send the mix, or a piece of it, as 16-bit WAV; takes ranges."""
-    kept = service.mixes.get(mix_id)
-    return await _play(request, service, kept.wav, kept.id, start_s, duration_s)
+    kept = player.service.mixes.get(mix_id)
+    return await player.play(kept.wav, kept.id)
 
 
 @stem_router.get("/{key:key}/peaks", summary="The waveform of a stem", responses=responses(404))
@@ -157,16 +186,10 @@ async def stem_peaks(key: Key, service: TheService) -> Waveform:
     response_class=Response,
     responses=_SOUND,
 )
-async def stem_audio(
-    key: Key,
-    request: Request,
-    service: TheService,
-    start_s: StartS = 0,
-    duration_s: DurationS = None,
-) -> Response:
+async def stem_audio(key: Key, player: ThePlayer) -> Response:
     """Send a stem, or a piece of it, as 16-bit WAV; takes ranges. Several files are summed."""
-    served = await _served(service, key)
-    return await _play(request, service, served.wav, served.version, start_s, duration_s)
+    served = await _served(player.service, key)
+    return await player.play(served.wav, served.version)
 
 
 @stem_router.get(
@@ -191,31 +214,6 @@ async def stem_file(key: Key, request: Request, service: TheService) -> Response
 async def _served(service: Service, key: str) -> ServedStem:
     row = await service.queries.run(lambda: service.catalog().row(key))
     return await service.decodes.run(service.stems.sound, row)
-
-
-async def _play(
-    request: Request,
-    service: Service,
-    wav: Path,
-    version: str,
-    start_s: float,
-    duration_s: float | None,
-) -> Response:
-    """Answer with a file of ``write_sound``, or with a piece of it.
-
-    Raises:
-        HTTPException: it was dropped meanwhile.
-    """
-    try:
-        if not start_s and duration_s is None:
-            file = wav.open("rb")
-        else:
-            file = await service.decodes.run(cut_sound, wav, start_s, duration_s)
-            length = "end" if duration_s is None else f"{duration_s:.6f}"
-            version = f"{version[:20]}-{start_s:.6f}-{length}"
-    except FileNotFoundError:
-        raise HTTPException(404, "the sound was dropped for newer ones; ask again") from None
-    return _answer(request, file, "audio/wav", version)
 
 
 def _answer(

@@ -28,7 +28,7 @@ GALLERY, CHUNKS = "gallery.parquet", "chunks.parquet"
 ENCODER_GALLERY = "encoder-gallery.parquet"
 PREDECESSOR = "predecessor"
 """Folder of that protocol's embeddings, below those of the default one."""
-_ROW_BLOCK = 8192
+ROW_BLOCK = 8192
 """Rows that are taken at a time in float64."""
 
 
@@ -203,7 +203,7 @@ def unit_rows(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if vectors.ndim != 2:
         raise ValueError(f"{name} have shape {vectors.shape}; expected (row, dim)")
-    blocks = [slice(i, i + _ROW_BLOCK) for i in range(0, len(vectors), _ROW_BLOCK)]
+    blocks = [slice(i, i + ROW_BLOCK) for i in range(0, len(vectors), ROW_BLOCK)]
     squares = [np.square(vectors[rows], dtype=np.float64).sum(axis=1) for rows in blocks]
     norms = np.sqrt(np.concatenate(squares)) if squares else np.zeros(0)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))

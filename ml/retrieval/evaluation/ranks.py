@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ml.artifacts import ArtifactError
-from ml.retrieval.embeddings.files import _ROW_BLOCK, Embeddings, unit_rows, vectors_of
+from ml.retrieval.embeddings.files import ROW_BLOCK, Embeddings, unit_rows, vectors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -470,8 +470,8 @@ def _count_exactly(
         exact = queries.astype(np.float64) @ gallery.astype(np.float64).T
         return np.count_nonzero(near & (exact >= limit[:, None]), axis=1)
     counts = np.zeros(len(near), dtype=np.int64)
-    for first in range(0, len(row), _ROW_BLOCK):
-        left, right = row[first : first + _ROW_BLOCK], column[first : first + _ROW_BLOCK]
+    for first in range(0, len(row), ROW_BLOCK):
+        left, right = row[first : first + ROW_BLOCK], column[first : first + ROW_BLOCK]
         exact = np.einsum("pd,pd->p", queries[left], gallery[right], dtype=np.float64)
         counts += np.bincount(left[exact >= limit[left]], minlength=len(counts))
     return counts
