@@ -8,10 +8,9 @@ import dagster as dg
 
 from ml.artifacts import Artifact, fingerprint, read_json
 from ml.kinds import ArtifactKind
+from ml.mlflow_store import pages_url
 from ml.revision import git_revision
 
-_MLFLOW_UI = "http://127.0.0.1:5000"
-"""Where ``make mlflow`` serves the project's own store."""
 _EARLIER_LOOKED_AT = 500
 """How many evaluations of a check ``earlier_numbers`` reads at most."""
 
@@ -75,8 +74,7 @@ def mlflow_run(checkpoint: Path, tracking_uri: str) -> dict[str, Any]:
     run_id = read_json(checkpoint / "manifest.json").get("mlflow_run_id")
     if not run_id:
         return {}
-    server = tracking_uri if tracking_uri.startswith("http") else _MLFLOW_UI
-    return {"mlflow_run": dg.MetadataValue.url(f"{server.rstrip('/')}/#/runs/{run_id}")}
+    return {"mlflow_run": dg.MetadataValue.url(f"{pages_url(tracking_uri)}/#/runs/{run_id}")}
 
 
 def earlier_numbers(

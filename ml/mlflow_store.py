@@ -7,6 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+PAGES_URL = "http://127.0.0.1:5000"
+"""Where ``make mlflow`` serves the project's own store."""
+
+
+def pages_url(uri: str) -> str:
+    """Give the address of MLflow's pages for a store: its server, or ``PAGES_URL``."""
+    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else PAGES_URL
+
 
 def mlflow_client(uri: str) -> Any:
     """Make an MLflow client that gives up on a dead server in seconds, not minutes."""

@@ -33,7 +33,7 @@ from pydantic_settings import (
 
 from ml.artifacts import DataLayout
 from ml.plain import did_you_mean, flat
-from ml.tracks import Kind
+from ml.tracks import Conditioning, Kind
 from ml.yaml_file import YamlFileError, parse_yaml
 
 HOME_VARIABLE = "STEMS_HOME"
@@ -172,7 +172,7 @@ class PromotionSettings(_Section):
         "within_label_rank",
         "within_category_rank",
     ] = "recall@10"
-    conditioning: Literal["fine", "coarse", "none"] = "fine"
+    conditioning: Conditioning = "fine"
     tolerance: float = Field(default=1.0, ge=0)
     requires_mix: bool = True
     gallery: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 Split = Literal["train", "valid", "test"]
 
@@ -19,6 +19,9 @@ NO_STEMS: tuple[Kind, ...] = ("beats",)
 
 MUSIC = "music"
 """What a stem without a label is conditioned with (Riou et al., section II-E)."""
+Conditioning = Literal["fine", "coarse", "none"]
+"""What a query asks for: a stem's last label, its first, or any ``MUSIC``."""
+CONDITIONINGS = get_args(Conditioning)
 
 
 class CorpusError(ValueError):

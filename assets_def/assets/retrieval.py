@@ -173,14 +173,11 @@ def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.
 )
 def report(home: StemsHome) -> dg.MaterializeResult:
     """One self-contained HTML page: loss curves, scores, a map of the embeddings, samples."""
-    from ml.reports.report import PAGE_NAME, TRACKING_URL, build_report
+    from ml.mlflow_store import pages_url
+    from ml.reports.report import PAGE_NAME, build_report
 
     settings = home.settings()
-    uri = settings.tracking_uri
-    artifact = build_report(
-        settings.layout,
-        tracking_url=uri if uri.startswith("http") else TRACKING_URL,
-    )
+    artifact = build_report(settings.layout, tracking_url=pages_url(settings.tracking_uri))
     page = artifact.path / PAGE_NAME
     return materialized(artifact, metadata={"page": dg.MetadataValue.path(page)})
 

@@ -27,7 +27,7 @@ from ml.beats.activations import CorpusActivations
 from ml.beats.beat_sets import beats_version
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.feature_files import read_features_manifest
-from ml.beats.features import LOG_MEL, UNTRAINED, BeatInput
+from ml.beats.features import LOG_MEL, BeatInput
 from ml.beats.peaks import ONSETS
 from ml.beats.probe import FPS
 from ml.beats.probes import read_probe_manifest
@@ -37,6 +37,7 @@ from ml.parquet import write_table
 from ml.progress import progress
 from ml.scores.files import Evaluated, evaluate_once
 from ml.scores.intervals import Interval, TrackBootstrap
+from ml.training.models import UNTRAINED
 
 EXAMPLES = "examples.npz"
 EXCERPT_S = 8.0

@@ -32,8 +32,6 @@ from ml.models.vit import ViTEncoder
 
 LOG_MEL = "log-mel"
 """Name of the baseline that needs no encoder."""
-UNTRAINED = "untrained"
-"""Name of the encoder before its training."""
 DEFAULT_LAYERS = (-2, -1)
 """The last layer but one, and the last."""
 

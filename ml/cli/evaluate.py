@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ml.cli.embed import add_options, embed
 from ml.cli.options import (
-    CONDITIONINGS,
     add_conditioning,
     add_corpus,
     add_device,
@@ -26,6 +25,7 @@ from ml.cli.options import (
 )
 from ml.cli.report import print_scores
 from ml.settings import Settings
+from ml.tracks import CONDITIONINGS
 
 if TYPE_CHECKING:
     from ml.artifacts import Artifact

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml.tracks import CONDITIONINGS
+
 if TYPE_CHECKING:
     from ml.artifacts import Artifact
     from ml.settings import Settings
 
-CONDITIONINGS = ("fine", "coarse", "none")
-"""What a query asks for: a stem's finest label, its coarsest, or any music."""
 _OF_THE_COMMAND = ("--home", "--verbose", "-v", "--version")
 """What is said before the verb."""
 

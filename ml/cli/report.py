@@ -112,6 +112,7 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
 def run_compare(args: argparse.Namespace, settings: Settings) -> int:
     """Compare two models and print the differences."""
     from ml.artifacts import write_aside
+    from ml.mlflow_store import pages_url
     from ml.reports.comparison import compared_runs, comparison_page, comparison_values
     from ml.retrieval.evaluation.compare import ComparisonConfig, compare_models
     from ml.training.models import find_model
@@ -134,7 +135,7 @@ def run_compare(args: argparse.Namespace, settings: Settings) -> int:
     else:
         print("\n".join(text_lines(comparison, compared_runs(layout, comparison))))
     if args.html is not None:
-        page = comparison_page(layout, comparison, _tracking_url(settings))
+        page = comparison_page(layout, comparison, pages_url(settings.tracking_uri))
         with write_aside(args.html) as aside:
             aside.write_text(page, encoding="utf-8")
         if not args.json:
@@ -237,6 +238,7 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Write the report, and say what it lacks."""
     from ml.artifacts import read_manifest
+    from ml.mlflow_store import pages_url
     from ml.reports.report import PAGE_NAME, build_report
 
     if args.samples < 0:
@@ -244,7 +246,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     artifact = build_report(
         settings.layout,
         title=args.title,
-        tracking_url=_tracking_url(settings),
+        tracking_url=pages_url(settings.tracking_uri),
         samples_of=args.samples_of,
         n_samples=args.samples,
     )
@@ -254,11 +256,3 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     for sentence in manifest["missing"]:
         print(f"  {sentence}")
     return 0
-
-
-def _tracking_url(settings: Settings) -> str:
-    """Give the address of MLflow's pages."""
-    from ml.reports.report import TRACKING_URL
-
-    uri = settings.tracking.uri or ""
-    return uri if uri.startswith(("http://", "https://")) else TRACKING_URL

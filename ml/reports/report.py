@@ -25,6 +25,7 @@ from ml.artifacts import (
 )
 from ml.figures import model_colour
 from ml.locks import lock
+from ml.mlflow_store import PAGES_URL
 from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import (
     PRESENCE_NAMES,
@@ -57,7 +58,6 @@ from ml.scores.intervals import INTERVALS_SAID
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
 TITLE = "Stem retrieval report"
-TRACKING_URL = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the tracking runs."""
 HEADLINES = (RANKED_BY, "normalized_rank_mean", "right_instrument")
 _FOLDER = Path(__file__).parent
@@ -67,7 +67,7 @@ def build_report(
     layout: DataLayout,
     *,
     title: str = TITLE,
-    tracking_url: str = TRACKING_URL,
+    tracking_url: str = PAGES_URL,
     samples_of: str | None = None,
     n_samples: int = 10,
 ) -> Artifact:

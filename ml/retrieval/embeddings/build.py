@@ -51,7 +51,6 @@ from ml.retrieval.embeddings.files import (
     queries_name,
 )
 from ml.retrieval.embeddings.model import (
-    CONDITIONINGS,
     Conditions,
     EmbeddingModel,
     check_label_encoder,
@@ -71,7 +70,7 @@ from ml.retrieval.embeddings.parts import (
 )
 from ml.retrieval.embeddings.passes import models_by_shape
 from ml.retrieval.embeddings.source import EmbeddingSource, Splits, open_source, seen_tracks
-from ml.tracks import CorpusError
+from ml.tracks import CONDITIONINGS, CorpusError
 
 
 def embed_corpus(

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from ml.artifacts import ArtifactError
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
-from ml.tracks import MUSIC, Stem
-
-CONDITIONINGS = ("fine", "coarse", "none")
-"""``fine``: a stem's last label, ``coarse``: its first, ``none``: ``"music"`` for all."""
+from ml.tracks import CONDITIONINGS, MUSIC, Stem
 
 
 @dataclass(frozen=True, kw_only=True)

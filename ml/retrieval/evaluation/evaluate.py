@@ -97,7 +97,7 @@ class EvaluationConfig:
     """What is evaluated, and with what it is computed."""
 
     conditionings: tuple[str, ...] = ("fine",)
-    """What queries ask for, from ``ml.retrieval.embeddings.model.CONDITIONINGS``."""
+    """What queries ask for, from ``ml.tracks.CONDITIONINGS``."""
     splits: tuple[str, ...] | None = None
     """Which tracks; None: ``test`` where the corpus has such tracks, else all."""
     has_seen_rows: bool = False
