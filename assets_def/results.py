@@ -83,11 +83,6 @@ def earlier_numbers(
     """Yield the metadata of a check's earlier evaluations as plain values, newest first.
 
     Artifacts are replaced when they are built anew; Dagster keeps what was said of them.
-
-    Args:
-        context: of the check that runs now.
-        asset: what it checks.
-        check: its name.
     """
     records = context.instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(asset.key, check), limit=_EARLIER_LOOKED_AT

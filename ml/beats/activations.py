@@ -31,12 +31,6 @@ ANNOTATION_THRESHOLD = 0.9
 class CorpusActivations:
     """Activations of the tracks of a corpus, by row of the table.
 
-    Args:
-        corpus: its name.
-        beat_set: its beats.
-        inputs: whose features and probes were made.
-        layout: where they lie.
-
     Raises:
         ArtifactError: features or probes are missing, or belong to another encoder.
         ValueError: no track is left to score.

@@ -61,13 +61,6 @@ def build_corpus_tracks(
 ) -> Artifact:
     """Scan a corpus into its ``corpus_tracks`` table; stems that did not change are not decoded.
 
-    Args:
-        name: of the corpus in the settings.
-        corpus: its reader.
-        layout: where the table goes.
-        workers: processes that decode.
-        activity: the silence rule.
-
     Raises:
         CorpusError: the corpus is empty or a stem id occurs twice. What is wrong with single
             stems is in the column ``problem`` instead.

@@ -114,10 +114,6 @@ def beat_strip(example: BeatExample, models: Sequence[str]) -> Figure:
 
     Dashed lines are annotated beats; triangles stand where a model's decoder has a beat, filled
     where it is within 70 ms of an annotated one, hollow elsewhere.
-
-    Args:
-        example: what to draw.
-        models: rows, from above.
     """
     from matplotlib.figure import Figure
 

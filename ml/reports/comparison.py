@@ -38,13 +38,7 @@ def compared_runs(layout: DataLayout, comparison: Comparison) -> list[TrainedMod
 
 
 def comparison_page(layout: DataLayout, comparison: Comparison, tracking_url: str) -> str:
-    """Render the page as text.
-
-    Args:
-        layout: where the records of the runs lie.
-        comparison: what to show.
-        tracking_url: of the MLflow server that run links lead to.
-    """
+    """Render the page as text."""
     runs = compared_runs(layout, comparison)
     return render_page(
         TEMPLATE,

@@ -132,11 +132,6 @@ def read_scores(
 ) -> list[dict[str, Any]]:
     """Read the latest scores of all evaluations, as dicts with ``SCORE_COLUMNS``.
 
-    Args:
-        layout: where scores lie.
-        evaluation: only this one.
-        corpus: only this one.
-
     Returns:
         Rows by folder (evaluation, corpus), as written; ``low`` and ``high`` are None where there
         is no interval (a single track).

@@ -34,11 +34,7 @@ class TrackStems:
 
 
 class Catalog:
-    """One version of a table, to look things up in; any thread may ask.
-
-    Args:
-        tables: what is searched.
-    """
+    """One version of a table, to look things up in; any thread may ask."""
 
     def __init__(self, tables: StemTables):
         self.tables = tables

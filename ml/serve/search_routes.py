@@ -204,10 +204,6 @@ def _where(wanted: Search) -> str | None:
 def check_condition(where: str, columns: tuple[str, ...]) -> None:
     """Refuse a condition that is more than comparisons of columns.
 
-    Args:
-        where: the condition.
-        columns: that it may name.
-
     Raises:
         HTTPException: says which part, and what is expected.
     """

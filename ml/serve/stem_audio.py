@@ -51,13 +51,7 @@ class StemFile:
 
 
 class StemAudio:
-    """Decodes stems and keeps the newest of them.
-
-    Args:
-        folder: where they go.
-        files: finds the files of stems.
-        limits: how large they may be together.
-    """
+    """Decodes stems and keeps the newest of them."""
 
     def __init__(self, folder: Path, files: StemFiles, limits: ServeLimits):
         self._folder, self._files = folder, files

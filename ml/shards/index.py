@@ -155,12 +155,7 @@ class DamagedShardError(ArtifactError):
     """A shard is missing, truncated or overwritten."""
 
     def __init__(self, damage: Damage, corpus: str) -> None:
-        """Say what is damaged and what to do.
-
-        Args:
-            damage: what was found.
-            corpus: name of the corpus, for the commands.
-        """
+        """Say what is damaged and what to do."""
         super().__init__(
             f"{damage}; check it with: stems shards inspect {corpus}; make it again with: "
             f"stems shards build {corpus} --fresh; or leave such samples out, counted, with: "

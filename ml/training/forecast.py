@@ -61,12 +61,6 @@ def forecast_training(
 ) -> Forecast:
     """Count what a configuration costs and time a few steps of it.
 
-    Args:
-        config: what would be trained.
-        pairs: its data.
-        device: where it would be trained.
-        workers: processes that would load.
-
     Raises:
         ArtifactError: a shard is damaged.
     """

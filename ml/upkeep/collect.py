@@ -141,12 +141,7 @@ def recorded_sets(folder: Path) -> dict[Path, set[str]]:
 
 
 class _Collector:
-    """One look at a home.
-
-    Args:
-        layout: the home.
-        delete: remove what is found.
-    """
+    """One look at a home."""
 
     def __init__(self, layout: DataLayout, *, delete: bool) -> None:
         self.layout, self.delete = layout, delete

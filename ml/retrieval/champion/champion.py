@@ -129,11 +129,6 @@ def earlier_champion(
     embeds a corpus embeds it with the champion too, so that new stems can be found, and that a
     candidate is compared on the same stems. A champion that can no longer embed (its checkpoint is
     gone, or the labels of the corpus come from another label encoder) is left out with a warning.
-
-    Args:
-        layout: where everything lies.
-        models: the current ones.
-        corpus: what is to be embedded.
     """
     from ml.models.stem_jepa import load_model
     from ml.retrieval.embeddings.model import check_label_encoder

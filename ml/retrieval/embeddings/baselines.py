@@ -42,9 +42,6 @@ SPECTRUM = "spectrum"
 class ClapAudioModel(nn.Module):
     """CLAP as an ``EmbeddingModel``; weights are loaded at first use, where the model then is.
 
-    Args:
-        files: checkpoint and vocabulary.
-
     Raises:
         ArtifactError: one of them is missing.
     """

@@ -191,11 +191,7 @@ class StemTables:
 
 
 class TableRows:
-    """Rows of the tables of one model, as they are when first asked for.
-
-    Args:
-        uri: the database.
-    """
+    """Rows of the tables of one model, as they are when first asked for."""
 
     def __init__(self, uri: str):
         self._uri = uri
