@@ -1,7 +1,7 @@
 """What all assets name in their signatures: the home, and the corpora that they are partitioned by.
 
 The class ``StemsHome`` only; ``pipelines`` makes its instances. Partition keys are registered from
-the settings (``pipelines.home``, ``pipelines.triggers``), never typed in twice.
+the settings (``pipelines.home``, ``pipelines.automation``), never typed in twice.
 https://docs.dagster.io/guides/build/external-resources
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """

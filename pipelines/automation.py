@@ -19,11 +19,14 @@ Two limits of Dagster 1.13.27 shape the conditions:
 - ``since_last_handled`` of an unpartitioned asset is always false where ``asset_matches`` asks for
   it from a partitioned one (each evaluation counts as the first). ``_unhandled`` is the same
   without that reset.
+
+Sensors and a schedule begin what these conditions then follow.
+https://docs.dagster.io/guides/automate/sensors · https://docs.dagster.io/guides/automate/schedules
 """
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -31,10 +34,11 @@ import dagster as dg
 from dagster_shared.check import CheckError
 
 from assets_def.assets import beats, corpus, retrieval, training
-from assets_def.resources import StemsHome, corpora_with_stems
+from assets_def.resources import StemsHome, corpora, corpora_with_stems
 from ml.artifacts import read_json
 from ml.settings import Settings, SettingsError
-from pipelines.jobs import has_unseen_tracks
+from pipelines.home import missing_corpora
+from pipelines.jobs import all_jobs, evaluable_corpora, evaluation_assets, has_unseen_tracks
 
 RETRAINING = "retraining"
 """Name of the sensor that evaluates the conditions."""
@@ -213,3 +217,67 @@ def _cron_tick(settings: Settings) -> dg.AutomationCondition:
             f"{settings.layout.config_path} is no schedule ({error}); expected five fields such "
             f"as '0 2 * * 6', and a timezone such as UTC or Europe/Berlin"
         ) from None
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Registers the corpora of config.yaml as partitions; it starts no run.",
+)
+def corpora_of_settings(
+    context: dg.SensorEvaluationContext, home: StemsHome
+) -> dg.SensorResult | dg.SkipReason:
+    """Register what was added: a corpus is added by an edit of ``config.yaml``."""
+    missing = missing_corpora(home.settings(), context.instance)
+    if not missing:
+        return dg.SkipReason("every corpus of the settings is registered")
+    return dg.SensorResult(dynamic_partitions_requests=[corpora.build_add_request(missing)])
+
+
+@dg.sensor(
+    job=all_jobs["observe_corpora"],
+    minimum_interval_seconds=600,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Looks at the files of every corpus. With retraining turned on, one that has "
+    "changed and then stays as it is is scanned; with automation.min_new_hours of new music in "
+    "training.corpora, a training follows.",
+)
+def changed_corpora(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a look, unless one has not come to its end."""
+    name = all_jobs["observe_corpora"].name
+    statuses = [dg.DagsterRunStatus(status) for status in ("QUEUED", "STARTING", "STARTED")]
+    if context.instance.get_runs(dg.RunsFilter(job_name=name, statuses=statuses), limit=1):
+        return dg.SkipReason("the last look has not come to its end")
+    return dg.RunRequest()
+
+
+@dg.schedule(
+    job=all_jobs["evaluate_retrieval"],
+    cron_schedule="0 3 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Every night: embed and score every corpus that was scanned with the current "
+    "models. With retraining turned on, who is champion is decided then, and the report written.",
+)
+def nightly_evaluation(
+    context: dg.ScheduleEvaluationContext, home: StemsHome
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Ask for one run a corpus; what is up to date is reused."""
+    settings = home.settings()
+    if not settings.layout.models_index.is_file():
+        yield dg.SkipReason("no model was trained yet")
+        return
+    registered = context.instance.get_dynamic_partitions(str(corpora.name))
+    names = [name for name in evaluable_corpora(settings) if name in registered]
+    for name in names:
+        try:
+            assets = list(evaluation_assets(home, name))
+        except ValueError as error:  # nothing usable in it
+            _log.warning("%s is not evaluated: %s", name, error)
+            continue
+        yield dg.RunRequest(
+            run_key=f"evaluation-{context.scheduled_execution_time.date()}/evaluate/{name}",
+            partition_key=name,
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+        )
+    if not names:
+        yield dg.SkipReason("no corpus was scanned yet")

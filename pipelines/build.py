@@ -9,10 +9,15 @@ from assets_def.assets import beats, corpus, retrieval, training
 from assets_def.checks import corpus_checks, model_checks, score_checks
 from assets_def.resources import StemsHome, corpora_with_stems
 from ml.settings import Settings, SettingsError, default_home
-from pipelines.automation import automation_conditions, retraining_sensor
+from pipelines.automation import (
+    automation_conditions,
+    changed_corpora,
+    corpora_of_settings,
+    nightly_evaluation,
+    retraining_sensor,
+)
 from pipelines.jobs import all_jobs
 from pipelines.progress import asset_progress, failed_runs
-from pipelines.triggers import changed_corpora, corpora_of_settings, nightly_evaluation
 
 FRESHNESS = {
     corpus.stem_shards.key: dg.FreshnessPolicy.time_window(
