@@ -46,7 +46,7 @@ def retrieval_is_not_worse_than_the_champion(
 ) -> dg.AssetCheckResult:
     """Paired difference to the champion: its 95 % interval reaches 0 (a warning)."""
     from ml.retrieval.evaluation.compare import ComparisonConfig, NothingUnseenError, compare_models
-    from ml.retrieval.evaluation.evaluate import LOWER_IS_BETTER
+    from ml.scores.text import LOWER_IS_BETTER
     from ml.training.models import checkpoint_path, current_champion, find_model
 
     settings, corpus = home.settings(), context.partition_key

@@ -51,9 +51,10 @@ from ml.reports.sections import (
     score_plots,
 )
 from ml.reports.trained import TrainedModel, trained_models
-from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER
+from ml.retrieval.evaluation.evaluate import EVALUATION
 from ml.retrieval.evaluation.instruments import SHARES
 from ml.scores.intervals import INTERVALS_SAID
+from ml.scores.text import LOWER_IS_BETTER
 
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"

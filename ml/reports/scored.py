@@ -8,23 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
-from ml.retrieval.evaluation.evaluate import EVALUATION, LOWER_IS_BETTER, METRICS, REFERENCES
+from ml.retrieval.evaluation.evaluate import EVALUATION, METRICS, REFERENCES
 from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL
 from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores
-from ml.scores.text import swapped_notes, within_notes
+from ml.scores.text import LOWER_IS_BETTER, swapped_notes, within_notes
+from ml.scores.text import METRICS as SCORE_METRICS
 from ml.training.config import PRESETS
 
-METRIC_NAMES = {
-    "within_label_rank": "Within label",
-    "within_category_rank": "Within category",
-    "recall@1": "Recall@1",
-    "recall@5": "Recall@5",
-    "recall@10": "Recall@10",
-    "normalized_rank_mean": "NR mean",
-    "normalized_rank_median": "NR median",
-    "right_instrument": "Right instrument",
-    "right_song": "Right song",
-}
+METRIC_NAMES = {name: metric.title for name, metric in SCORE_METRICS.items() if metric.title}
 RANKED_BY = "recall@10"
 _FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), (*REFERENCES, LABEL_FIRST)
 

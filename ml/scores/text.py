@@ -9,29 +9,44 @@ for both conditionings of MoisesDB.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
 from ml.scores.files import LABEL, LOSS, SWAPPED
 
-_HEADINGS = {
-    "within_label_rank": "in label",
-    "within_category_rank": "in category",
-    "recall@1": "R@1",
-    "recall@5": "R@5",
-    "recall@10": "R@10",
-    "normalized_rank_mean": "NR mean",
-    "normalized_rank_median": "NR median",
-    "right_instrument": "instrument",
-    "right_song": "song",
-    "f_measure": "F",
-    "cmlt": "CMLt",
-    "amlt": "AMLt",
-    "peak_f_measure": "peak F",
-    "peak_cmlt": "peak CMLt",
-    "peak_amlt": "peak AMLt",
-    "average_precision": "frame AP",
+
+@dataclass(frozen=True)
+class Metric:
+    """What tables call a score, and which way is up."""
+
+    heading: str
+    """On a terminal."""
+    title: str = ""
+    """On a page; empty where the page has words of its own."""
+    is_lower_better: bool = False
+
+
+METRICS: Mapping[str, Metric] = {
+    "within_label_rank": Metric("in label", "Within label", is_lower_better=True),
+    "within_category_rank": Metric("in category", "Within category", is_lower_better=True),
+    "recall@1": Metric("R@1", "Recall@1"),
+    "recall@5": Metric("R@5", "Recall@5"),
+    "recall@10": Metric("R@10", "Recall@10"),
+    "normalized_rank_mean": Metric("NR mean", "NR mean", is_lower_better=True),
+    "normalized_rank_median": Metric("NR median", "NR median", is_lower_better=True),
+    "right_instrument": Metric("instrument", "Right instrument"),
+    "right_song": Metric("song", "Right song"),
+    "f_measure": Metric("F"),
+    "cmlt": Metric("CMLt"),
+    "amlt": Metric("AMLt"),
+    "peak_f_measure": Metric("peak F"),
+    "peak_cmlt": Metric("peak CMLt"),
+    "peak_amlt": Metric("peak AMLt"),
+    "average_precision": Metric("frame AP"),
 }
+"""All in percent; of retrieval first, then of beats."""
+LOWER_IS_BETTER = frozenset(name for name, metric in METRICS.items() if metric.is_lower_better)
 _GLANCE = {
     "retrieval": ("within_label_rank", "recall@10", "normalized_rank_mean"),
     "beats": ("f_measure", "cmlt", "amlt"),
@@ -124,11 +139,11 @@ def within_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for metric, what in _WITHIN.items() if own else ():
         left_out = max(own.values()) - own.get(metric, 0)
         if metric not in own:
-            notes.append(f"{_HEADINGS[metric]} –: no query's {what} is that of another stem")
+            notes.append(f"{METRICS[metric].heading} –: no query's {what} is that of another stem")
         elif left_out:
             queries = "1 query" if left_out == 1 else f"{left_out} queries"
             notes.append(
-                f"{_HEADINGS[metric]}: {queries} left out, "
+                f"{METRICS[metric].heading}: {queries} left out, "
                 f"for stems whose {what} is missing or that of no other stem"
             )
     return notes
@@ -170,7 +185,7 @@ def glance_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _glance(metrics: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    body = [["corpus", "model", *(f" {_HEADINGS[metric]}" for metric in metrics)]]
+    body = [["corpus", "model", *(f" {METRICS[metric].heading}" for metric in metrics)]]
     for corpus, conditioning in dict.fromkeys((r["corpus"], r["conditioning"]) for r in rows):
         of_corpus = [x for x in rows if (x["corpus"], x["conditioning"]) == (corpus, conditioning)]
         cells = {(row["model"], row["metric"]): row for row in of_corpus}
@@ -196,7 +211,7 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> str:
 def _models_as_rows(
     metrics: Sequence[str], models: Sequence[str], cells: _Cells, chances: Sequence[str]
 ) -> list[list[str]]:
-    body = [["", *(_HEADINGS.get(metric, metric) for metric in metrics)]]
+    body = [["", *(_heading(metric) for metric in metrics)]]
     for model in models:
         rows = [cells.get((model, metric)) for metric in metrics]
         body += [[model, *map(_value, rows)], ["", *map(_interval, rows)]]
@@ -209,9 +224,13 @@ def _metrics_as_rows(
     body = [["", *models, "chance" if chances else ""]]
     for metric, chance in zip(metrics, chances or [""] * len(metrics), strict=True):
         rows = [cells.get((model, metric)) for model in models]
-        body.append([_HEADINGS.get(metric, metric), *map(_value, rows), chance])
+        body.append([_heading(metric), *map(_value, rows), chance])
         body.append(["", *map(_interval, rows), ""])
     return body
+
+
+def _heading(metric: str) -> str:
+    return METRICS[metric].heading if metric in METRICS else metric
 
 
 def _value(row: Mapping[str, Any] | None) -> str:

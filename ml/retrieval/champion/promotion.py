@@ -39,13 +39,13 @@ from ml.retrieval.evaluation.compare import (
     NothingUnseenError,
     compare_models,
 )
-from ml.retrieval.evaluation.evaluate import LOWER_IS_BETTER
 from ml.retrieval.tables.inspect import (
     gallery_gaps,
     publication_gaps,
     published_corpora,
     searched_corpora,
 )
+from ml.scores.text import LOWER_IS_BETTER
 from ml.settings import Settings
 from ml.training.models import (
     Champion,

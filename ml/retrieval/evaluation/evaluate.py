@@ -57,7 +57,7 @@ from ml.scores.files import (
     write_queries,
 )
 from ml.scores.intervals import Statistic, TrackBootstrap
-from ml.scores.text import swapped_notes, within_notes
+from ml.scores.text import LOWER_IS_BETTER, swapped_notes, within_notes
 from ml.scores.tracking import log_scores, tracking_runs
 
 if TYPE_CHECKING:
@@ -84,9 +84,6 @@ METRICS: dict[str, Statistic] = {
     "right_song": "mean",
 }
 """What is reported, in this order, and how queries are summed up."""
-LOWER_IS_BETTER = frozenset(
-    (WITHIN_LABEL, WITHIN_CATEGORY, "normalized_rank_mean", "normalized_rank_median")
-)
 
 MetricValues = Mapping[str, np.ndarray]
 """Metric → (query,) percent; NaN where it does not apply to a query."""
