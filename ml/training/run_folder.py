@@ -45,7 +45,7 @@ def describe_run(
         identity: what decides its weights.
         corpora: names of what it is trained on.
         tags: of its tracking run.
-        datasets: what the shards of these corpora held (``mlflow_artifacts.describe_datasets``).
+        datasets: what the shards of these corpora held (``tracking.describe_datasets``).
 
     Raises:
         ArtifactError: the folder describes another run; names the fields.
