@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.tracks import CONDITIONINGS
-
 if TYPE_CHECKING:
     from ml.artifacts import Artifact
     from ml.settings import Settings
@@ -89,6 +87,8 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
 
 def add_conditioning(parser: argparse.ArgumentParser) -> None:
     """Add ``--conditioning`` where there is one."""
+    from ml.tracks import CONDITIONINGS  # the help of the command needs no more than this file
+
     parser.add_argument(
         "--conditioning",
         choices=CONDITIONINGS,
