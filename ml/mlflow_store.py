@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ml.artifacts import put
+from ml.locks import lock
+
 PAGES_URL = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the project's own store."""
 
@@ -25,9 +28,27 @@ def mlflow_client(uri: str) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).exists():
+        _make_store(path)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_store(path: Path) -> None:
+    """Make an empty database aside and rename it.
+
+    MLflow makes its tables one by one: a process that is killed meanwhile leaves a database that no
+    other can open, and so may two at once.
+    """
+    from mlflow import MlflowClient
+
+    with lock(path.with_name(f".{path.name}.lock"), waits=True):
+        if path.exists():
+            return
+        for left in path.parent.glob(f".{path.name}.*[0-9]"):  # by one that was killed
+            left.unlink()
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        put(aside, path)
 
 
 def find_or_make_experiment(client: Any, name: str) -> str:

@@ -122,7 +122,8 @@ def with_frontend(
     if fields := differing_fields(there, here):
         raise ArtifactError(
             f"{start} has another shape than this configuration: {'; '.join(fields)}; take its "
-            "values with --set, or train phase 1 at the same size: stems train --preset contrastive"
+            "values with --set, or train phase 1 at the same size first: "
+            "stems train --preset contrastive"
         )
     return config
 
