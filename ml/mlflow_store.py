@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ml.artifacts import put
 from ml.locks import lock
@@ -44,9 +45,10 @@ def _make_store(path: Path) -> None:
     with lock(path.with_name(f".{path.name}.lock"), waits=True):
         if path.exists():
             return
-        for left in path.parent.glob(f".{path.name}.*[0-9]"):  # by one that was killed
+        for left in path.parent.glob(f".{path.name}.making-*"):  # by one that was killed
             left.unlink()
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        # A new name each time: MLflow remembers a database it has made by its address.
+        aside = path.with_name(f".{path.name}.making-{uuid4().hex}")
         MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
         put(aside, path)
 
