@@ -61,13 +61,13 @@ def autocast(
     """Autocast to ``precision``; fp32 where bf16 would be emulated (CPUs without AVX512-bf16)."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    if device.type == "cpu" and not _has_native_bf16():
+    if device.type == "cpu" and not has_native_bf16():
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @functools.cache
-def _has_native_bf16() -> bool:
+def has_native_bf16() -> bool:
     """Tell whether the CPU computes in bf16; say it once where it does not."""
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return True

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ml.device import measure_matmul_rate
+from ml.device import has_native_bf16, measure_matmul_rate
 from ml.models.predictor import PredictorConfig, layer_widths
 from ml.models.vit import ViTConfig
 from ml.training.config import TrainingConfig
@@ -192,7 +192,7 @@ def matmul_rate(config: TrainingConfig, steps: int, device: torch.device) -> flo
         that has no bf16.
     """
     is_short = steps * step_cost(config).flops < _LONG_FLOPS
-    if is_short or (device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if is_short or (device.type == "cpu" and not has_native_bf16()):
         return None
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # training finds its random numbers as they were

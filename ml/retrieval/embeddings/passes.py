@@ -242,6 +242,10 @@ class EmbeddingPass:
             for model in models:
                 if isinstance(model, nn.Module):
                     model.to(device).eval()
+        self._asks_for_any = {
+            name: np.array([text == MUSIC for text in c.texts])
+            for name, c in self._conditions.items()
+        }
         self._frontends = {m.model_id: m.log_mel.fingerprint() for m in models}
         self._condition_rows = {
             (m.model_id, name): condition_rows(m, c)
@@ -322,10 +326,11 @@ class EmbeddingPass:
                 continue
             condition = None if rows is None else self._tensor(rows[stems])
             classes = self._tensor(conditions.classes[stems])
-            vectors = model.query_vectors(mel, condition, classes)
-            asks_for_any = self._tensor(np.array([conditions.texts[i] == MUSIC for i in stems]))
-            song = without_instrument(vectors, model.part_shares)
-            made[name] = torch.where(asks_for_any[:, None], song, vectors)
+            made[name] = model.query_vectors(mel, condition, classes)
+            if len(model.part_shares) > 1:
+                asks_for_any = self._tensor(self._asks_for_any[name][stems])[:, None]
+                song = without_instrument(made[name], model.part_shares)
+                made[name] = torch.where(asks_for_any, song, made[name])
         return made
 
     def _tensor(self, values: np.ndarray) -> Tensor:
