@@ -6,9 +6,8 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from ml.artifacts import put
+from ml.artifacts import write_aside
 from ml.locks import lock
 
 PAGES_URL = "http://127.0.0.1:5000"
@@ -29,9 +28,14 @@ def mlflow_client(uri: str) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).exists():
+    if (path := local_database(uri)) is not None and not path.exists():
         _make_store(path)
     return MlflowClient(tracking_uri=uri)
+
+
+def local_database(uri: str) -> Path | None:
+    """Name the file of a store that is one; None: a server, or another database."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _make_store(path: Path) -> None:
@@ -45,12 +49,10 @@ def _make_store(path: Path) -> None:
     with lock(path.with_name(f".{path.name}.lock"), waits=True):
         if path.exists():
             return
-        for left in path.parent.glob(f".{path.name}.making-*"):  # by one that was killed
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # by one that was killed
             left.unlink()
-        # A new name each time: MLflow remembers a database it has made by its address.
-        aside = path.with_name(f".{path.name}.making-{uuid4().hex}")
-        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
-        put(aside, path)
+        with write_aside(path) as aside:
+            MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
 
 
 def find_or_make_experiment(client: Any, name: str) -> str:
@@ -58,8 +60,6 @@ def find_or_make_experiment(client: Any, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return experiment.experiment_id
-    uri = client.tracking_uri
-    location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").resolve().as_uri()
+    database = local_database(client.tracking_uri)
+    location = None if database is None else (database.parent / "artifacts").resolve().as_uri()
     return client.create_experiment(name, artifact_location=location)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import Artifact, ArtifactError, fingerprint, read_json, write_json
-from ml.mlflow_store import mlflow_client
+from ml.mlflow_store import local_database, mlflow_client
 from ml.scores.files import BY_ENCODER, PAIRED
 
 SENT_NAME = "mlflow.json"
@@ -54,7 +54,7 @@ def log_scores(
     metrics = {run_id: _metrics(name, rows) for name, run_id in runs.items()}
     if not any(metrics.values()) or _sent(artifact.path) == state:
         return list(runs)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if (database := local_database(uri)) is not None and not database.is_file():
         _log.warning("there is no MLflow store at %s; scores are in %s only", uri, artifact.path)
         return []
     done = [name for name, run_id in runs.items() if _log_run(uri, run_id, name, metrics[run_id])]

@@ -22,7 +22,7 @@ def test_a_store_whose_making_was_stopped_is_made_by_the_next(
     with pytest.raises(KeyboardInterrupt):
         mlflow_client(f"sqlite:///{path}")
     assert not path.exists()
-    (path.parent / ".mlflow.db.making-1").touch()  # another that was killed
+    (path.parent / ".mlflow.db.1.tmp").touch()  # another that was killed
     monkeypatch.undo()
     client = mlflow_client(f"sqlite:///{path}")
     assert {p.name for p in path.parent.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}

@@ -31,7 +31,7 @@ from ml.artifacts import (
     write_json,
 )
 from ml.locks import lock
-from ml.mlflow_store import mlflow_client
+from ml.mlflow_store import local_database, mlflow_client
 from ml.retrieval.tables.database import database_uri, drop_tables, stored_bytes, table_names
 from ml.retrieval.tables.publish import publication_folder
 from ml.training.models import (
@@ -203,7 +203,7 @@ def mirror_champion(layout: DataLayout, uri: str, name: str) -> str | None:
     Returns:
         The version; None where MLflow cannot be reached, with a warning: the next call catches up.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if (database := local_database(uri)) is not None and not database.is_file():
         _log.warning("there is no MLflow store at %s; the alias %s is not set", uri, ALIAS)
         return None
     from mlflow.exceptions import MlflowException
