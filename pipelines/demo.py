@@ -1,8 +1,9 @@
 """What ``make demo`` runs: demo songs, the whole asset graph, the scores, and what to do next.
 
-``python -m pipelines.demo --help``. Everything is as in ``dagster dev``: the same jobs, the same
-home. What is up to date is reused. Imports are inside functions: processes that render songs
-import this module too.
+``python -m pipelines.demo --help``. A new home gets the settings of the quick demo, or with
+``--full`` those of the one whose figures the README gives. All else is as in ``dagster dev``: the
+same jobs, the same home. What is up to date is reused. Imports are inside functions: processes that
+render songs import this module too.
 """
 
 import argparse
@@ -29,6 +30,9 @@ def get_parser() -> argparse.ArgumentParser:
         prog="python -m pipelines.demo",
         description="Build the demo corpus and everything that follows from it.",
     )
+    parser.add_argument(
+        "--full", action="store_true", help="400 training songs, and all steps of the presets"
+    )
     parser.add_argument("--songs", type=int, help="training songs (default: demo.train_songs)")
     parser.add_argument("--heldout", type=int, help="held-out songs (default: demo.heldout_songs)")
     return parser
@@ -46,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         overrides = chosen_settings(args)
-        install_home(load_settings(args.home, overrides), is_demo=True)
+        kind = "full" if args.full else "quick"
+        install_home(load_settings(args.home, overrides), demo=kind)
+        if args.full:
+            refuse_changed_training(load_settings(args.home))
         return run_demo(args.home, overrides, workers=args.workers)
     except LockedError as error:
         print(f"make demo: {error}", file=sys.stderr)
@@ -60,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) -> int:
     """Build the demo in a home that has its configuration; returns the exit code."""
     from assets_def.resources import StemsHome
-    from ml.retrieval.queries.example import example_query
+    from ml.retrieval.queries.example import example_outcome, example_query
     from ml.settings import load_settings
     from ml.training.models import champion_path
     from pipelines.execute import execute_in_home
@@ -71,7 +78,9 @@ def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) 
     songs_s = build_songs(settings, resource.processes)
     outcomes = execute_in_home(resource, demo_steps(settings))
     has_answers = champion_path(settings.layout).is_file()
-    query = example_query(settings, CORPORA[0]) if has_answers else None
+    query = None
+    if has_answers and (example := example_query(settings, CORPORA[0])):
+        query = f"{example.command}\n  {example_outcome(settings, example)}"
     return conclude(settings, outcomes, timed=[("demo songs", songs_s)], query=query)
 
 
@@ -83,6 +92,20 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     if args.steps is not None:
         overrides["training"] = {"overrides": {"steps": args.steps}}
     return overrides
+
+
+def refuse_changed_training(settings: "Settings") -> None:
+    """Refuse a home whose settings change what the presets are.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
+    if changed := settings.training.overrides:
+        raise ValueError(
+            f"{settings.layout.config_path} changes training ({changed}), as the quick demo does; "
+            "expected `overrides: {}`: change it there, or make the full demo in another home: "
+            "STEMS_HOME=data-full make demo-full"
+        )
 
 
 def build_songs(settings: "Settings", workers: int) -> float:

@@ -180,8 +180,9 @@ def run_index(args: argparse.Namespace, settings: Settings) -> int:
         models = embed(args, settings, None, model=model)
         _print_problems(args.corpus, settings)
         _publish(models, args.corpus, settings)
-        query = example_query(settings, args.corpus)
-    print(f"ask for the stem that a mix lacks:\n  {query}" if query else "ask with: stems query")
+        example = example_query(settings, args.corpus)
+    asked = f"ask for the stem that a mix lacks:\n  {example.command}" if example else None
+    print(asked or "ask with: stems query")
     return 0
 
 

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ml.config_file import add_corpus
 from ml.settings import Settings, load_settings
-from pipelines.home import TEMPLATES, install_home, open_instance
+from pipelines import demo
+from pipelines.home import QUICK, QUICK_SONGS, TEMPLATES, install_home, open_instance
 
 
 def defaults(home: Path) -> dict:
@@ -36,8 +38,26 @@ def test_nothing_of_the_user_is_overwritten(tmp_path: Path):
 
 
 def test_demo_stores_audio_that_is_fast_to_read(tmp_path: Path):
-    install_home(load_settings(tmp_path), is_demo=True)
-    assert load_settings(tmp_path).shards.payload == "pcm16"
+    install_home(load_settings(tmp_path), demo="full")
+    settings = load_settings(tmp_path)
+    assert settings.shards.payload == "pcm16"
+    assert (settings.demo.train_songs, settings.training.overrides) == (400, {})
+
+
+def test_quick_demo_trains_less_by_the_settings_of_its_home(tmp_path: Path):
+    install_home(load_settings(tmp_path), demo="quick")
+    settings = load_settings(tmp_path)
+    assert settings.shards.payload == "pcm16"
+    assert (settings.demo.train_songs, settings.training.overrides) == (QUICK_SONGS, QUICK)
+
+
+def test_full_demo_refuses_the_home_of_a_quick_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    install_home(load_settings(tmp_path), demo="quick")
+    with pytest.raises(SystemExit):
+        demo.main(["--home", str(tmp_path), "--full"])
+    assert "another home" in capsys.readouterr().err
 
 
 def test_corpus_can_be_added_to_the_template(tmp_path: Path):

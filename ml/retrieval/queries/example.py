@@ -5,9 +5,11 @@ A file of its own, since it writes a mix where a query only reads one.
 
 from __future__ import annotations
 
+import random
 import shlex
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +21,22 @@ if TYPE_CHECKING:
 _RATE_HZ = 16_000
 
 
-def example_query(settings: Settings, corpus: str) -> str | None:
-    """Make a mix, and the command that asks for the stem that it lacks.
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A song without one of its stems, and what asks for that stem."""
 
-    The mix is the first song with a labelled stem, without that stem; of the test songs where the
-    corpus has such songs. None where it has no such song.
+    mix: Path
+    instrument: str
+    asked: str
+    """Key of the stem that the mix lacks: ``<corpus>/<stem_id>``."""
+    command: str
+
+
+def example_query(settings: Settings, corpus: str) -> Example | None:
+    """Make a mix that lacks a stem, and the command that asks for it.
+
+    Song and stem are drawn by ``demo.seed``, not picked, among songs with a labelled stem; of the
+    test songs where the corpus has such songs. None where it has no such song.
 
     Args:
         settings: of the home; the mix lies in its ``examples``.
@@ -33,12 +46,39 @@ def example_query(settings: Settings, corpus: str) -> str | None:
 
     tracks = tracks_of_table(read_corpus_tracks(settings.layout, corpus))
     tracks = [track for track in tracks if track.split == "test"] or tracks
-    asked = ((t, stem) for t in tracks for stem in t.stems if stem.labels and len(t.stems) > 1)
-    if (found := next(asked, None)) is None:
+    asked = [(t, stem) for t in tracks for stem in t.stems if stem.labels and len(t.stems) > 1]
+    if not asked:
         return None
-    mix = _mix_without(*found, settings.layout.home / "examples")
-    home, instrument = str(settings.home), found[1].label
-    return shlex.join([_program(), "--home", home, "query", str(mix), "--instrument", instrument])
+    track, stem = random.Random(settings.demo.seed).choice(asked)
+    mix = _mix_without(track, stem, settings.layout.home / "examples")
+    parts = ["--home", str(settings.home), "query", str(mix), "--instrument", stem.label]
+    return Example(
+        mix=mix,
+        instrument=stem.label,
+        asked=f"{corpus}/{stem.stem_id}",
+        command=shlex.join([_program(), *parts]),
+    )
+
+
+def example_outcome(settings: Settings, example: Example) -> str:
+    """Ask for the stem that an example's mix lacks, and say at which place it comes.
+
+    Args:
+        settings: of a home whose tables hold that stem.
+        example: of ``example_query``.
+    """
+    from ml.retrieval.queries.retriever import open_retriever
+
+    retriever = open_retriever(settings)
+    stems = len(retriever.tables)
+    found = retriever.query(example.mix, example.instrument, k=stems)
+    place = next((stem.rank for stem in found if stem.key == example.asked), None)
+    if place is None:
+        return f"The stem that was left out is not among the {stems} stems of the tables."
+    return (
+        f"The stem that was left out comes {place} of {stems}; at random it would come "
+        f"{(stems + 1) // 2} on average."
+    )
 
 
 def _program() -> str:
