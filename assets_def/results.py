@@ -10,6 +10,7 @@ from ml.artifacts import Artifact, fingerprint, read_json
 from ml.kinds import ArtifactKind
 from ml.mlflow_store import pages_url
 from ml.revision import git_revision
+from ml.training.run_folder import mlflow_page
 
 _EARLIER_LOOKED_AT = 500
 """How many evaluations of a check ``earlier_numbers`` reads at most."""
@@ -74,7 +75,8 @@ def mlflow_run(checkpoint: Path, tracking_uri: str) -> dict[str, Any]:
     run_id = read_json(checkpoint / "manifest.json").get("mlflow_run_id")
     if not run_id:
         return {}
-    return {"mlflow_run": dg.MetadataValue.url(f"{pages_url(tracking_uri)}/#/runs/{run_id}")}
+    page = f"{pages_url(tracking_uri)}/{mlflow_page(checkpoint, run_id)}"
+    return {"mlflow_run": dg.MetadataValue.url(page)}
 
 
 def earlier_numbers(

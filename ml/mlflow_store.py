@@ -19,6 +19,8 @@ from ml.locks import lock
 
 PAGES_URL = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the project's own store."""
+TRAINING_VIEW = "workflowType=machine_learning"
+"""Without it MLflow opens its view of language models."""
 WAITS_S = 5.0
 """For who writes to the database."""
 _COLUMNS = (
@@ -36,6 +38,13 @@ _log = logging.getLogger(__name__)
 def pages_url(uri: str) -> str:
     """Give the address of MLflow's pages for a store: its server, or ``PAGES_URL``."""
     return uri.rstrip("/") if uri.startswith(("http://", "https://")) else PAGES_URL
+
+
+def charts_url(uri: str, experiment: str) -> str:
+    """Give the address where the runs of an experiment, made if need be, are charted together."""
+    number = find_or_make_experiment(mlflow_client(uri), experiment)
+    view = f"{TRAINING_VIEW}&compareRunsMode=CHART"
+    return f"{pages_url(uri)}/#/experiments/{number}/runs?{view}"
 
 
 def mlflow_client(uri: str) -> Any:

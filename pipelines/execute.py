@@ -21,7 +21,6 @@ import psutil
 
 from assets_def.resources import StemsHome
 from ml.artifacts import DataLayout
-from ml.mlflow_store import PAGES_URL
 from ml.settings import Settings
 from pipelines.build import build_definitions
 from pipelines.home import open_instance
@@ -218,7 +217,7 @@ def next_text(settings: Settings, *, query: str | None) -> str:
     rows = {
         str(layout.reports / "index.html"): "the report, for a browser",
         f"make dev{home}": "assets, runs and checks in Dagster, http://127.0.0.1:3000",
-        f"make mlflow{home}": f"training runs in MLflow, {PAGES_URL}",
+        f"make mlflow{home}": "training runs in MLflow; it prints the address of their charts",
     }
     width = max(map(len, rows))
     lines = [f"  {what:<{width}}  {why}" for what, why in rows.items()]
