@@ -1,11 +1,13 @@
 """What Dagster is told of an ``ml`` artifact, and what it recorded of earlier ones."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from assets_def.resources import corpora
 from ml.artifacts import Artifact, fingerprint, read_json
 from ml.kinds import ArtifactKind
 from ml.mlflow_store import pages_url
@@ -68,6 +70,17 @@ def join_artifacts(folder: Path, artifacts: Mapping[str, Artifact], **summary: A
         reused=all(artifact.reused for artifact in artifacts.values()),
         summary=summary,
     )
+
+
+def corpus_check(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """Declare a check of a partitioned asset; each corpus has its own verdicts and plot."""
+
+    def declare(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
+        with warnings.catch_warnings():  # Dagster calls partitions of checks a preview
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            return dg.asset_check(partitions_def=corpora, **options)(function)
+
+    return declare
 
 
 def mlflow_run(checkpoint: Path, tracking_uri: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Literal
 
 import dagster as dg
 import psutil
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from assets_def.resources import StemsHome
 from ml.artifacts import DataLayout
@@ -28,6 +29,8 @@ from pipelines.jobs import Step
 from pipelines.progress import failure_text, is_interruption
 
 _PROCESS_TAG = "stems/process"
+_LOCATION = "__repository__@stems"
+"""What ``workspace.yaml`` calls the code location: pages of jobs list the runs that carry it."""
 _log = logging.getLogger("stems.progress")
 
 
@@ -108,7 +111,7 @@ def _execute(
         run_config=config,
         partition_key=step.partition,
         asset_selection=[dg.AssetKey(name) for name in step.assets],
-        tags={_PROCESS_TAG: _this_process()},
+        tags={_PROCESS_TAG: _this_process(), REPOSITORY_LABEL_TAG: _LOCATION},
         raise_on_error=False,
     )
     elapsed_s = time.monotonic() - started_s
