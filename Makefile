@@ -67,8 +67,7 @@ dev: $(READY)  ## Dagster: assets, runs, checks, sensors
 	$(IN_HOME) $(BIN)/dg dev
 
 mlflow: $(READY)  ## MLflow: the training runs of STEMS_HOME
-	$(IN_HOME) $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///$(MLFLOW_DB)
+	$(IN_HOME) $(BIN)/python -m pipelines.mlflow_ui
 
 migrate: $(READY)  ## after an update: artifacts and the databases of Dagster and MLflow (stop them first)
 	$(IN_HOME) $(BIN)/stems migrate

@@ -1,15 +1,18 @@
 """What Dagster is told of an ``ml`` artifact, and what it recorded of earlier ones."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from assets_def.resources import corpora
 from ml.artifacts import Artifact, fingerprint, read_json
 from ml.kinds import ArtifactKind
 from ml.mlflow_store import pages_url
 from ml.revision import git_revision
+from ml.training.run_folder import mlflow_page
 
 _EARLIER_LOOKED_AT = 500
 """How many evaluations of a check ``earlier_numbers`` reads at most."""
@@ -69,12 +72,24 @@ def join_artifacts(folder: Path, artifacts: Mapping[str, Artifact], **summary: A
     )
 
 
+def corpus_check(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """Declare a check of a partitioned asset; each corpus has its own verdicts and plot."""
+
+    def declare(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
+        with warnings.catch_warnings():  # Dagster calls partitions of checks a preview
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            return dg.asset_check(partitions_def=corpora, **options)(function)
+
+    return declare
+
+
 def mlflow_run(checkpoint: Path, tracking_uri: str) -> dict[str, Any]:
     """Give the MLflow run of a checkpoint as metadata; empty where it was not tracked."""
     run_id = read_json(checkpoint / "manifest.json").get("mlflow_run_id")
     if not run_id:
         return {}
-    return {"mlflow_run": dg.MetadataValue.url(f"{pages_url(tracking_uri)}/#/runs/{run_id}")}
+    page = f"{pages_url(tracking_uri)}/{mlflow_page(checkpoint, run_id)}"
+    return {"mlflow_run": dg.MetadataValue.url(page)}
 
 
 def earlier_numbers(

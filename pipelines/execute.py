@@ -18,10 +18,10 @@ from typing import Literal
 
 import dagster as dg
 import psutil
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from assets_def.resources import StemsHome
 from ml.artifacts import DataLayout
-from ml.mlflow_store import PAGES_URL
 from ml.settings import Settings
 from pipelines.build import build_definitions
 from pipelines.home import open_instance
@@ -29,6 +29,8 @@ from pipelines.jobs import Step
 from pipelines.progress import failure_text, is_interruption
 
 _PROCESS_TAG = "stems/process"
+_LOCATION = "__repository__@stems"
+"""What ``workspace.yaml`` calls the code location: pages of jobs list the runs that carry it."""
 _log = logging.getLogger("stems.progress")
 
 
@@ -109,7 +111,7 @@ def _execute(
         run_config=config,
         partition_key=step.partition,
         asset_selection=[dg.AssetKey(name) for name in step.assets],
-        tags={_PROCESS_TAG: _this_process()},
+        tags={_PROCESS_TAG: _this_process(), REPOSITORY_LABEL_TAG: _LOCATION},
         raise_on_error=False,
     )
     elapsed_s = time.monotonic() - started_s
@@ -218,7 +220,7 @@ def next_text(settings: Settings, *, query: str | None) -> str:
     rows = {
         str(layout.reports / "index.html"): "the report, for a browser",
         f"make dev{home}": "assets, runs and checks in Dagster, http://127.0.0.1:3000",
-        f"make mlflow{home}": f"training runs in MLflow, {PAGES_URL}",
+        f"make mlflow{home}": "training runs in MLflow; it prints the address of their charts",
     }
     width = max(map(len, rows))
     lines = [f"  {what:<{width}}  {why}" for what, why in rows.items()]

@@ -14,7 +14,7 @@ import dagster as dg
 
 from assets_def.assets.corpus import corpus_tracks, label_embeddings, stem_shards
 from assets_def.resources import StemsHome
-from assets_def.results import earlier_numbers
+from assets_def.results import corpus_check, earlier_numbers
 from ml.shards.folders import ShardFolder, built_folder, intact_indexes
 from ml.shards.index import read_shards_manifest
 
@@ -32,7 +32,7 @@ MAX_LABEL_CHANGE = 0.1
 _NORM_ERROR = 1e-3
 
 
-@dg.asset_check(asset=corpus_tracks)
+@corpus_check(asset=corpus_tracks)
 def corpus_has_not_drifted(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -56,7 +56,7 @@ def corpus_has_not_drifted(
     )
 
 
-@dg.asset_check(asset=label_embeddings, blocking=True)
+@corpus_check(asset=label_embeddings, blocking=True)
 def labels_have_vectors(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -85,7 +85,7 @@ def labels_have_vectors(
     )
 
 
-@dg.asset_check(asset=stem_shards, blocking=True)
+@corpus_check(asset=stem_shards, blocking=True)
 def shards_have_their_checksums(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -105,7 +105,7 @@ def shards_have_their_checksums(
     )
 
 
-@dg.asset_check(asset=stem_shards, blocking=True)
+@corpus_check(asset=stem_shards, blocking=True)
 def no_silent_targets(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -126,7 +126,7 @@ def no_silent_targets(
     return dg.AssetCheckResult(passed=silent + silent_targets == 0, metadata=numbers)
 
 
-@dg.asset_check(asset=stem_shards, blocking=True)
+@corpus_check(asset=stem_shards, blocking=True)
 def no_track_in_two_splits(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:

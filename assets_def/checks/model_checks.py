@@ -12,6 +12,7 @@ import dagster as dg
 from assets_def.assets.retrieval import stem_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome
+from assets_def.results import corpus_check
 from ml.artifacts import read_json
 
 MAX_COSINE = 0.99
@@ -32,7 +33,7 @@ def jepa_loss_is_finite(home: StemsHome) -> dg.AssetCheckResult:
     return _losses_are_finite(home, home.settings().training.presets)
 
 
-@dg.asset_check(asset=stem_embeddings, blocking=True)
+@corpus_check(asset=stem_embeddings, blocking=True)
 def embeddings_are_not_collapsed(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -52,7 +53,7 @@ def embeddings_are_not_collapsed(
     return dg.AssetCheckResult(passed=is_spread, metadata=numbers)
 
 
-@dg.asset_check(asset=stem_embeddings, blocking=True)
+@corpus_check(asset=stem_embeddings, blocking=True)
 def gallery_is_complete(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:

@@ -14,7 +14,7 @@ import dagster as dg
 from assets_def.assets.beats import beat_scores
 from assets_def.assets.retrieval import retrieval_scores
 from assets_def.resources import StemsHome
-from assets_def.results import earlier_numbers
+from assets_def.results import corpus_check, earlier_numbers
 from ml import kinds
 from ml.artifacts import ArtifactError, read_json, read_manifest
 
@@ -22,7 +22,7 @@ BEAT_METRIC = "f_measure"
 _FIGURES = ("value", "low", "high", "chance", "n_queries", "n_gallery")
 
 
-@dg.asset_check(asset=retrieval_scores)
+@corpus_check(asset=retrieval_scores)
 def retrieval_is_above_chance(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -40,7 +40,7 @@ def retrieval_is_above_chance(
     return _report(_lowest(row) > row["chance"], {"model": preset, **shown})
 
 
-@dg.asset_check(asset=retrieval_scores)
+@corpus_check(asset=retrieval_scores)
 def retrieval_is_not_worse_than_the_champion(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
@@ -79,7 +79,7 @@ def retrieval_is_not_worse_than_the_champion(
     return _report(not worst > 0, {"metric": rule.metric, **numbers, **known})
 
 
-@dg.asset_check(asset=retrieval_scores)
+@corpus_check(asset=retrieval_scores)
 def mix_is_heard(context: dg.AssetCheckExecutionContext, home: StemsHome) -> dg.AssetCheckResult:
     """Place within the label of the model that is served: its interval lies below 50 (a warning).
 

@@ -80,7 +80,8 @@ def _add_migrate(verbs: argparse._SubParsersAction) -> None:
         "migrate",
         description="Look at the format of every artifact of the home, and name those that this "
         "program does not read, with the command that makes them again. "
-        "In a home that was moved or copied, MLflow looks for artifacts here from now on. "
+        "In a home that was moved or copied, MLflow looks for artifacts here from now on (as it "
+        "does anyway once something is tracked here). "
         "The databases of Dagster and MLflow have commands of their own; make migrate runs all.",
         epilog=examples("stems migrate --dry-run"),
     )
@@ -90,7 +91,7 @@ def _add_migrate(verbs: argparse._SubParsersAction) -> None:
 
 def run_migrate(args: argparse.Namespace, settings: Settings) -> int:
     """Say what has another format; 1 when there is something."""
-    from ml.upkeep.migrate import adopt_artifacts, other_formats
+    from ml.upkeep.migrate import mend_moved_store, other_formats
 
     others = other_formats(settings.layout)
     for artifact in others:
@@ -99,7 +100,7 @@ def run_migrate(args: argparse.Namespace, settings: Settings) -> int:
             f"expected {artifact.kind.format_version}; make it again with: "
             f"{artifact.kind.remedy(artifact.folder)}"
         )
-    for address, runs in adopt_artifacts(settings.layout, dry_run=args.dry_run).items():
+    for address, runs in mend_moved_store(settings.layout, dry_run=args.dry_run).items():
         would = "would be" if args.dry_run else "are"
         print(f"mlflow: artifacts of {runs} runs {would} looked for here, no more in {address}")
     print(f"{len(others)} artifacts have another format")

@@ -41,6 +41,7 @@ from ml.reports.scored import (
     artifact_version,
     read_queries,
     score_tables,
+    verdict,
 )
 from ml.reports.sections import (
     alignment_inputs,
@@ -55,6 +56,7 @@ from ml.retrieval.evaluation.evaluate import EVALUATION
 from ml.retrieval.evaluation.instruments import SHARES
 from ml.scores.intervals import INTERVALS_SAID
 from ml.scores.text import LOWER_IS_BETTER
+from ml.training.models import current_champion
 
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
@@ -121,9 +123,11 @@ def _inputs(
     sampled: ScoreTable | None,
 ) -> dict[str, Any]:
     """Fingerprint all that the page is made from."""
+    champion = current_champion(layout)
     trained_on = {seen.corpus for model in models for seen in model.trained_on}
     return {
         "templates": templates_fingerprint(),
+        "champion": champion and champion.model_id,
         "models": {model.name: model.identity for model in models},
         "scores": {t.corpus: artifact_version(layout.scores(EVALUATION, t.corpus)) for t in tables},
         "instruments": instrument_inputs(layout, tables),
@@ -147,6 +151,7 @@ def _page(
     n_samples: int,
 ) -> tuple[str, list[str]]:
     """Render the page, and say what it lacks."""
+    champion = current_champion(layout)
     maps, no_maps = map_plots(layout, tables)
     instruments, no_instruments = instrument_sections(layout, tables)
     samples, no_samples = _samples(layout, sampled, n_samples)
@@ -154,6 +159,7 @@ def _page(
     page = render_page(
         TEMPLATE,
         title=title,
+        verdict=verdict(tables, champion and champion.model_id),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         tracking_url=tracking_url,
         missing=missing,

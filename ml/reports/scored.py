@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
+from ml.retrieval.champion.heard import heard_by_scores
 from ml.retrieval.evaluation.evaluate import EVALUATION, METRICS, REFERENCES
 from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL
+from ml.retrieval.evaluation.ranks import WITHIN_LABEL
 from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores
 from ml.scores.text import LOWER_IS_BETTER, swapped_notes, within_notes
 from ml.scores.text import METRICS as SCORE_METRICS
 from ml.training.config import PRESETS
+from ml.training.models import UNTRAINED
 
 METRIC_NAMES = {name: metric.title for name, metric in SCORE_METRICS.items() if metric.title}
 RANKED_BY = "recall@10"
@@ -62,6 +65,11 @@ class ScoreTable:
         """Which version of the best model was scored."""
         return self.model_ids.get(self.best, "unknown")
 
+    def is_like_untrained(self, model: str) -> bool:
+        """Tell whether the interval of its difference to the untrained model holds 0."""
+        row = self.paired.get(f"{model} minus {UNTRAINED}", {}).get(RANKED_BY)
+        return row is not None and row["low"] is not None and row["low"] <= 0 <= row["high"]
+
     def value(self, model: str, metric: str) -> float:
         """Give percent; worse than anything when it was not measured."""
         row = self.models[model].get(metric)
@@ -92,6 +100,8 @@ def artifact_version(folder: Path) -> str | None:
 def score_tables(layout: DataLayout) -> list[ScoreTable]:
     """Read the current scores of the retrieval evaluation; empty when there are none.
 
+    Corpora of the user come first, then those that were made in the home.
+
     Raises:
         ArtifactError: scores are damaged or have a newer format.
     """
@@ -99,7 +109,41 @@ def score_tables(layout: DataLayout) -> list[ScoreTable]:
     for row in read_scores(layout):
         if row["evaluation"] in (EVALUATION, PAIRED, EVALUATION + SWAPPED, EVALUATION + LOSS):
             groups.setdefault((row["corpus"], row["conditioning"]), []).append(row)
-    return [_table(layout, *key, rows) for key, rows in groups.items()]
+    tables = [_table(layout, *key, rows) for key, rows in groups.items()]
+    return sorted(tables, key=lambda table: (layout.corpora / table.corpus).is_dir())
+
+
+def verdict(tables: Sequence[ScoreTable], champion_id: str | None) -> str:
+    """Say in one sentence which model answers queries, and what it can and cannot do here.
+
+    Args:
+        tables: of ``score_tables``; those of the usual conditioning are judged.
+        champion_id: of the model that queries use; None: there is none yet.
+    """
+    if champion_id is None:
+        return "No model answers queries yet: stems promote lets one."
+    said: dict[str, list[str]] = {}
+    called = champion_id
+    for table in (table for table in tables if table.conditioning == "fine"):
+        name = next((n for n, model_id in table.model_ids.items() if model_id == champion_id), None)
+        if name is None or (row := table.models.get(name, {}).get(RANKED_BY)) is None:
+            said.setdefault("was not scored on", []).append(table.corpus)
+            continue
+        called, chance, low = name, table.chance[RANKED_BY], row["low"]
+        if low is None or low <= chance:
+            finding = "cannot be told from chance on"
+        elif table.is_like_untrained(name):
+            finding = "is above chance but not distinguishable from untrained on"
+        else:
+            finding = "finds the stem that was left out more often than chance on"
+        times = f"{row['value']:.0f} % in the first ten, {row['value'] / chance:.1f} times chance"
+        said.setdefault(finding, []).append(f"{table.corpus} ({times})")
+        heard = heard_by_scores(table.corpus, table.models[name].get(WITHIN_LABEL))
+        if heard.is_known:
+            does = "does not hear the mix on" if heard.is_deaf else "hears the mix on"
+            said.setdefault(does, []).append(table.corpus)
+    found = "; ".join(f"{finding} {', '.join(where)}" for finding, where in said.items())
+    return f"{called} answers queries: it {found or 'was not scored'}."
 
 
 def _table(

@@ -23,7 +23,7 @@ from ml.artifacts import (
 )
 from ml.figures import Curve
 from ml.training.models import CONTRASTIVE, UNTRAINED, read_models
-from ml.training.run_folder import RECORD_NAME, read_record
+from ml.training.run_folder import RECORD_NAME, mlflow_page, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class TrainedModel:
     label_encoder: str
     phase_1_model_id: str | None
     mlflow_run_id: str | None
+    mlflow_page: str
+    """Where below the address of MLflow's pages that run is shown; empty without one."""
     run: str
     training_s: float | None
     """Time spent in training steps; None when there is no record."""
@@ -106,7 +108,8 @@ def trained_model(layout: DataLayout, name: str, path: Path) -> TrainedModel:
         training_labels=frozenset(manifest.get("training_labels", ())),
         label_encoder=(manifest.get("label_encoder") or {}).get("name", "none"),
         phase_1_model_id=manifest.get("phase_1_model_id"),
-        mlflow_run_id=manifest.get("mlflow_run_id") or None,
+        mlflow_run_id=(run_id := manifest.get("mlflow_run_id") or None),
+        mlflow_page=mlflow_page(path, run_id) if run_id else "",
         run=run,
         training_s=_training_s(lines),
         curves=_curves(name, lines),

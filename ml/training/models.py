@@ -28,6 +28,7 @@ from ml.artifacts import (
 from ml.models.predecessor import ImportedConfig
 from ml.plain import did_you_mean
 from ml.training.config import PRESETS, TrainingConfig
+from ml.training.run_folder import mlflow_page
 
 UNTRAINED = "untrained"
 CONTRASTIVE = "contrastive"
@@ -54,6 +55,12 @@ class FoundModel:
     def mlflow_run_id(self) -> str | None:
         """The run that trained it."""
         return self.manifest.get("mlflow_run_id") or None
+
+    @property
+    def mlflow_page(self) -> str:
+        """Where below the address of MLflow's pages that run is shown; empty without one."""
+        run_id = self.mlflow_run_id
+        return mlflow_page(self.checkpoint, run_id) if self.checkpoint and run_id else ""
 
 
 def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = "") -> FoundModel:

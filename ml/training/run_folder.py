@@ -21,12 +21,13 @@ from ml.artifacts import (
     write_aside,
     write_json,
 )
+from ml.mlflow_store import TRAINING_VIEW
 from ml.plain import flat, jsonable
 
 RUN_NAME = "run.json"
 RECORD_NAME = "metrics.jsonl"
 SHIPPED_NAME = "mlflow.json"
-"""What of the record a tracking server has: run id, lines shipped, last step shipped."""
+"""What of the record a tracking server has: run and experiment id, lines and last step shipped."""
 UNSET = "not set"
 """A field at a default that is not written (``ml.plain.added_field``), or one not known then."""
 
@@ -62,6 +63,18 @@ def describe_run(
     )
     if described != old:
         write_json(path, described)
+
+
+def mlflow_page(checkpoint: Path, run_id: str) -> str:
+    """Give the path of the tracking run of a checkpoint below the address of MLflow's pages.
+
+    With its experiment MLflow opens the view of trainings; older runs do not say which it was.
+    """
+    path = checkpoint.parent / SHIPPED_NAME
+    experiment = read_object(path).get("experiment_id") if path.is_file() else None
+    if experiment is None:
+        return f"#/runs/{run_id}"
+    return f"#/experiments/{experiment}/runs/{run_id}?{TRAINING_VIEW}"
 
 
 def read_run(folder: Path) -> dict[str, Any]:

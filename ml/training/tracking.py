@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 CHECKPOINT = "checkpoint"
 """Folder of the model among the artifacts; complete when its manifest is there."""
+_SOURCE = {"mlflow.source.name": "stems train", "mlflow.source.type": "LOCAL"}
+"""What MLflow shows as the source of a run."""
 _DIGEST_LENGTH = 36
 """More MLflow does not take."""
 _SPLIT = "train_"
@@ -187,6 +189,7 @@ class MlflowTracker:
 
     def _open(self, params: dict[str, Any], tags: dict[str, str]) -> tuple[Any, str]:
         client = mlflow_client(self.uri)
+        tags = {**_SOURCE, **tags, "mlflow.source.git.commit": tags.get("git_revision", "")}
         shipped = self.run_folder / SHIPPED_NAME
         if shipped.is_file():
             state = read_json(shipped)
@@ -202,7 +205,8 @@ class MlflowTracker:
         begun = client.search_runs([experiment_id], filter_string=mine, max_results=1)
         name = self.run_name
         run = begun[0] if begun else client.create_run(experiment_id, tags=tags, run_name=name)
-        state = {"run_id": run.info.run_id, "lines": 0, "through_step": 0}
+        state = {"run_id": run.info.run_id, "experiment_id": experiment_id}
+        state |= {"lines": 0, "through_step": 0}
         write_json(shipped, state)
         self._describe(client, state, params)
         return client, run.info.run_id

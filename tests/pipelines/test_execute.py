@@ -62,6 +62,13 @@ def test_second_time_is_reused_with_the_same_versions(resource: StemsHome):
     with open_instance(resource.settings()) as instance:
         found = instance.fetch_materializations(dg.AssetKey("stem_shards"), limit=1).records[0]
         made = found.asset_materialization
+        run = instance.get_run_by_id(second.run_id)
+        checked = dg.AssetCheckKey(dg.AssetKey("stem_shards"), "no_silent_targets")
+        history = instance.event_log_storage.get_asset_check_execution_history
+        (check,) = history(checked, limit=1)
+    assert run is not None
+    assert run.tags[".dagster/repository"] == "__repository__@stems"  # its job's page lists it
+    assert check.partition == "demo"
     assert made is not None
     assert made.partition == "demo"
     for name in ("uri", "dagster/row_count", "git_revision", "reused", "segments"):

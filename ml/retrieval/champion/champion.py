@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 ALIAS = "champion"
+_DESCRIPTION = "Finds the stem that fits a mix. A version is a model that answers queries or did."
 
 
 class ChampionChangedError(RuntimeError):
@@ -238,12 +239,14 @@ def _version(client: Any, name: str, model_id: str, checkpoint: Path) -> str:
     known = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'")
     if known:
         return str(known[0].version)
-    run_id = read_json(checkpoint / MANIFEST_NAME).get("mlflow_run_id")
+    manifest = read_json(checkpoint / MANIFEST_NAME)
+    run_id, called = manifest.get("mlflow_run_id"), manifest.get("name", "model")
     made = client.create_model_version(
         name,
         _uploaded(client, run_id, checkpoint) if run_id else checkpoint.as_uri(),
         run_id=run_id,
         tags={"model_id": model_id},
+        description=f"{called}: `stems query mix.wav --instrument bass --model {model_id}`",
     )
     return str(made.version)
 
@@ -254,7 +257,7 @@ def _ensure_registered(client: Any, name: str) -> None:
     if client.search_registered_models(f"name = '{name}'"):
         return
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_DESCRIPTION)
     except MlflowException as error:  # another process was faster
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

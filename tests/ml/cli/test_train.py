@@ -8,7 +8,7 @@ from ml.artifacts import DataLayout, read_json
 from ml.cli.main import WRONG_USE, main
 from ml.mlflow_store import mlflow_client
 from ml.training.models import read_models
-from ml.training.run_folder import RECORD_NAME, read_record
+from ml.training.run_folder import RECORD_NAME, mlflow_page, read_record
 
 
 def test_a_dry_run_counts_and_times_and_leaves_nothing_behind(home, small_jepa, capsys):
@@ -27,6 +27,7 @@ def test_a_record_is_sent_later_and_only_once(home, capsys):
         assert main(["--home", str(home), "train", "sync", run.name]) == expected
     client = mlflow_client(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
     run_id = read_json(run / "mlflow.json")["run_id"]
+    assert mlflow_page(run / "model", run_id).startswith(f"#/experiments/1/runs/{run_id}?")
     lines = [x for x in read_record(run / RECORD_NAME) if "jepa/loss" in x["metrics"]]
     history = client.get_metric_history(run_id, "jepa/loss")
     assert [m.step for m in history] == [line["step"] for line in lines]

@@ -17,7 +17,7 @@ from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, finish, read_json, write_json
 from ml.cli import report
 from ml.reports.report import build_report
-from ml.reports.scored import score_tables
+from ml.reports.scored import score_tables, verdict
 from ml.reports.trained import trained_models
 from ml.retrieval.evaluation.instruments import read_instruments
 from ml.scores.files import read_scores, write_scores
@@ -113,6 +113,21 @@ def test_the_tables_say_what_the_scores_say(filled: DataLayout):
     assert f"loses {lost['film-nce']:+.1f}" in page.texts
     assert lost["label"] == 0 < lost["film-nce"]
     assert f"{table.chance['recall@10']:.1f}" in page.texts
+
+
+def test_the_verdict_says_who_answers_and_what_of_it_is_sure(filled: DataLayout):
+    tables = score_tables(filled)
+    assert verdict(tables, None) == "No model answers queries yet: stems promote lets one."
+    assert "was not scored on" in verdict(tables, "another")
+    said = verdict(tables, tables[0].model_ids["film"])
+    assert said.startswith("film answers queries: it ")
+    row, chance = tables[0].models["film"]["recall@10"], tables[0].chance["recall@10"]
+    assert f"{row['value'] / chance:.1f} times chance" in said
+    assert ("cannot be told from chance" in said) == any(
+        t.models["film"]["recall@10"]["low"] <= t.chance["recall@10"] for t in tables
+    )
+    (filled.corpora / tables[0].corpus).mkdir(parents=True)
+    assert score_tables(filled)[-1].corpus == tables[0].corpus  # what was made here comes last
 
 
 def test_models_are_described(filled: DataLayout):

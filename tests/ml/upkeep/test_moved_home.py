@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ml import mlflow_store
 from ml.artifacts import Artifact, ArtifactError
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
@@ -26,7 +27,7 @@ from ml.shards.build import ShardConfig, build_shards
 from ml.training.models import read_models
 from ml.training.runs import train_preset
 from ml.training.tracking import mlflow_tracker
-from ml.upkeep import migrate as moved_store
+from ml.upkeep.migrate import mend_moved_store
 
 CONFIG = """
 corpora: {demo: {kind: demo, root: corpora/demo}}
@@ -117,12 +118,12 @@ def test_a_database_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "mlflow", moved / "mlflow")
     layout = load_settings(moved).layout
-    monkeypatch.setattr(moved_store, "WAITS_S", 0.1)
+    monkeypatch.setattr(mlflow_store, "WAITS_S", 0.1)
     with (
         closing(sqlite3.connect(moved / "mlflow" / "mlflow.db")) as writer,
         pytest.raises(ArtifactError, match=r"database is locked.*stop it"),
     ):
         writer.execute("BEGIN EXCLUSIVE")
-        moved_store.adopt_artifacts(layout)
-    assert moved_store.adopt_artifacts(layout) == {(tmp_path / "mlflow" / "artifacts").as_uri(): 0}
-    assert moved_store.adopt_artifacts(layout) == {}
+        mend_moved_store(layout)
+    assert mend_moved_store(layout) == {(tmp_path / "mlflow" / "artifacts").as_uri(): 0}
+    assert mend_moved_store(layout) == {}

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from ml.cli.main import main as stems
+from ml.mlflow_store import TRAINING_VIEW
 
 pytestmark = [pytest.mark.service, pytest.mark.browser]
 
@@ -30,9 +31,8 @@ def mlflow(
     for seed in ("1", "2"):
         trained = ["train", "--preset", "contrastive", "--seed", seed, "--corpora", "demo"]
         assert stems(["--home", str(home), *trained, "--set", *SMALL]) == 0
-    store = ("--backend-store-uri", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
-    command = ("mlflow", "ui", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1")
-    return start_server(*command, *store, ready="/health", cwd=home).url
+    command = ("python", "-m", "pipelines.mlflow_ui", "--home", str(home), "--port", "{port}")
+    return start_server(*command, ready="/health", cwd=Path.cwd()).url
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,17 @@ def runs(mlflow: str) -> dict[str, str]:
 def test_the_page_that_metadata_points_to_shows_the_run(
     mlflow: str, page: Any, runs: dict[str, str]
 ):
-    """``assets_def.results.mlflow_run`` makes such links."""
+    """``ml.training.run_folder.mlflow_page`` makes such links."""
     for run_id, name in runs.items():
-        page.goto(f"{mlflow}/#/runs/{run_id}")
+        page.goto(f"{mlflow}/#/experiments/1/runs/{run_id}?{TRAINING_VIEW}")
         page.get_by_role("heading", name=name).wait_for()
+        assert page.get_by_text("stems train", exact=True).count()
+        assert not page.get_by_text("Judges", exact=True).count()  # of the other view
         page.get_by_text("training_id", exact=False).first.wait_for()
 
 
 def test_the_charts_compare_both_runs(mlflow: str, page: Any, runs: dict[str, str]):
-    page.goto(f"{mlflow}/#/experiments/1/runs?compareRunsMode=CHART")
+    page.goto(f"{mlflow}/#/experiments/1/runs?{TRAINING_VIEW}&compareRunsMode=CHART")
     for name in runs.values():
         page.get_by_role("link", name=name).wait_for()
     page.get_by_placeholder("Search metric charts").fill(f"^{LOSS}$")
