@@ -49,11 +49,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``embed`` and ``evaluate`` share."""
     parser.add_argument(
-        "--models", "--model", nargs="+", metavar="NAME", help="which (default: all)"
+        "--models",
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="which (default: all)",
     )
     parser.add_argument(
         "--splits",
         nargs="+",
+        action="extend",
         choices=("train", "valid", "test"),
         help="which tracks (default: test where the corpus has such tracks, else all)",
     )

@@ -358,15 +358,21 @@ def _add_beats(evaluations: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--corpus",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="which to score (default: beats.corpora and beats.heldout of the settings)",
     )
     parser.add_argument(
-        "--model", nargs="+", metavar="NAME", help="which to compare (default: beats.models)"
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="which to compare (default: beats.models)",
     )
     parser.add_argument(
         "--layers",
         nargs="+",
+        action="extend",
         type=int,
         metavar="N",
         help="of the encoders, -1 the last; validation tracks choose (default: beats.layers)",

@@ -62,7 +62,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--corpus", metavar="NAME", help="only stems of this corpus")
     parser.add_argument("--where", help="only stems for which this holds: \"category = 'guitar'\"")
     parser.add_argument(
-        "--exclude-tracks", nargs="+", default=[], metavar="ID", help="none of these tracks"
+        "--exclude-tracks",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ID",
+        help="none of these tracks",
     )
     parser.add_argument("--per-track", type=int, metavar="N", help="at most N stems of a track")
     parser.add_argument(

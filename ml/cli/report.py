@@ -98,6 +98,7 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--corpus",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="on which corpora (default: all that both have embedded)",
     )

@@ -57,6 +57,7 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--corpora",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="corpora with shards (default: training.corpora)",
     )
@@ -64,6 +65,7 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         "--set",
         dest="overrides",
         nargs="*",
+        action="extend",
         default=[],
         metavar="FIELD=VALUE",
         help="configuration by dotted field, e.g. optimizer.learning_rate=3e-4",

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ml.artifacts import DataLayout, read_json
-from ml.cli.main import WRONG_USE, main
+from ml.cli.main import WRONG_USE, get_parser, main
 from ml.mlflow_store import mlflow_client
 from ml.training.models import read_models
 from ml.training.run_folder import RECORD_NAME, mlflow_page, read_record
@@ -62,3 +62,8 @@ def test_a_run_is_resumed_by_its_name_and_not_with_other_options(home, capsys):
         assert message in capsys.readouterr().err
     assert main(["--home", str(home), "train", "--resume", "film-tiny-0"]) == WRONG_USE
     assert "no training run" in capsys.readouterr().err
+
+
+def test_an_option_given_twice_adds_to_what_was_given():
+    args = get_parser().parse_args(["train", "--set", "steps=3", "--set", "batch_size=8", "seed=1"])
+    assert args.overrides == ["steps=3", "batch_size=8", "seed=1"]
