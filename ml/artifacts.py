@@ -9,6 +9,7 @@ disk is the one it would build.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ml.plain import jsonable
 MANIFEST_NAME = "manifest.json"
 CRASH_AT = "STEMS_CRASH_AT"
 _crash_points = itertools.count(1)
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 
 
 class ArtifactError(ValueError):
@@ -171,7 +173,7 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def put(aside: Path, path: Path) -> None:
+def put(aside: Path, path: Path, rename: Callable[[Path, Path], object] | None = None) -> None:
     """Rename what was written aside to its place, so that a power cut leaves all of it or nothing.
 
     Its bytes reach the disk before its name does, and its name before this returns.
@@ -179,11 +181,12 @@ def put(aside: Path, path: Path) -> None:
     Args:
         aside: a file, or a folder with all that is in it.
         path: in the same folder; a file there is replaced.
+        rename: gives it its name; None: as the system does.
     """
     for written in (*aside.rglob("*"), aside) if aside.is_dir() else (aside,):
         sync(written)
     crash_point()
-    aside.replace(path)
+    (rename or Path.replace)(aside, path)
     sync(path.parent)
     crash_point()
 
@@ -228,22 +231,41 @@ def write_aside(path: Path) -> Iterator[Path]:
 def write_folder_aside(path: Path) -> Iterator[Path]:
     """Give a folder beside ``path`` that becomes ``path`` when the block ends without error.
 
-    A folder already at ``path`` is replaced.
+    A folder already at ``path`` is replaced: no reader finds none, where the file system can
+    exchange two names (all of Linux's own; NFS cannot).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    aside = _folder_beside(path)
     try:
         yield aside
         aside.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-            path.replace(old / "old")
-            put(aside, path)
-            shutil.rmtree(old)
-        else:
-            put(aside, path)
+        put(aside, path, _replace_folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace_folder(aside: Path, path: Path) -> None:
+    """Put a folder in the place of another, which is then ``aside``, or removed."""
+    if exchange(aside, path):
+        return
+    if path.exists():
+        old = _folder_beside(path)
+        path.replace(old / "old")
+        aside.replace(path)
+        shutil.rmtree(old)
+    else:
+        aside.replace(path)
+
+
+def _folder_beside(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give two paths each other's names in one step; False where the system does not."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(one), os.fsencode(other)
+    return rename is not None and rename(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0
 
 
 def write_json(path: Path, value: Any) -> None:

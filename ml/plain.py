@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 D = TypeVar("D")
 _IS_ADDED = "is_added"
+_SOURCE = re.compile(r",? *\S*/\S+\.rs:\d.*")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -25,7 +27,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def first_line(error: Exception) -> str:
     """Shorten what a library says: without the places in its source."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    line = next(iter(str(error).splitlines()), "")
+    return _SOURCE.sub("", line) or type(error).__name__
 
 
 def added_field(default: D) -> D:

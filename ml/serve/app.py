@@ -23,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ml.locks import LockedError, lock
 from ml.retrieval.queries.retriever import Retrievers, StemRetriever
+from ml.retrieval.tables.database import database_uri
 from ml.serve.limits import ServeLimits
 from ml.serve.search_routes import search_router, table_router
 from ml.serve.security import Guard, add_handlers, is_loopback
@@ -85,7 +86,8 @@ def build_app(
         docs_url=None,  # these pages load their scripts from elsewhere
         redoc_url=None,
     )
-    app.state.home = settings.home.resolve()
+    layout = settings.layout
+    app.state.places = [str(settings.home.resolve()), database_uri(layout, "").rstrip("/")]
     for router in (table_router, mix_router, search_router, stem_router):
         app.include_router(router)
     _add_page(app)

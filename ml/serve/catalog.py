@@ -93,7 +93,7 @@ class Catalog:
         Args:
             wanted: (corpus, track_id) of each; those that the table lacks are left out.
         """
-        from ml.retrieval.tables.database import open_table, sql_text
+        from ml.retrieval.tables.database import open_table, read, sql_text
         from ml.retrieval.tables.publish import STEM_TABLE
 
         if not wanted:
@@ -105,7 +105,7 @@ class Catalog:
         rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
         query = open_table(self.tables.uri, STEM_TABLE).search()
         query = query.where(f"corpus IN ({corpora}) AND track_id IN ({ids})")
-        stems = query.select([*_COLUMNS, "split"]).limit(None).to_arrow().sort_by("key")
+        stems = read(query.select([*_COLUMNS, "split"]).limit(None)).sort_by("key")
         for row in stems.to_pylist():
             rows.setdefault((row["corpus"], row["track_id"]), []).append(row)
         return [
@@ -142,11 +142,11 @@ class Catalog:
     @cached_property
     def _scanned(self) -> tuple[Sequence[tuple[str, str]], Sequence[str]]:
         """(corpus, track_id) of all tracks, and all categories, sorted."""
-        from ml.retrieval.tables.database import open_table
+        from ml.retrieval.tables.database import open_table, read
         from ml.retrieval.tables.publish import STEM_TABLE
 
         query = open_table(self.tables.uri, STEM_TABLE).search()
-        stems = query.select(["corpus", "track_id", "category"]).limit(None).to_arrow()
+        stems = read(query.select(["corpus", "track_id", "category"]).limit(None))
         tracks = stems.group_by(["corpus", "track_id"]).aggregate([]).to_pylist()
         categories = stems["category"].unique().to_pylist()
         pairs = sorted((track["corpus"], track["track_id"]) for track in tracks)

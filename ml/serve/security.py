@@ -226,11 +226,11 @@ async def _answer_wrong_value(_: Request, error: Exception) -> JSONResponse:
 
 async def _answer_unavailable(request: Request, error: Exception) -> JSONResponse:
     _LOG.warning("%s", error)
-    return _problem(503, _without_home(request, error), {"Retry-After": "30"})
+    return _problem(503, _without_places(request, error), {"Retry-After": "30"})
 
 
 async def _answer_value_error(request: Request, error: Exception) -> JSONResponse:
-    return _problem(422, _without_home(request, error))
+    return _problem(422, _without_places(request, error))
 
 
 async def _answer_damage(_: Request, error: Exception) -> JSONResponse:
@@ -239,10 +239,12 @@ async def _answer_damage(_: Request, error: Exception) -> JSONResponse:
     return _problem(503, sentence, {"Retry-After": "30"})
 
 
-def _without_home(request: Request, error: Exception) -> str:
-    """Say what is wrong without where on this machine the home lies."""
-    home = str(request.app.state.home)
-    return str(error).replace(f"{home}/", "").replace(f"{home[1:]}/", "")  # LanceDB: without a /
+def _without_places(request: Request, error: Exception) -> str:
+    """Say what is wrong without where on this machine home and tables lie."""
+    sentence = str(error)
+    for place in request.app.state.places:
+        sentence = sentence.replace(f"{place}/", "").replace(f"{place[1:]}/", "")  # LanceDB: no /
+    return sentence
 
 
 def _problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

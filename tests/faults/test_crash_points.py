@@ -18,12 +18,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from ml.artifacts import CRASH_AT, DataLayout, read_json
 from ml.corpora.corpus import open_corpus
-from ml.corpora.table import build_corpus_tracks
+from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.locks import require_free
+from ml.mlflow_store import mlflow_client
+from ml.retrieval.champion.champion import write_champion
+from ml.training.models import find_model
 from ml.upkeep.collect import collect_leftovers
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -59,8 +64,8 @@ class Stage:
     """A command, and what it leaves behind."""
 
     words: Sequence[str]
-    folders: Sequence[str]
-    """What is removed before it is killed anew."""
+    places: Sequence[str]
+    """What it changes; each time as it was before."""
     state: Callable[[Path], Mapping[str, object]]
     """What must be the same afterwards."""
     points: Sequence[int] = ()
@@ -111,34 +116,68 @@ def published(home: Path) -> Mapping[str, object]:
 
 
 def champion(home: Path) -> Mapping[str, object]:
+    """The pointer, and MLflow's alias with all versions that there are."""
     found = read_json(home / "lancedb" / "champion.json")
-    return {name: found[name] for name in ("model_id", "previous", "mlflow_version")}
+    client = mlflow_client(tracking_uri(home))
+    versions = client.search_model_versions("")
+    return {
+        **{name: found[name] for name in ("model_id", "previous", "mlflow_version")},
+        "versions": [(version.version, version.tags) for version in versions],
+        "alias": client.get_model_version_by_alias(versions[0].name, "champion").version,
+    }
 
 
-def stages(small: Mapping[str, object]) -> dict[str, Stage]:
+def tracking_uri(home: Path) -> str:
+    return f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+
+
+def played(home: Path) -> Mapping[str, object]:
+    """What was rendered, by its bytes, and the rows of the corpus."""
+    rows = read_corpus_tracks(DataLayout(home=home), "played")
+    return {
+        **digests("corpora/played/*/*.flac", "corpora/played/*.json")(home),
+        "rows": rows.select("stem_id", "track_id", "duration_s", "files").to_dicts(),
+    }
+
+
+def indexed(home: Path) -> Mapping[str, object]:
+    return {**published(home), **digests("config.yaml", "tracks/*/*.parquet")(home)}
+
+
+def stages(home: Path, small: Mapping[str, object]) -> dict[str, Stage]:
     fields = [f"{name}={value}" for name, value in {**small, "steps": 3}.items()]
     return {
         "shards": Stage(
             words=["shards", "build", "demo", "--workers", "1"],
-            folders=["shards"],
+            places=["shards"],
             state=digests("shards/demo/*.tar", "shards/demo/*.json"),
             points=(1, 4),
         ),
         "training": Stage(
             words=["train", "--preset", "contrastive", "--corpora", "demo", "--set", *fields],
-            folders=["runs", "mlflow"],
+            places=["runs", "mlflow"],
             state=training,
             points=(9,),
         ),
         "embedding": Stage(
             words=["embed", "demo", "--models", "film", "--precision", "fp32"],
-            folders=["embeddings", "lancedb"],
+            places=["embeddings", "lancedb"],
             state=published,
         ),
         "promotion": Stage(
             words=["promote", "film", "--force"],
-            folders=["lancedb/champion.json", "mlflow"],
+            places=["lancedb/champion.json", "mlflow"],
             state=champion,
+        ),
+        "midi": Stage(
+            words=["corpus", "build", "played", "--workers", "1"],
+            places=["corpora/played", "tracks/played"],
+            state=played,
+        ),
+        "index": Stage(
+            words=["index", str(home / "songs")],
+            places=["config.yaml", "tracks", "labels", "embeddings", "lancedb"],
+            state=indexed,
         ),
     }
 
@@ -172,20 +211,21 @@ def prepared(home: Path) -> Path:
     """A home whose tables name its own files."""
     layout = DataLayout(home=home)
     build_corpus_tracks("demo", open_corpus("demo", home / "corpora" / "demo"), layout)
-    settings = "corpora: {demo: {kind: demo, root: corpora/demo}}\n"
+    settings = "corpora:\n  demo: {kind: demo, root: corpora/demo}\n"
     (home / "config.yaml").write_text(settings + "promotion: {requires_mix: false}\n")
     return home
 
 
 def sweep(run: Callable[..., int], home: Path, stage: Stage, points: Sequence[int]) -> int:
     """Kill a command at these points, each time from its beginning; returns how often it was."""
+    before = home.with_name("before")
 
     def begin() -> None:
-        for name in stage.folders:
-            path = home / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in stage.places:
+            copy(before / name, home / name)
 
-    begin()
+    for name in stage.places:
+        copy(home / name, before / name)
     assert run(home, stage.words) == 0
     undisturbed = stage.state(home)
     for done, point in enumerate(points):
@@ -198,6 +238,16 @@ def sweep(run: Callable[..., int], home: Path, stage: Stage, points: Sequence[in
         assert stage.state(home) == undisturbed, f"another end after point {point}"
         require_nothing_left(home)
     return len(points)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Make one what the other is; where there is none, there is none."""
+    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.exists():
+        shutil.copy2(source, target)
 
 
 def require_nothing_left(home: Path) -> None:
@@ -213,25 +263,62 @@ def require_nothing_left(home: Path) -> None:
 def test_killed_at_a_few_points(
     run: Callable[..., int], prepared: Path, small: dict[str, object], name: str
 ):
-    stage = stages(small)[name]
+    stage = stages(prepared, small)[name]
     assert sweep(run, prepared, stage, stage.points) == len(stage.points)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["shards", "training", "embedding", "promotion"])
+@pytest.mark.parametrize("name", ["shards", "training", "embedding", "promotion", "midi", "index"])
 def test_killed_at_every_point(
-    run: Callable[..., int], prepared: Path, small: dict[str, object], name: str
+    run: Callable[..., int],
+    prepared: Path,
+    small: dict[str, object],
+    name: str,
+    request: pytest.FixtureRequest,
 ):
-    prepare(run, prepared, name)
-    points = sweep(run, prepared, stages(small)[name], range(1, MOST_POINTS))
+    if name in PREPARE:
+        request.getfixturevalue(PREPARE[name])
+    points = sweep(run, prepared, stages(prepared, small)[name], range(1, MOST_POINTS))
     print(f"{name}: killed at {points} points")  # noqa: T201 - for the table of reliability
     assert 2 < points < MOST_POINTS - 1
 
 
-def prepare(run: Callable[..., int], home: Path, name: str) -> None:
-    """A promotion needs a gallery."""
-    if name == "promotion":
-        assert run(home, ["embed", "demo", "--models", "film", "--precision", "fp32"]) == 0
+PREPARE = {"promotion": "gallery", "midi": "notes", "index": "songs"}
+"""What a command needs besides a home."""
+
+
+@pytest.fixture
+def gallery(run: Callable[..., int], prepared: Path) -> None:
+    """Stems to find, and a store of MLflow."""
+    assert run(prepared, ["embed", "demo", "--models", "film", "--precision", "fp32"]) == 0
+    mlflow_client(tracking_uri(prepared))
+
+
+@pytest.fixture
+def notes(
+    run: Callable[..., int], prepared: Path, song: Callable[..., Path], soundfonts: list[Path]
+) -> None:
+    """A corpus of two MIDI files."""
+    for number in range(2):
+        song(prepared / "notes" / f"{number}.mid", pitch=50 + number)
+    options = (f"soundfonts={soundfonts[0]}", "seconds=8", "renderings=1")
+    words = [word for option in options for word in ("--option", option)]
+    assert run(prepared, ["corpus", "add", "played", "midi", str(prepared / "notes"), *words]) == 0
+
+
+@pytest.fixture
+def songs(prepared: Path) -> None:
+    """A champion that has no tables yet, and a folder of stems beside the corpora."""
+    layout = DataLayout(home=prepared)
+    model = find_model(layout, "film")
+    assert model.checkpoint is not None
+    write_champion(layout, model.model_id, model.checkpoint)
+    for name in ("first", "second"):
+        for seed, stem in enumerate(("bass guitar", "piano")):
+            noise = 0.1 * np.random.default_rng(seed).standard_normal(48_000)
+            path = prepared / "songs" / name / f"{stem}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, noise, 16_000)
 
 
 def test_the_variable_is_the_one_that_is_read():

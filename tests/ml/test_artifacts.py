@@ -1,12 +1,15 @@
 """Artifacts: nothing half-written, versions."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ml import artifacts
 from ml.artifacts import (
     ArtifactError,
+    exchange,
     find_current,
     fingerprint,
     finish,
@@ -41,6 +44,34 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             (aside / "weights").write_text(content)
         assert (folder / "weights").read_text() == content
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_no_reader_finds_a_replaced_folder_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "sync", lambda _: None)  # the disk's time is none of this
+    folder, other = tmp_path / "model", tmp_path / "other"
+    for path in (folder, other):
+        path.mkdir()
+    if not exchange(folder, other):
+        pytest.skip("this file system cannot exchange two names")
+    missing, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            missing.extend([1] * (not folder.exists()))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(200):
+        with write_folder_aside(folder):
+            pass
+    done.set()
+    reader.join()
+    assert not missing
+
+
+def test_where_names_cannot_be_exchanged_a_folder_is_replaced_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "exchange", lambda *_: False)
+    test_a_folder_appears_whole_or_not_at_all(tmp_path)
 
 
 def test_the_fingerprint_ignores_order_and_sees_values():

@@ -26,6 +26,7 @@ from ml.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
     DataLayout,
+    crash_point,
     read_json,
     read_manifest,
     write_json,
@@ -218,7 +219,9 @@ def mirror_champion(layout: DataLayout, uri: str, name: str) -> str | None:
         try:
             client = mlflow_client(uri)
             version = _version(client, name, champion.model_id, checkpoint_path(layout, champion))
+            crash_point()
             client.set_registered_model_alias(name, ALIAS, version)
+            crash_point()
         except (MlflowException, OSError) as error:
             _log.warning(
                 "the champion is %s, but MLflow at %s does not know yet: %s; once it can be "
@@ -236,6 +239,7 @@ def mirror_champion(layout: DataLayout, uri: str, name: str) -> str | None:
 def _version(client: Any, name: str, model_id: str, checkpoint: Path) -> str:
     """Find the registered version of a model; made from its run's artifact where there is none."""
     _ensure_registered(client, name)
+    crash_point()
     known = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'")
     if known:
         return str(known[0].version)

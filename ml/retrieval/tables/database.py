@@ -31,6 +31,7 @@ from ml.plain import first_line
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb import DBConnection
+    from lancedb.query import LanceQueryBuilder
     from lancedb.table import Table
 
 
@@ -102,7 +103,37 @@ def open_table(uri: str, name: str) -> Table:
             f"{uri} holds no table {name}; publish a corpus with: stems embed CORPUS, or stems "
             f"index FOLDER"
         )
-    return connect(uri).open_table(name)
+    with reading():
+        return connect(uri).open_table(name)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Take what LanceDB cannot read in the block for damage, however it reports that.
+
+    Raises:
+        ArtifactError: says how the tables are made again.
+    """
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"the tables of the model cannot be read ({first_line(error)}); if that is not its "
+            "disk or network, delete their folder (stems table path) and publish every corpus "
+            "again with: stems embed CORPUS"
+        ) from None
+
+
+def read(query: LanceQueryBuilder) -> pa.Table:
+    """Read what a query finds.
+
+    Raises:
+        ArtifactError: a file of the table is missing or damaged.
+    """
+    with reading():
+        return query.to_arrow()
 
 
 def ensure_table(uri: str, name: str, schema: pa.Schema) -> Table:
@@ -113,7 +144,8 @@ def ensure_table(uri: str, name: str, schema: pa.Schema) -> Table:
     """
     if name not in table_names(uri):
         _create_table(uri, name, schema)
-    return connect(uri).open_table(name)
+    with reading():
+        return connect(uri).open_table(name)
 
 
 def commit(table: Table, write: Callable[[], T]) -> T:
@@ -160,15 +192,13 @@ def checked_filter(table: Table, where: str) -> str:
             raise ValueError("one condition with its parentheses closed is expected")
         table.count_rows(condition)
     except (ValueError, RuntimeError) as error:  # the latter for what only rows show, as types
-        if ".lance" in str(error) and ".lance" not in where:  # it is about a file
-            raise ArtifactError(
-                f"table {table.name} cannot be read ({first_line(error)}); make it again with: "
-                "stems embed CORPUS"
-            ) from None
-        columns = ", ".join(name for name in table.schema.names if name != "vector")
+        columns = [name for name in table.schema.names if name != "vector"]
+        with reading():  # nothing in the error says whether the filter or the table is at fault
+            for _ in table.search().select(columns).to_batches():
+                pass
         raise ValueError(
             f"the filter {where!r} is not understood ({first_line(error)}); expected an SQL "
-            f"condition such as category = 'guitar' on the columns {columns}"
+            f"condition such as category = 'guitar' on the columns {', '.join(columns)}"
         ) from None
     return condition
 
@@ -176,9 +206,10 @@ def checked_filter(table: Table, where: str) -> str:
 def count_values(table: Table, column: str) -> dict[str, int]:
     """Count the rows of each value, sorted by value; the table passes by in batches."""
     counts: Counter[str] = Counter()
-    for batch in table.search().select([column]).to_batches():
-        for pair in batch[column].value_counts().to_pylist():
-            counts[pair["values"]] += pair["counts"]
+    with reading():
+        for batch in table.search().select([column]).to_batches():
+            for pair in batch[column].value_counts().to_pylist():
+                counts[pair["values"]] += pair["counts"]
     return dict(sorted(counts.items()))
 
 

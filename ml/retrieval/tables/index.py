@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ml.retrieval.embeddings.files import vectors_of
-from ml.retrieval.tables.database import commit, open_table, table_names
+from ml.retrieval.tables.database import commit, open_table, read, table_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,7 +126,7 @@ def nearest(
         query = query.bypass_vector_index()
     else:
         query = query.minimum_nprobes(probes).maximum_nprobes(probes)
-    return query.to_arrow()
+    return read(query)
 
 
 def _index_columns(table: Table, kinds: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from ml.retrieval.tables.database import (
     count_values,
     database_uri,
     open_table,
+    reading,
     stored_bytes,
     table_names,
 )
@@ -77,8 +78,8 @@ def describe_tables(uri: str) -> list[TableDescription]:
     names = table_names(uri)
     if not names:
         raise ArtifactError(f"{uri} holds no tables; publish a corpus with: stems embed CORPUS")
-    database = connect(uri)
-    return [_describe(uri, database.open_table(name)) for name in names]
+    with reading():
+        return [_describe(uri, connect(uri).open_table(name)) for name in names]
 
 
 def export_table(uri: str, name: str, path: Path, *, where: str | None = None) -> int:
@@ -166,7 +167,8 @@ def _write_csv(table: Table, where: str | None, aside: Path) -> int:
 def _batches(table: Table, where: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
     query = table.search().select(columns)
     query = query if where is None else query.where(where)
-    yield from query.to_batches(batch_size=_BATCH_ROWS)
+    with reading():
+        yield from query.to_batches(batch_size=_BATCH_ROWS)
 
 
 def searched_corpora(settings: Settings) -> list[str]:

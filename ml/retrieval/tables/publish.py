@@ -28,6 +28,7 @@ from ml.retrieval.tables.database import (
     ensure_table,
     is_url,
     open_table,
+    reading,
     sql_text,
     table_names,
 )
@@ -172,7 +173,9 @@ def count_rows(uri: str, name: str, corpus: str) -> int:
     """Count the rows of a corpus in a table; 0 where there is no such table."""
     if name not in table_names(uri):
         return 0
-    return open_table(uri, name).count_rows(f"corpus = {sql_text(corpus)}")
+    table = open_table(uri, name)
+    with reading():
+        return table.count_rows(f"corpus = {sql_text(corpus)}")
 
 
 def _place(layout: DataLayout, uri: str) -> str:

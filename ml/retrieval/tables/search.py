@@ -30,6 +30,8 @@ from ml.retrieval.tables.database import (
     checked_filter,
     count_values,
     open_table,
+    read,
+    reading,
     sql_text,
 )
 from ml.retrieval.tables.index import EXACT_ROWS, nearest, read_tuning
@@ -95,7 +97,8 @@ class StemTables:
         """Width of a vector."""
         self.version: int = self._stems.version
         """Version of the stem table that is searched."""
-        self._count = self._stems.count_rows()
+        with reading():
+            self._count = self._stems.count_rows()
 
     def __len__(self) -> int:
         return self._count
@@ -199,7 +202,7 @@ class TableRows:
 
     def close_keys(self, key: str) -> list[str]:
         """List up to three keys that are spelt nearly so, of the first in the table."""
-        keys = self._stems.search().select(["key"]).limit(_LISTED_KEYS).to_arrow()["key"]
+        keys = read(self._stems.search().select(["key"]).limit(_LISTED_KEYS))["key"]
         return get_close_matches(key, keys.to_pylist(), cutoff=0.4)
 
     def chunks(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], StemChunks]:
@@ -220,7 +223,7 @@ class TableRows:
         where = f"corpus IN ({corpora}) AND stem_id IN ({stem_ids})"
         columns = ["corpus", "stem_id", "start_s", "vector"]
         query = self._chunks.search().where(where).select(columns).limit(None)
-        table = query.to_arrow().sort_by("start_s")
+        table = read(query).sort_by("start_s")
         vectors, start_s = vectors_of(table), table["start_s"].to_numpy()
         owners = zip(table["corpus"].to_pylist(), table["stem_id"].to_pylist(), strict=True)
         rows: dict[tuple[str, str], list[int]] = {}
@@ -235,7 +238,7 @@ class TableRows:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """All labels of all levels that stems have, sorted; ``"music"`` when some have none."""
-        table = self._stems.search().select(["labels"]).limit(None).to_arrow()
+        table = read(self._stems.search().select(["labels"]).limit(None))
         column = table["labels"].combine_chunks()
         texts = set(column.flatten().unique().to_pylist())
         if (column.value_lengths().to_numpy(zero_copy_only=False) == 0).any():
@@ -246,7 +249,7 @@ class TableRows:
         """Average the stems of a label, the first 2,000 in the table: (dim,) unit norm."""
         if label not in self._centroids:
             query = self._stems.search().where(label_filter(label)).select(["vector"])
-            vectors = vectors_of(query.limit(_CENTROID_STEMS).to_arrow())
+            vectors = vectors_of(read(query.limit(_CENTROID_STEMS)))
             mean = vectors.mean(axis=0, dtype=np.float64)
             self._centroids[label] = unit_rows(mean[None], f"stems of {label}")[0]
         return self._centroids[label]
@@ -295,7 +298,7 @@ class _ExactSearch:
 
     def __init__(self, table: Table):
         self._table = table
-        rows = table.to_arrow().sort_by("key")
+        rows = read(table.search().limit(None)).sort_by("key")
         self._vectors = vectors_of(rows)
         self._rows: list[Row] = rows.drop_columns(["vector"]).to_pylist()
         self._place = {row["key"]: i for i, row in enumerate(self._rows)}
@@ -320,7 +323,7 @@ class _ExactSearch:
 
     def _matches(self, where: str) -> set[str]:
         condition = checked_filter(self._table, where)
-        found = self._table.search().where(condition).select(["key"]).to_arrow()
+        found = read(self._table.search().where(condition).select(["key"]))
         return set(found["key"].to_pylist())
 
 
@@ -378,7 +381,7 @@ class _IndexSearch:
         if not keys:
             return {}
         listed = ", ".join(sql_text(key) for key in sorted(set(keys)))
-        found = self._table.search().where(f"key IN ({listed})").to_arrow()
+        found = read(self._table.search().where(f"key IN ({listed})"))
         rows = found.drop_columns(["vector"]).to_pylist()
         by_key = {row["key"]: (row, v) for row, v in zip(rows, vectors_of(found), strict=True)}
         return {key: by_key[key] for key in keys if key in by_key}

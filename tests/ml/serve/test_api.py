@@ -179,6 +179,25 @@ def test_without_a_table_it_says_what_to_do(served_home: Path, tmp_path: Path) -
         assert late.get("/").status_code == 200
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_damaged_table_is_nobodys_fault(served_home: Path, tmp_path: Path, is_open: bool) -> None:
+    """Neither the filter's nor the client's, whether it was read before or not."""
+    home = shutil.copytree(served_home, tmp_path / "home")
+    settings = load_settings(home)
+    search = "/api/search?instrument=bass"
+    paths = ("/api/tracks", f"{search}&where=category='bass'", f"{search}&category=bass")
+    with TestClient(build_app(settings, Retrievers(settings)), base_url="http://localhost") as late:
+        assert not is_open or late.get(search).status_code == 200
+        for file in home.glob("lancedb/*/stem_embeddings.lance/data/*"):
+            file.write_bytes(bytes(file.stat().st_size))
+        for path in paths if is_open else (search, "/api/instruments", "/api/corpora", *paths):
+            answer = late.get(path)
+            assert answer.status_code == 503, (path, answer.text)
+            assert "stems embed CORPUS" in answer.json()["detail"]
+            assert not any(word in answer.text for word in (str(tmp_path), ".rs:", "filter"))
+
+
 def test_a_stem_whose_file_went_is_not_found(served_home: Path, tmp_path: Path) -> None:
     home = shutil.copytree(served_home, tmp_path / "home")
     shutil.rmtree(home / "tracks" / "noises")
