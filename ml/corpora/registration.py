@@ -6,7 +6,9 @@ A file of its own, since ``open_corpus`` knows no settings and ``ml.config_file`
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml.config_file import add_corpus
 from ml.corpora.corpus import open_corpus
@@ -14,7 +16,13 @@ from ml.corpora.scan import listed_tracks
 from ml.settings import Settings, SettingsError
 
 
-def register_corpus(settings: Settings, kind: str, root: Path, name: str | None = None) -> str:
+def register_corpus(
+    settings: Settings,
+    kind: str,
+    root: Path,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """Put a corpus into ``config.yaml`` if it is not there; returns its name.
 
     Args:
@@ -22,22 +30,28 @@ def register_corpus(settings: Settings, kind: str, root: Path, name: str | None 
         kind: of its layout.
         root: its folder, or the CSV.
         name: default: the name that the settings have for this root, else that of the folder.
+        options: of its reader.
 
     Raises:
         SettingsError: the name is unfit, or stands for another corpus.
         CorpusError: there is no such corpus, or it holds no stems.
     """
-    root = root.expanduser().resolve()
+    root, options = root.expanduser().resolve(), options or {}
     places = {_place(settings, known): known for known in settings.corpora}
     name = name or places.get((kind, root)) or _fit_name(root.stem if root.is_file() else root.name)
     if name not in settings.corpora:
-        listed_tracks(open_corpus(kind, root))
-        add_corpus(settings, name, kind=kind, root=root, options={})
+        listed_tracks(open_corpus(kind, root, **options))
+        add_corpus(settings, name, kind=kind, root=root, options=options)
         return name
     if (place := _place(settings, name)) != (kind, root):
         raise SettingsError(
             f"{settings.layout.config_path} has a corpus {name!r} of kind {place[0]} at "
             f"{place[1]}, you said {kind} at {root}; choose another name, or change it there"
+        )
+    if options and settings.corpora[name].options != options:
+        raise SettingsError(
+            f"{settings.layout.config_path} has the corpus {name!r} with the options "
+            f"{settings.corpora[name].options}, expected {options}; change them there"
         )
     return name
 

@@ -97,7 +97,7 @@ class MidiCorpus:
         split_drums: bool = False,
     ) -> None:
         self.root = Path(root)
-        self._files = _midi_files(self.root)
+        self._files = midi_files(self.root)
         if not self._files:
             raise CorpusError(f"{root} holds no MIDI files; looked for *.mid and *.midi")
         try:
@@ -293,7 +293,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "x"
 
 
-def _midi_files(root: Path) -> list[Path]:
+def midi_files(root: Path) -> list[Path]:
     """List MIDI files, in an order that is the same on every machine."""
     return sorted(
         Path(folder) / name
