@@ -1,4 +1,4 @@
-"""A corpus that a person names on a terminal becomes one of the settings, once.
+"""A corpus that a person names on a terminal becomes one of the settings, once, and has its audio.
 
 A file of its own, since ``open_corpus`` knows no settings and ``ml.config_file`` opens no corpus.
 """
@@ -14,6 +14,7 @@ from ml.config_file import add_corpus
 from ml.corpora.corpus import open_corpus
 from ml.corpora.scan import listed_tracks
 from ml.settings import Settings, SettingsError
+from ml.tracks import RenderedCorpus
 
 
 def register_corpus(
@@ -54,6 +55,20 @@ def register_corpus(
             f"{settings.corpora[name].options}, expected {options}; change them there"
         )
     return name
+
+
+def render_missing(settings: Settings, name: str, workers: int = 1) -> None:
+    """Render anew what was dropped of a corpus of kind ``midi``; others have what they have.
+
+    Raises:
+        CorpusError: its files or soundfonts have gone.
+        LockedError: another process is rendering it.
+    """
+    chosen = settings.corpus(name)
+    if chosen.kind == "midi":
+        corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
+        assert isinstance(corpus, RenderedCorpus)
+        corpus.render(workers=workers)
 
 
 def _place(settings: Settings, name: str) -> tuple[str, Path]:
