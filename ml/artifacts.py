@@ -47,6 +47,8 @@ class DataLayout:
     they are built."""
     shard_cache_gb: float = 50.0
     """Bound of ``shard_cache``."""
+    rendered_gb: float = 50.0
+    """How much audio rendered from MIDI files ``stems gc`` leaves."""
     lancedb_uri: str | None = None
     """Where the LanceDB databases lie: a path from ``home`` or a URL; None: ``lancedb``."""
 

@@ -106,6 +106,12 @@ class ShardSettings(_Section):
     cache_gb: float = Field(default=50.0, gt=0)
 
 
+class MidiSettings(_Section):
+    """What is kept of the audio that corpora of kind ``midi`` render."""
+
+    keep_gb: float = Field(default=50.0, ge=0)
+
+
 class ComputeSettings(_Section):
     """Who makes shards and embeddings: a Dask cluster, or (empty) processes of this machine."""
 
@@ -222,6 +228,7 @@ class Settings(BaseSettings):
     demo: DemoSettings = DemoSettings()
     label_encoder: LabelEncoderSettings = LabelEncoderSettings()
     shards: ShardSettings = ShardSettings()
+    midi: MidiSettings = MidiSettings()
     compute: ComputeSettings = ComputeSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -238,6 +245,7 @@ class Settings(BaseSettings):
             home=self.home,
             shards_uri=self.shards.uri,
             shard_cache_gb=self.shards.cache_gb,
+            rendered_gb=self.midi.keep_gb,
             lancedb_uri=self.lancedb.uri,
         )
 

@@ -120,11 +120,13 @@ def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
 )
 def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Training audio: WebDataset shards of segments with their stems, silence left out."""
+    from ml.corpora.registration import render_missing
     from ml.processes import cluster
     from ml.shards.build import build_shards
     from ml.shards.plan import shard_config
 
     settings = home.settings()
+    render_missing(settings, context.partition_key, home.processes)
     with cluster(settings.compute.dask_scheduler) as executor:
         artifact = build_shards(
             context.partition_key,

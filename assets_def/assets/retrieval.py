@@ -36,6 +36,7 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     By the champion too, where it is none of the current models any more.
     """
     from ml.corpora.label_embeddings import read_label_vectors
+    from ml.corpora.registration import render_missing
     from ml.labels.clap_files import clap_files_of
     from ml.processes import cluster
     from ml.retrieval.champion.champion import earlier_champion
@@ -49,6 +50,7 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     if champion := earlier_champion(layout, models, name):
         models, names = [*models, *champion], [*names, "champion"]
     vectors = read_label_vectors(layout, name)
+    render_missing(settings, name, home.processes)
     with cluster(settings.compute.dask_scheduler) as executor:
         made = embed_corpus(
             name,

@@ -1,7 +1,8 @@
-"""``stems evaluate``: score models on a corpus, by one of four evaluations.
+"""``stems evaluate``: score models on a corpus, by one of five evaluations.
 
-``retrieval`` (Table I), ``instruments`` (Fig. 2), ``alignment`` (the time at which a stem fits) and
-``beats`` (Table II), in this order; each embeds or prepares what it needs, scores, and prints.
+``retrieval`` (Table I), ``rendered`` (the same on a corpus that anyone can make), ``instruments``
+(Fig. 2), ``alignment`` (the time at which a stem fits) and ``beats`` (Table II), in this order;
+each embeds or prepares what it needs, scores, and prints.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.cli.embed import add_options, embed
@@ -24,7 +28,7 @@ from ml.cli.options import (
     state_text,
 )
 from ml.cli.report import print_scores
-from ml.settings import Settings
+from ml.settings import Settings, load_settings
 from ml.tracks import CONDITIONINGS
 
 if TYPE_CHECKING:
@@ -52,7 +56,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     evaluations = parser.add_subparsers(dest="evaluation", required=True, metavar="EVALUATION")
-    for add in (_add_retrieval, _add_instruments, _add_alignment, _add_beats):
+    for add in (_add_retrieval, _add_rendered, _add_instruments, _add_alignment, _add_beats):
         add(evaluations)
 
 
@@ -98,13 +102,16 @@ def _add_retrieval(evaluations: argparse._SubParsersAction) -> None:
 def run_retrieval(args: argparse.Namespace, settings: Settings) -> int:
     """Embed what is missing, score, print the table."""
     from ml.corpora.label_embeddings import read_label_vectors
+    from ml.labels.clap_files import clap_files_of
+    from ml.retrieval.embeddings.baselines import BASELINES, model_names
     from ml.retrieval.evaluation.evaluate import evaluate_by_protocol
 
     rows: list[dict[str, Any]] = []
     # With --json nothing but the list goes to stdout.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         if args.models and args.baselines:
-            args.models = [*dict.fromkeys((*args.models, *_baselines(settings)))]
+            known = model_names(settings.layout, clap_files_of(settings))
+            args.models = [*dict.fromkeys((*args.models, *(x for x in known if x in BASELINES)))]
         config = _config(args, settings)
         models = [embed(args, settings, conditioning) for conditioning in args.conditioning][-1]
         vectors = read_label_vectors(settings.layout, args.corpus)
@@ -128,13 +135,80 @@ def run_retrieval(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _baselines(settings: Settings) -> list[str]:
-    """List the models of this home that need no learning."""
-    from ml.labels.clap_files import clap_files_of
-    from ml.retrieval.embeddings.baselines import is_baseline, load_models
+def _add_rendered(evaluations: argparse._SubParsersAction) -> None:
+    from ml.corpora.midi import benchmark
 
-    models = load_models(settings.layout, None, clap_files_of(settings))
-    return [model.name for model in models if is_baseline(model)]
+    parser = evaluations.add_parser(
+        "rendered",
+        help="retrieval on a benchmark that is the same for everyone, from MIDI files",
+        description=f"Play {len(benchmark.COMPOSITIONS)} compositions that no model is trained on, "
+        f"{benchmark.RENDERING['renderings']} times each, embed them with every model of the home, "
+        "with starter and with what needs no learning, and score retrieval. The files are known by "
+        "their bytes; what is missing is named, with where to get it. What is up to date is not "
+        "done again.",
+        epilog=examples(
+            "stems evaluate rendered ~/midi",
+            "stems evaluate rendered ~/midi --real songs.csv --models starter spectrum",
+        ),
+    )
+    parser.add_argument("root", type=Path, metavar="FOLDER", help="that holds the MIDI files")
+    parser.add_argument(
+        "--soundfont", type=Path, default=benchmark.SOUNDFONT, metavar="SF2", help="FluidR3_GM.sf2"
+    )
+    parser.add_argument(
+        "--real", type=Path, metavar="CSV", help="real songs to score too (kind manifest)"
+    )
+    add_options(parser)
+    add_draws(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON list, one figure each")
+    parser.set_defaults(
+        run=run_rendered,
+        action="rendered",
+        conditioning=["fine"],
+        baselines=False,
+        protocol="default",
+        seen=False,
+    )
+
+
+def run_rendered(args: argparse.Namespace, settings: Settings) -> int:
+    """Make the benchmark's corpus a corpus of the home, and score it as any other."""
+    from ml.corpora.midi import benchmark
+    from ml.corpora.registration import register_corpus
+    from ml.labels.clap_files import clap_files_of
+    from ml.retrieval.embeddings.baselines import model_names
+
+    options = benchmark.rendering_options(args.soundfont)
+    midi = settings.layout.corpora / f"{benchmark.NAME}-midi"
+    benchmark.gather_compositions(args.root, midi)
+    names = [register_corpus(settings, "midi", midi, benchmark.NAME, options)]
+    if args.real:
+        settings = load_settings(settings.home)
+        names.append(register_corpus(settings, "manifest", args.real))
+    settings = load_settings(settings.home)
+    args.models = args.models or model_names(settings.layout, clap_files_of(settings))
+    for args.corpus in names:
+        run_retrieval(args, settings)
+        print(_gallery_text(args.corpus, settings), file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def _gallery_text(corpus: str, settings: Settings) -> str:
+    """Say how many stems share a label: how weak it is to look the label up."""
+    from ml.corpora.table import read_corpus_tracks
+
+    table = read_corpus_tracks(settings.layout, corpus)
+    labels = [each for each, active in table.select("labels", "active_s").iter_rows() if active > 0]
+    fine, coarse = (Counter(each[at] for each in labels if each) for at in (-1, 0))
+    medians = [
+        statistics.median([count for count in counts.values() for _ in range(count)] or [0])
+        for counts in (fine, coarse)
+    ]
+    return (
+        f"{corpus}: {len(labels)} stems with {len(fine)} labels; half of them share their label "
+        f"with {medians[0]:.0f} stems or more, itself counted, and their category with "
+        f"{medians[1]:.0f}\n"
+    )
 
 
 def _config(args: argparse.Namespace, settings: Settings) -> EvaluationConfig:

@@ -75,6 +75,7 @@ _BEGIN_A_HOME = (
     "corpus inspect",
     "corpus add",
     "labels fetch",
+    "evaluate rendered",
     "import-stem-jepa",
 )
 """What works without a home; all else asks for one that is there."""

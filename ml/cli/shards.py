@@ -58,10 +58,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
+    from ml.corpora.registration import render_missing
     from ml.processes import cluster
     from ml.shards.build import build_shards
     from ml.shards.plan import shard_config
 
+    render_missing(settings, args.name, args.workers)
     with cluster(settings.compute.dask_scheduler) as executor:
         artifact = build_shards(
             args.name,

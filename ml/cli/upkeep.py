@@ -45,8 +45,9 @@ def _add_gc(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "gc",
         description="List shards that no manifest, checkpoint or unfinished run names, "
-        "temporaries of processes that ended, and embeddings and databases of models that no run "
-        "holds, with their sizes and why. Nothing is deleted without --delete.",
+        "temporaries of processes that ended, embeddings and databases of models that no run "
+        "holds, and audio rendered from MIDI files beyond midi.keep_gb, with their sizes and why. "
+        "Nothing is deleted without --delete.",
         epilog=examples("stems gc", "stems gc --delete"),
     )
     parser.add_argument(

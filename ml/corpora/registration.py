@@ -1,4 +1,4 @@
-"""A corpus that a person names on a terminal becomes one of the settings, once.
+"""A corpus that a person names on a terminal becomes one of the settings, once, and has its audio.
 
 A file of its own, since ``open_corpus`` knows no settings and ``ml.config_file`` opens no corpus.
 """
@@ -6,15 +6,24 @@ A file of its own, since ``open_corpus`` knows no settings and ``ml.config_file`
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml.config_file import add_corpus
 from ml.corpora.corpus import open_corpus
 from ml.corpora.scan import listed_tracks
 from ml.settings import Settings, SettingsError
+from ml.tracks import RenderedCorpus
 
 
-def register_corpus(settings: Settings, kind: str, root: Path, name: str | None = None) -> str:
+def register_corpus(
+    settings: Settings,
+    kind: str,
+    root: Path,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """Put a corpus into ``config.yaml`` if it is not there; returns its name.
 
     Args:
@@ -22,24 +31,44 @@ def register_corpus(settings: Settings, kind: str, root: Path, name: str | None 
         kind: of its layout.
         root: its folder, or the CSV.
         name: default: the name that the settings have for this root, else that of the folder.
+        options: of its reader.
 
     Raises:
         SettingsError: the name is unfit, or stands for another corpus.
         CorpusError: there is no such corpus, or it holds no stems.
     """
-    root = root.expanduser().resolve()
+    root, options = root.expanduser().resolve(), options or {}
     places = {_place(settings, known): known for known in settings.corpora}
     name = name or places.get((kind, root)) or _fit_name(root.stem if root.is_file() else root.name)
     if name not in settings.corpora:
-        listed_tracks(open_corpus(kind, root))
-        add_corpus(settings, name, kind=kind, root=root, options={})
+        listed_tracks(open_corpus(kind, root, **options))
+        add_corpus(settings, name, kind=kind, root=root, options=options)
         return name
     if (place := _place(settings, name)) != (kind, root):
         raise SettingsError(
             f"{settings.layout.config_path} has a corpus {name!r} of kind {place[0]} at "
             f"{place[1]}, you said {kind} at {root}; choose another name, or change it there"
         )
+    if options and settings.corpora[name].options != options:
+        raise SettingsError(
+            f"{settings.layout.config_path} has the corpus {name!r} with the options "
+            f"{settings.corpora[name].options}, expected {options}; change them there"
+        )
     return name
+
+
+def render_missing(settings: Settings, name: str, workers: int = 1) -> None:
+    """Render anew what was dropped of a corpus of kind ``midi``; others have what they have.
+
+    Raises:
+        CorpusError: its files or soundfonts have gone.
+        LockedError: another process is rendering it.
+    """
+    chosen = settings.corpus(name)
+    if chosen.kind == "midi":
+        corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
+        assert isinstance(corpus, RenderedCorpus)
+        corpus.render(workers=workers)
 
 
 def _place(settings: Settings, name: str) -> tuple[str, Path]:

@@ -1,8 +1,9 @@
 """What a home holds that nothing needs any more, and why; ``stems gc``.
 
-Three kinds of *leftovers*: shards that no manifest, checkpoint, unfinished run or unfinished build
+Four kinds of *leftovers*: shards that no manifest, checkpoint, unfinished run or unfinished build
 names; temporaries of processes that died; embeddings, databases, beat features and beat probes of
-models that no run holds and that did not come with the package. A shard is named by the current
+models that no run holds and that did not come with the package; rendered audio beyond the bound
+``midi.keep_gb``, which is made anew where it is needed. A shard is named by the current
 manifest, by a replaced manifest that a training run started from (runs remember the fingerprint of
 a split of it), or by the tasks of an unfinished build; files of other names are nobody's business
 here.
@@ -24,6 +25,7 @@ from typing import Any
 
 from ml import kinds
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
+from ml.corpora.midi.corpus import LISTING
 from ml.locks import LockedError, lock, lock_above, require_free
 from ml.object_store import RemoteError, file_sizes, remove_file
 from ml.shards.folders import RemoteFolder, ShardFolder, built_folder, training_folder
@@ -100,6 +102,7 @@ def collect_leftovers(
     """
     collector = _Collector(layout, delete=delete)
     collector.collect_temporaries()
+    collector.collect_rendered()
     collector.collect_shards(has_remote=has_remote)
     if not collector.holdings.unclear:
         collector.collect_models()
@@ -159,6 +162,20 @@ class _Collector:
             with self._locked(owner) as is_free:
                 if is_free and path.exists():
                     self._take(path, "a temporary of a process that has ended")
+
+    def collect_rendered(self) -> None:
+        """Take the oldest songs that were rendered of MIDI files, down to the bound."""
+        listings = self.layout.corpora.glob(f"*/{LISTING}")
+        songs = [song for listing in listings for song in _folders(listing.parent)]
+        songs.sort(key=lambda song: song.stat().st_mtime_ns)
+        left = sum(_size(song) for song in songs)
+        for song in songs:
+            if left <= self.layout.rendered_gb * 1e9:
+                return
+            with self._locked(song.parent / ".lock") as is_free:
+                if is_free:
+                    left -= _size(song)
+                    self._take(song, "rendered, beyond midi.keep_gb; rendered again when needed")
 
     def collect_shards(self, *, has_remote: bool) -> None:
         """Take shards that nothing names, if it is known what all runs name."""
@@ -278,8 +295,7 @@ class _Collector:
         self.leftovers.kept.append(why)
 
     def _take(self, path: Path, reason: str) -> None:
-        size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-        self.leftovers.found.append(Leftover(path=path, n_bytes=size, reason=reason))
+        self.leftovers.found.append(Leftover(path=path, n_bytes=_size(path), reason=reason))
         if self.delete and path.is_dir():
             shutil.rmtree(path)
         elif self.delete:
@@ -295,6 +311,10 @@ def _hold(holdings: Holdings, described: dict[str, Any], run: str) -> None:
         holdings.models.update(filter(None, ids))
         trained_on = described.get("shards", ())  # an imported model has seen no shards
     holdings.shards.update(dict.fromkeys(trained_on, run))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _folders(parent: Path) -> list[Path]:

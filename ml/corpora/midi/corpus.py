@@ -37,7 +37,8 @@ from ml.progress import progress
 from ml.tracks import CorpusError, Split, Stem, Track, shown
 
 _SUFFIXES = (".mid", ".midi")
-_LISTING = "songs.json"
+LISTING = "songs.json"
+"""Names the songs of a folder of audio."""
 _FORMAT_VERSION = 1
 """Of what is drawn and how it is played; part of a song's folder name."""
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class MidiCorpus:
         split_drums: bool = False,
     ) -> None:
         self.root = Path(root)
-        self._files = _midi_files(self.root)
+        self._files = midi_files(self.root)
         if not self._files:
             raise CorpusError(f"{root} holds no MIDI files; looked for *.mid and *.midi")
         try:
@@ -158,7 +159,7 @@ class MidiCorpus:
             made = progress(_rendered(player, todo, workers), total=len(todo), label="MIDI files")
             listed |= dict(made)
             listed = {version: listed[version] for version in files}
-            write_json(player.audio / _LISTING, listed)
+            write_json(player.audio / LISTING, listed)
             kept = {song.folder for songs in listed.values() for song in _songs(songs)}
             for folder in player.audio.iterdir():
                 if folder.is_dir() and folder.name not in kept:
@@ -204,7 +205,7 @@ class MidiCorpus:
     def _read_listing(self) -> dict[str, _Songs]:
         """Read what the last rendering listed, so that nobody plays the files again to know it."""
         try:
-            listed = read_json(self._player.audio / _LISTING)
+            listed = read_json(self._player.audio / LISTING)
         except ArtifactError:
             return {}
         return {
@@ -293,7 +294,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "x"
 
 
-def _midi_files(root: Path) -> list[Path]:
+def midi_files(root: Path) -> list[Path]:
     """List MIDI files, in an order that is the same on every machine."""
     return sorted(
         Path(folder) / name

@@ -93,7 +93,7 @@ def _mix_heard(
     if not len(queries):
         return MixHeard(corpus=corpus, n_queries=0, interval=None)
     places = answer_queries(gallery, queries, embedded[model.name]).within[WITHIN_LABEL]
-    tracks, values = gallery.tracks[queries.targets][~np.isnan(places)], applying(places)
+    tracks, values = gallery.songs[queries.targets][~np.isnan(places)], applying(places)
     if not len(values):
         return MixHeard(corpus=corpus, n_queries=0, interval=None)
     bootstrap = TrackBootstrap(tracks, resamples=config.resamples, seed=config.seed)

@@ -1,11 +1,11 @@
 """The models of a home, opened by name or model_id, with the baselines that need no training.
 
-``spectrum`` is made from the contrastive checkpoint, ``untrained`` is where training began, and
-``clap-audio`` is what one gets off the shelf. Its gallery: the mean of a stem's chunks, each
-embedded by CLAP's audio branch to unit norm. Its query: the same of the mix without the stem, plus
-CLAP's text embedding of the instrument (unit norm, weight 1). Both then get unit norm, as every
-model's vectors do. Audio and text share one space, so the sum is near stems that sound like the mix
-and like the word.
+``spectrum`` is made from the contrastive checkpoint (from ``starter`` where nothing was trained),
+``untrained`` is where training began, and ``clap-audio`` is what one gets off the shelf. Its
+gallery: the mean of a stem's chunks, each embedded by CLAP's audio branch to unit norm. Its query:
+the same of the mix without the stem, plus CLAP's text embedding of the instrument (unit norm,
+weight 1). Both then get unit norm, as every model's vectors do. Audio and text share one space, so
+the sum is near stems that sound like the mix and like the word.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 CLAP_AUDIO = "clap-audio"
 SPECTRUM = "spectrum"
+BASELINES = (UNTRAINED, SPECTRUM, CLAP_AUDIO)
 
 
 class ClapAudioModel(nn.Module):
@@ -159,7 +160,7 @@ class SpectrumModel(nn.Module):
 
 def is_baseline(model: EmbeddingModel) -> bool:
     """Tell whether a model only shows what needs no training here; nobody queries it."""
-    return model.name in (SPECTRUM, UNTRAINED, CLAP_AUDIO)
+    return model.name in BASELINES
 
 
 def load_models(
@@ -179,24 +180,38 @@ def load_models(
             damaged, or CLAP is asked for and missing.
         ValueError: no model has such a name.
     """
-    starter = [kinds.STARTER] if has_starter() else []
-    is_new = bool(starter) and not layout.models_index.is_file()
-    trained, clap = {} if is_new else read_models(layout), clap or clap_files(layout.clap)
+    clap = clap or clap_files(layout.clap)
     if names and CLAP_AUDIO in names:
         clap.require()
-    known = [
-        *trained,
-        *([SPECTRUM] if CONTRASTIVE in trained else []),
-        *([] if clap.missing else [CLAP_AUDIO]),
-    ]
-    named = [*known, *starter]
+    named = model_names(layout, clap)
     unknown = [name for name in names or [] if name not in named]
     if unknown:
         meant = did_you_mean(unknown[0], named)
         raise ValueError(
             f"no model is called {unknown[0]!r}{meant}; expected one of: {', '.join(named)}"
         )
-    return [open_model(name, layout, clap) for name in names or (starter if is_new else known)]
+    by_default = [name for name in named if (name == kinds.STARTER) == _is_new(layout)]
+    return [open_model(name, layout, clap) for name in names or by_default]
+
+
+def model_names(layout: DataLayout, clap: ClapFiles | None = None) -> list[str]:
+    """Name all that can be embedded with: what was trained here, its baselines, ``starter``.
+
+    Raises:
+        ArtifactError: nothing was trained yet and there is no ``starter``.
+    """
+    trained = {} if _is_new(layout) else read_models(layout)
+    return [
+        *trained,
+        *([SPECTRUM] if CONTRASTIVE in trained or not trained else []),
+        *([] if (clap or clap_files(layout.clap)).missing else [CLAP_AUDIO]),
+        *([kinds.STARTER] if has_starter() else []),
+    ]
+
+
+def _is_new(layout: DataLayout) -> bool:
+    """Tell whether ``starter`` is all that a home has."""
+    return has_starter() and not layout.models_index.is_file()
 
 
 def open_model(text: str, layout: DataLayout, clap: ClapFiles | None = None) -> EmbeddingModel:
@@ -214,6 +229,6 @@ def open_model(text: str, layout: DataLayout, clap: ClapFiles | None = None) -> 
     if text == CLAP_AUDIO or text.startswith(f"{CLAP_AUDIO}-"):
         return ClapAudioModel(clap or clap_files(layout.clap))
     if text == SPECTRUM:
-        text = f"{SPECTRUM}-{CONTRASTIVE}"
+        text = f"{SPECTRUM}-{kinds.STARTER if _is_new(layout) else CONTRASTIVE}"
     model = load_model(find_checkpoint(layout, text.removeprefix(f"{SPECTRUM}-")))
     return SpectrumModel(model) if text.startswith(f"{SPECTRUM}-") else model

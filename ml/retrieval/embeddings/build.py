@@ -331,6 +331,7 @@ class _Build:
                 "seen_tracks": len(seen),
             },
             seen_tracks=sorted(seen),
+            songs=source.songs(),
             **more,
         )
         remove_parts(folder)

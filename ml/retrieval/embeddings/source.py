@@ -172,6 +172,17 @@ class EmbeddingSource:
             for stem in track.stems
         ]
 
+    def songs(self) -> dict[str, str]:
+        """Map tracks of one artist and title (renderings of a MIDI file) to the first of them.
+
+        Tracks that are alone are left out.
+        """
+        named: dict[Name, list[str]] = {}
+        for track in self.tracks:
+            if track.title:
+                named.setdefault((track.artist, track.title), []).append(track.track_id)
+        return {each: same[0] for same in named.values() for each in same if len(same) > 1}
+
 
 def open_source(name: str, layout: DataLayout, splits: Splits, **identity: Any) -> EmbeddingSource:
     """Choose the tracks of a corpus to embed.

@@ -232,7 +232,7 @@ def _compare(
         )
         for embeddings in embedded.values()
     )
-    tracks = gallery.tracks[queries.targets]
+    tracks = gallery.songs[queries.targets]
     return CorpusComparison(
         corpus=corpus,
         n_queries=len(queries),

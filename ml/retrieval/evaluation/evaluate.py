@@ -355,7 +355,7 @@ def _score_rows(
     """Make the rows of each model; for the ``default`` protocol also of paired differences."""
     bootstraps = metric_bootstraps(
         next(iter(values.values())),
-        gallery.tracks[queries.targets],
+        gallery.songs[queries.targets],
         resamples=plan.resamples,
         seed=plan.seed,
     )
@@ -418,7 +418,7 @@ def _swapped_rows(
     header = {"corpus": plan.corpus, "conditioning": conditioning, "n_gallery": len(gallery)}
     bootstraps = metric_bootstraps(
         next(iter(others.values())),
-        gallery.tracks[swapped.targets],
+        gallery.songs[swapped.targets],
         resamples=plan.resamples,
         seed=plan.seed,
     )
@@ -461,7 +461,7 @@ def _summary(
         **{f"{r['model']} {r['metric']}": r["value"] for r in first if r["metric"] in shown},
         "seen_queries_dropped": 0 if is_seen else n_seen,
         "only_seen_tracks": is_seen,
-        "intervals": TrackBootstrap(gallery.tracks[queries.targets], resamples=1).method,
+        "intervals": TrackBootstrap(gallery.songs[queries.targets], resamples=1).method,
         **({"within": notes} if notes else {}),
         **({"swapped": swapped} if swapped else {}),
     }

@@ -36,7 +36,7 @@ from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, read_manifest
 from ml.labels.encoder import LabelEncoder
 from ml.parquet import read_table
-from ml.retrieval.embeddings.files import GALLERY
+from ml.retrieval.embeddings.files import GALLERY, read_embedding_manifest
 from ml.retrieval.evaluation.evaluate import EVALUATION as RETRIEVAL
 from ml.retrieval.evaluation.presence import (
     OTHER_WORDS_SIMILARITY,
@@ -287,12 +287,14 @@ def _read_scored(layout: DataLayout, corpus: str) -> _Scored:
             f"of zero-shot; score other splits or another corpus with: {SCORED_BY}"
         )
     models = dict(manifest["identity"]["models"])
+    model_id = next(iter(models.values()))
     return _Scored(
         fingerprint=manifest["fingerprint"],
         models=models,
         rows=rows,
         gallery=gallery_of(
-            read_table(layout.embeddings(next(iter(models.values())), corpus) / GALLERY)
+            read_table(layout.embeddings(model_id, corpus) / GALLERY),
+            read_embedding_manifest(layout, model_id, corpus),
         ),
     )
 
@@ -360,7 +362,7 @@ def _presence_rows(
     values = query_values(answers.ranks, len(gallery))
     chance = chance_scores(len(gallery))
     groups = np.array([presences[text].presence for text in queries.asked])
-    tracks = gallery.tracks[queries.targets]
+    tracks = gallery.songs[queries.targets]
     for group in (group for group in PRESENCES if group in groups):
         chosen = groups == group
         bootstrap = TrackBootstrap(tracks[chosen], **draws)
@@ -387,7 +389,7 @@ def _kind_rows(
     if not len(kinds):
         return
     chance = kind_chance(gallery, targets).mean(axis=0)
-    bootstrap = TrackBootstrap(gallery.tracks[targets], **draws)
+    bootstrap = TrackBootstrap(gallery.songs[targets], **draws)
     shares = {f"share/{name}": (place,) for place, name in enumerate(SHARES)}
     for metric, places in (UNIONS | shares).items():
         interval = share_interval(bootstrap, 100.0 * np.isin(kinds, places))

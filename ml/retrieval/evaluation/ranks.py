@@ -37,7 +37,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class Gallery:
     """The finest label; None: the stem has none."""
     categories: np.ndarray
     """The coarsest label; None: the stem has none."""
+    same_songs: Mapping[str, str] = field(default_factory=dict)
+    """Track id → the track that stands for its song, where tracks share one."""
 
     def __len__(self) -> int:
         return len(self.stem_ids)
@@ -76,6 +78,12 @@ class Gallery:
     def is_labelled(self) -> np.ndarray:
         """(stem,) whether the stem has a label."""
         return np.array([label is not None for label in self.labels], dtype=bool)
+
+    @cached_property
+    def songs(self) -> np.ndarray:
+        """(stem,) of what intervals are drawn: tracks, several of which may be one song."""
+        songs = [self.same_songs.get(track, track) for track in self.tracks]
+        return np.array(songs, dtype=object)
 
     def instruments(self, conditioning: str) -> np.ndarray:
         """Choose the column that says what a right instrument is: under ``coarse`` categories."""
@@ -121,8 +129,8 @@ class Answers:
     was not asked for."""
 
 
-def gallery_of(table: pa.Table) -> Gallery:
-    """Take the columns of a gallery from the rows of ``gallery.parquet``."""
+def gallery_of(table: pa.Table, manifest: Mapping[str, Any]) -> Gallery:
+    """Take the columns of a gallery from the rows of ``gallery.parquet`` and its manifest."""
     is_labelled = [bool(labels) for labels in table["labels"].to_pylist()]
 
     def column(name: str, *, needs_label: bool = False) -> np.ndarray:
@@ -135,6 +143,7 @@ def gallery_of(table: pa.Table) -> Gallery:
         tracks=column("track_id"),
         labels=column("label", needs_label=True),
         categories=column("category", needs_label=True),
+        same_songs=manifest.get("songs", {}),
     )
 
 
@@ -174,7 +183,7 @@ def common_queries(
     all_seen = {*seen, *(track for e in models.values() for track in e.manifest["seen_tracks"])}
     is_seen = np.array([t in all_seen for t in first.queries["track_id"].to_pylist()], dtype=bool)
     return (
-        gallery_of(first.gallery),
+        gallery_of(first.gallery, first.manifest),
         Queries(targets=targets[~is_seen], asked=asked[~is_seen]),
         Queries(targets=targets[is_seen], asked=asked[is_seen]),
     )

@@ -36,7 +36,7 @@ def swap_mixes(gallery: Gallery, queries: Queries, seed: int) -> tuple[np.ndarra
         (query,) whether there is such a mix, and the queries that have one.
     """
     mixes = np.full(len(queries), -1, dtype=np.int64)
-    for rows, others in _neighbours(gallery.tracks[queries.targets], queries.asked, seed):
+    for rows, others in _neighbours(gallery.songs[queries.targets], queries.asked, seed):
         mixes[rows] = np.resize(queries.targets[others], len(rows))
     kept = mixes >= 0
     return kept, Queries(

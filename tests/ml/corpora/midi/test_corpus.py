@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
 from ml.corpora.midi.corpus import MidiCorpus
 from ml.corpora.midi.programs import PROGRAMS, drum_labels, program_labels
+from ml.corpora.registration import register_corpus, render_missing
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.labels.taxonomy import CATEGORIES
+from ml.settings import load_settings
 from ml.tracks import CorpusError
+from ml.upkeep.collect import collect_leftovers
 
 
 @pytest.fixture
@@ -126,6 +130,28 @@ def test_a_home_renders_and_scans(
     assert main([*stems, "remove", "mine", "--delete"]) == 0
     assert list(layout.home.rglob("*.flac")) == []
     assert (root / "a.mid").is_file()
+
+
+def test_what_gc_drops_beyond_the_bound_is_rendered_again_to_the_same_bytes(
+    root: Path, tmp_path: Path, soundfonts: list[Path]
+):
+    settings = load_settings(tmp_path / "home")
+    options = {"soundfonts": str(soundfonts[0]), "seconds": 8}
+    name = register_corpus(settings, "midi", root, "mine", options)
+    settings = load_settings(settings.home)
+    render_missing(settings, name)
+    layout, audio = settings.layout, settings.layout.corpora / name
+    whole = contents(audio)
+    oldest, *newer = sorted(audio.glob("*/"), key=lambda song: song.stat().st_mtime_ns)
+    size = sum(path.stat().st_size for path in audio.rglob("*.flac"))
+    assert collect_leftovers(layout).found == []
+    bounded = replace(layout, rendered_gb=(size - 1) / 1e9)
+    (found,) = collect_leftovers(bounded, delete=True).found
+    assert found.path == oldest
+    assert all(song.is_dir() for song in newer)
+    assert not oldest.exists()
+    render_missing(settings, name)
+    assert contents(audio) == whole
 
 
 def test_a_part_that_no_soundfont_plays_is_named(

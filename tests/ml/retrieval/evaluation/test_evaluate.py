@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from ml.artifacts import ArtifactError, DataLayout
+from ml.corpora.corpus import open_corpus
+from ml.corpora.table import build_corpus_tracks
 from ml.parquet import read_table
 from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.embeddings.files import read_embeddings
 from ml.retrieval.evaluation.evaluate import METRICS, evaluate_retrieval
-from ml.retrieval.evaluation.ranks import retrieval_scores
+from ml.retrieval.evaluation.ranks import common_queries, retrieval_scores
+from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import SCORE_COLUMNS, read_scores
 from ml.scores.text import table_lines
 
@@ -71,6 +77,28 @@ def test_rows_that_know_the_labels_stand_beside_the_models(
     assert "within" not in artifact.summary
     queries = read_table(artifact.path / "queries.parquet").to_pylist()
     assert {row["model"] for row in queries} == set(names)  # what the instruments are told of
+
+
+def test_tracks_of_one_title_are_one_song_to_intervals_and_swapped_mixes(
+    tmp_path: Path, make_sine: Any, layout: DataLayout, band_model: Any
+) -> None:
+    lines = ["track_id,audio,labels,title"]
+    for number in range(6):
+        for place, label in enumerate(("bass", "guitar")):
+            name = f"{number}-{label}.wav"
+            soundfile.write(tmp_path / name, make_sine(3 * number + place, 1.0), 16_000)
+            lines.append(f"{number},{name},{label},song {number // 3}")
+    (tmp_path / "songs.csv").write_text("\n".join(lines))
+    build_corpus_tracks("songs", open_corpus("manifest", tmp_path / "songs.csv"), layout)
+    embed_corpus("songs", [band_model()], layout, {})
+    artifact = evaluate_retrieval("songs", layout, {"bands": "id-bands"})
+    assert artifact.summary["intervals"] == "t interval over 2 tracks"
+    embeddings = {"bands": read_embeddings(layout, "id-bands", "songs")}
+    gallery, queries, _ = common_queries("songs", embeddings)
+    assert set(gallery.songs) == {"0", "3"}
+    _, swapped = swap_mixes(gallery, queries, 0)
+    assert swapped.mixes is not None
+    assert (gallery.songs[swapped.mixes] != gallery.songs[swapped.targets]).all()
 
 
 @pytest.mark.parametrize("label", ["only {}", ""])

@@ -71,7 +71,7 @@ def rows_and_gallery(
     labels: Sequence[tuple[str, ...]], songs: int
 ) -> tuple[list[dict[str, Any]], Gallery]:
     rows = stem_rows(labels, songs)
-    gallery = gallery_of(stem_table(rows, np.zeros((len(rows), 1), dtype=np.float32)))
+    gallery = gallery_of(stem_table(rows, np.zeros((len(rows), 1), dtype=np.float32)), {})
     return [{**vars(row)} for row in rows], gallery
 
 
