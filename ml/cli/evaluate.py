@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "default": ("default",),
     "predecessor": ("predecessor",),
+    "paper": ("paper",),
     "both": ("default", "predecessor"),
+    "all": ("default", "predecessor", "paper"),
 }
 _HEADINGS = ("stem", "tr+inst", "tr+cat", "tr", "inst", "cat", "wrong")
 """Of the seven shares, in their order; "tr": in the right track."""
@@ -83,8 +85,8 @@ def _add_retrieval(evaluations: argparse._SubParsersAction) -> None:
         "--protocol",
         choices=tuple(_PROTOCOLS),
         default="default",
-        help="default: sounding chunks, cosine; predecessor: whole files, as the published "
-        "figures were measured",
+        help="default: sounding chunks, cosine; predecessor: whole files, as Stem-JEPA's script; "
+        "paper: whole files, means over patches, Euclidean distance; both: the first two",
     )
     parser.add_argument(
         "--seen", action="store_true", help="also score the tracks seen in training, marked so"
@@ -163,7 +165,6 @@ def _print_artifact(artifact: Artifact) -> None:
 
 def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     """One table per evaluation and conditioning, published figures where they belong."""
-    from ml.retrieval.evaluation.evaluate import PREDECESSOR
     from ml.scores.intervals import INTERVALS_SAID
     from ml.scores.text import published_rows, swapped_notes, table_lines
 
@@ -171,8 +172,7 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
         evaluation, conditioning = key
         table = [row for row in rows if (row["evaluation"], row["conditioning"]) == key]
         corpus = table[0]["corpus"]
-        if evaluation == PREDECESSOR:
-            table += published_rows(kind, corpus, conditioning)
+        table += published_rows(kind, table)
         lines = table_lines(f"{evaluation}: {corpus}, {conditioning}", table)
         same = [row for row in rows if row["conditioning"] == conditioning]
         print("\n".join([*lines, *swapped_notes(same, evaluation)]))

@@ -94,6 +94,7 @@ def test_only_embeddings_can_be_centred():
 def test_a_predictor_without_film_can_be_drawn_as_the_library_does():
     config = replace(CONFIG, conditioning="concat", is_plainly_drawn=True)
     for linear in build_predictor(config).linears:
+        assert isinstance(linear, nn.Linear)
         bound = linear.in_features**-0.5
         assert 0.9 * bound < linear.weight.abs().max() <= bound
         assert linear.bias.abs().max() > 0
