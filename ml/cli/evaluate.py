@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml.cli.embed import add_options, embed
@@ -371,6 +371,18 @@ def _add_beats(evaluations: argparse._SubParsersAction) -> None:
         metavar="N",
         help="of the encoders, -1 the last; validation tracks choose (default: beats.layers)",
     )
+    parser.add_argument(
+        "--trained-on",
+        nargs="+",
+        metavar="NAME",
+        help="what probes are trained on (default: beats.corpora)",
+    )
+    parser.add_argument(
+        "--min-bpm",
+        type=float,
+        metavar="BPM",
+        help="add rows of a decoder that goes down to this tempo, beside those from 55",
+    )
     parser.add_argument("--by-tempo", action="store_true", help="also by class of tempo")
     parser.add_argument(
         "--resamples", type=int, help="of the bootstrap (default: evaluation.bootstrap_resamples)"
@@ -390,8 +402,8 @@ def run_beats(args: argparse.Namespace, settings: Settings) -> int:
     from ml.scores.files import read_scores
 
     chosen, layout = settings.beats, settings.layout
-    trained_on = settings.beat_corpora()
-    scored = args.corpus or chosen.scored
+    trained_on = tuple(args.trained_on or settings.beat_corpora())
+    scored = args.corpus or dict.fromkeys((*trained_on, *chosen.heldout))
     sets = {name: _open_beats(name, settings) for name in dict.fromkeys((*trained_on, *scored))}
     device = str(choose_device(args.device))
     inputs = beat_inputs(layout, args.model or chosen.models, args.layers or chosen.layers, device)
@@ -410,6 +422,7 @@ def run_beats(args: argparse.Namespace, settings: Settings) -> int:
             sets[name],
             inputs,
             layout,
+            min_bpm=args.min_bpm,
             resamples=args.resamples or settings.evaluation.bootstrap_resamples,
             seed=settings.evaluation.seed,
         )
@@ -417,7 +430,7 @@ def run_beats(args: argparse.Namespace, settings: Settings) -> int:
         for evaluation in (EVALUATION, PAIRED):
             print()
             print_scores(read_scores(layout, evaluation=evaluation, corpus=name))
-        _print_published(sets[name].name)
+        _print_published(sets[name].name, {beats.name for beats in of_probes.values()})
         if args.by_tempo:
             _print_tempi(artifact)
     return 0
@@ -446,10 +459,16 @@ def _say(artifact: Artifact, what: str) -> None:
     print(f"{model}{state_text(artifact)}: {what}")
 
 
-def _print_published(set_name: str) -> None:
-    from ml.beats.scores import PUBLISHED
+def _print_published(set_name: str, trained_on: Collection[str]) -> None:
+    from ml.beats.scores import PUBLISHED, PUBLISHED_SETS
 
     rows = [row for row in PUBLISHED if row.set_name == set_name]
+    if rows and set(trained_on) != PUBLISHED_SETS:
+        print(
+            f"No published rows: these probes are trained on {', '.join(sorted(trained_on))}, "
+            f"theirs on {', '.join(sorted(PUBLISHED_SETS))}"
+        )
+        return
     if rows:
         print("Published (Riou et al., Table II), F-measure / CMLt / AMLt in percent:")
     for row in rows:
