@@ -25,24 +25,27 @@ _PLOTTED = "recall@10"
 def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
     """Make metadata for all evaluations of one corpus, paired differences left out.
 
-    Entries of the plain evaluation have their own names, those of others its name before theirs.
+    Entries of the plain evaluation have their own names, those of others its name before theirs,
+    and those of a second conditioning that.
 
     Args:
-        rows: of ``ml.scores.files.read_scores``, one corpus and conditioning.
+        rows: of ``ml.scores.files.read_scores``, one corpus.
         kind: of the corpus; decides which published figures stand beside ours.
     """
-    from ml.retrieval.evaluation.evaluate import EVALUATION, PREDECESSOR
+    from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.scores.files import LOSS, PAIRED, SWAPPED
     from ml.scores.text import published_rows
 
     shown: dict[str, Any] = {}
-    for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
+    for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
+        evaluation, conditioning = key
         if evaluation == PAIRED:
             continue
-        scores = [row for row in rows if row["evaluation"] == evaluation]
-        corpus, conditioning = scores[0]["corpus"], scores[0]["conditioning"]
-        beside = published_rows(kind, corpus, conditioning) if evaluation == PREDECESSOR else []
+        scores = [row for row in rows if (row["evaluation"], row["conditioning"]) == key]
+        beside = published_rows(kind, scores)
         prefix = "" if evaluation == EVALUATION else f"{evaluation}/"
+        if conditioning != rows[0]["conditioning"]:
+            prefix += f"{conditioning}/"
         if evaluation.endswith((SWAPPED, LOSS)):
             shown[f"{prefix}scores"] = dg.MetadataValue.md(score_markdown(scores))
             continue

@@ -33,7 +33,9 @@ class ArtifactKind:
         """Say which command makes the artifact in ``folder``."""
         if folder == SHIPPED:
             return "pip install --force-reinstall stem-retrieval"
-        above = folder.parent.name.replace("-predecessor", " --protocol predecessor")
+        above = folder.parent.name
+        for protocol in ("predecessor", "paper"):
+            above = above.replace(f"-{protocol}", f" --protocol {protocol}")
         return self.made_by.format(folder.name, above)
 
 
@@ -53,6 +55,7 @@ PREDECESSOR_EMBEDDINGS = ArtifactKind(
     name="predecessor embeddings",
     folders="embeddings/*/*/predecessor",
     made_by="stems evaluate retrieval --protocol predecessor --corpus {1}",
+    format_version=2,
 )
 PUBLICATION = ArtifactKind(
     name="publication", folders="lancedb/*/published/*", made_by="stems embed {0}"

@@ -132,9 +132,11 @@ class TrainingSettings(_Section):
 class EvaluationSettings(_Section):
     """How scores are computed."""
 
-    protocols: tuple[Literal["default", "predecessor"], ...] = Field(
+    protocols: tuple[Literal["default", "predecessor", "paper"], ...] = Field(
         default=("default",), min_length=1
     )
+    splits: tuple[Literal["train", "valid", "test"], ...] | None = Field(default=None, min_length=1)
+    conditionings: tuple[Conditioning, ...] = Field(default=("fine",), min_length=1)
     bootstrap_resamples: int = Field(default=1000, ge=100)
     seed: Seed = 0
 

@@ -52,15 +52,20 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     vectors = read_label_vectors(layout, name)
     render_missing(settings, name, home.processes)
     with cluster(settings.compute.dask_scheduler) as executor:
-        made = embed_corpus(
-            name,
-            models,
-            layout,
-            vectors,
-            device="auto",
-            executor=executor,
-            clap=clap_files_of(settings),
-        )
+        made = [
+            embed_corpus(
+                name,
+                models,
+                layout,
+                vectors,
+                conditioning=conditioning,
+                splits=settings.evaluation.splits,
+                device="auto",
+                executor=executor,
+                clap=clap_files_of(settings),
+            )
+            for conditioning in settings.evaluation.conditionings
+        ][-1]
     artifacts = dict(zip(names, made, strict=True))
     published = {
         called: store.publish_corpus(layout, model.model_id, name)
@@ -97,7 +102,11 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
     settings, name = home.settings(), context.partition_key
     layout, chosen = settings.layout, settings.evaluation
     config = EvaluationConfig(
-        resamples=chosen.bootstrap_resamples, seed=chosen.seed, device=str(choose_device("auto"))
+        conditionings=chosen.conditionings,
+        splits=chosen.splits,
+        resamples=chosen.bootstrap_resamples,
+        seed=chosen.seed,
+        device=str(choose_device("auto")),
     )
     models = load_models(layout, clap=clap_files_of(settings))
     vectors = read_label_vectors(layout, name)

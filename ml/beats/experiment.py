@@ -42,6 +42,8 @@ from ml.training.models import UNTRAINED
 EXAMPLES = "examples.npz"
 EXCERPT_S = 8.0
 _START_S = 8.0
+_FROM = " (from "
+"""In names of rows by a decoder of slower tempi."""
 EVALUATION = "beats"
 PAIRED = "beats-paired"
 ALL_TRACKS = "all tracks"
@@ -140,6 +142,7 @@ def build_beat_scores(
     inputs: Sequence[BeatInput],
     layout: DataLayout,
     *,
+    min_bpm: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Artifact:
@@ -150,6 +153,7 @@ def build_beat_scores(
         beat_set: its beats.
         inputs: what to compare; their probes must have been trained.
         layout: where everything lies.
+        min_bpm: add rows of a decoder that goes down to this tempo (a fifth of SMC is below 55).
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -167,19 +171,24 @@ def build_beat_scores(
         "inputs": [_versions(source, corpus, layout) for source in inputs],
         "resamples": resamples,
         "seed": seed,
+        **({} if min_bpm is None else {"min_bpm": min_bpm}),
     }
 
     def compute() -> Evaluated:
         activations = CorpusActivations(corpus, beat_set, inputs, layout)
-        table, chance = _score(activations, corpus)
+        decoders = {"": DBNBeatDecoder(FPS)}
+        if min_bpm is not None:
+            decoders[f"{_FROM}{min_bpm:g} bpm)"] = DBNBeatDecoder(FPS, min_bpm=min_bpm)
+        table, chance = _score(activations, corpus, decoders)
         tracks = [activations.tracks[place].track_id for place in activations.places]
         bootstrap = TrackBootstrap(tracks, resamples=resamples, seed=seed, highest=1.0)
         rows = [*_score_rows(corpus, table, chance, bootstrap)]
 
         def write_more(folder: Path) -> None:
             _write_tracks(activations, table, folder / TRACKS)
-            shown = [name for name in table if name != ANNOTATION]
-            write_examples(activations, _example_places(activations, table), shown, folder)
+            plain = {name: table[name] for name in table if _FROM not in name}
+            shown = [name for name in plain if name != ANNOTATION]
+            write_examples(activations, _example_places(activations, plain), shown, folder)
 
         return Evaluated(
             scores=rows,
@@ -208,9 +217,10 @@ def _versions(source: BeatInput, corpus: str, layout: DataLayout) -> dict[str, s
     }
 
 
-def _score(activations: CorpusActivations, corpus: str) -> tuple[Table, dict[str, float]]:
-    """Score all rows, and chance."""
-    decoder = DBNBeatDecoder(FPS)
+def _score(
+    activations: CorpusActivations, corpus: str, decoders: Mapping[str, DBNBeatDecoder]
+) -> tuple[Table, dict[str, float]]:
+    """Score all rows by each decoder, whose name is added to the model's, and chance."""
     rows: dict[str, list[dict[str, float]]] = {}
     chances = []
     places = progress(
@@ -219,7 +229,9 @@ def _score(activations: CorpusActivations, corpus: str) -> tuple[Table, dict[str
     for place in places:
         track = activations.tracks[place]
         for model, predicted in activations.predict(place).items():
-            rows.setdefault(model, []).append(score_track(track, predicted, decoder))
+            for name, decoder in decoders.items():
+                scored = score_track(track, predicted, decoder)
+                rows.setdefault(model + name, []).append(scored)
         chances.append(chance_scores(track))
     table = {
         model: {
@@ -255,6 +267,7 @@ def _score_rows(
             interval = bootstrap.interval(values[metric])
             yield row(EVALUATION, model, metric, interval, chance[metric])
     pairs = [(m, r) for r in REFERENCES if r in table for m in table if m not in BARE]
+    pairs = [(m, r) for m, r in pairs if _FROM not in m]
     for model, reference in pairs:
         for metric in TRACK_SCORES_METRICS:
             interval = bootstrap.difference(table[model][metric], table[reference][metric])

@@ -70,6 +70,10 @@ PUBLISHED = (
 trained for beats."""
 
 
+PUBLISHED_SETS = frozenset({"ballroom", "hainsworth", "smc", "harmonix"})
+"""What the probes of Riou et al. are trained on; GTZAN by none of them."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation:
     """How much each frame of a track is a beat, and when its peaks count."""

@@ -75,7 +75,7 @@ def start(config: TrainingConfig, device: torch.device) -> Pieces:
 
 
 def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
-    """Draw batches of noise at training's shapes: a target and on average two context stems."""
+    """Draw batches of noise at training's shapes: a target and a mix."""
     rng = np.random.default_rng(0)
     size, samples = config.batch_size, round(config.pairs.chunk_s * config.model.log_mel.rate_hz)
     predictor = config.model.predictor
@@ -85,10 +85,8 @@ def held_batches(config: TrainingConfig, n: int = 4) -> list[PairBatch]:
         return torch.from_numpy(rng.integers(-8000, 8000, shape, dtype=np.int16))
 
     def batch() -> PairBatch:
-        n_context = torch.from_numpy(rng.integers(1, 4, size))
         return PairBatch(
-            context=noise(size, 3, samples),
-            context_gain=(torch.arange(3) < n_context[:, None]).float(),
+            context=noise(size, samples) / 32_768,
             target=noise(size, samples),
             target_gain=torch.ones(size),
             condition=torch.from_numpy(rng.standard_normal((size, dim), dtype=np.float32)),

@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "default": ("default",),
     "predecessor": ("predecessor",),
+    "paper": ("paper",),
     "both": ("default", "predecessor"),
+    "all": ("default", "predecessor", "paper"),
 }
 _HEADINGS = ("stem", "tr+inst", "tr+cat", "tr", "inst", "cat", "wrong")
 """Of the seven shares, in their order; "tr": in the right track."""
@@ -87,8 +89,8 @@ def _add_retrieval(evaluations: argparse._SubParsersAction) -> None:
         "--protocol",
         choices=tuple(_PROTOCOLS),
         default="default",
-        help="default: sounding chunks, cosine; predecessor: whole files, as the published "
-        "figures were measured",
+        help="default: sounding chunks, cosine; predecessor: whole files, as Stem-JEPA's script; "
+        "paper: whole files, means over patches, Euclidean distance; both: the first two",
     )
     parser.add_argument(
         "--seen", action="store_true", help="also score the tracks seen in training, marked so"
@@ -237,7 +239,6 @@ def _print_artifact(artifact: Artifact) -> None:
 
 def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
     """One table per evaluation and conditioning, published figures where they belong."""
-    from ml.retrieval.evaluation.evaluate import PREDECESSOR
     from ml.scores.intervals import INTERVALS_SAID
     from ml.scores.text import published_rows, swapped_notes, table_lines
 
@@ -245,8 +246,7 @@ def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
         evaluation, conditioning = key
         table = [row for row in rows if (row["evaluation"], row["conditioning"]) == key]
         corpus = table[0]["corpus"]
-        if evaluation == PREDECESSOR:
-            table += published_rows(kind, corpus, conditioning)
+        table += published_rows(kind, table)
         lines = table_lines(f"{evaluation}: {corpus}, {conditioning}", table)
         same = [row for row in rows if row["conditioning"] == conditioning]
         print("\n".join([*lines, *swapped_notes(same, evaluation)]))
@@ -451,6 +451,18 @@ def _add_beats(evaluations: argparse._SubParsersAction) -> None:
         metavar="N",
         help="of the encoders, -1 the last; validation tracks choose (default: beats.layers)",
     )
+    parser.add_argument(
+        "--trained-on",
+        nargs="+",
+        metavar="NAME",
+        help="what probes are trained on (default: beats.corpora)",
+    )
+    parser.add_argument(
+        "--min-bpm",
+        type=float,
+        metavar="BPM",
+        help="add rows of a decoder that goes down to this tempo, beside those from 55",
+    )
     parser.add_argument("--by-tempo", action="store_true", help="also by class of tempo")
     parser.add_argument(
         "--resamples", type=int, help="of the bootstrap (default: evaluation.bootstrap_resamples)"
@@ -470,8 +482,8 @@ def run_beats(args: argparse.Namespace, settings: Settings) -> int:
     from ml.scores.files import read_scores
 
     chosen, layout = settings.beats, settings.layout
-    trained_on = settings.beat_corpora()
-    scored = args.corpus or chosen.scored
+    trained_on = tuple(args.trained_on or settings.beat_corpora())
+    scored = args.corpus or dict.fromkeys((*trained_on, *chosen.heldout))
     sets = {name: _open_beats(name, settings) for name in dict.fromkeys((*trained_on, *scored))}
     device = str(choose_device(args.device))
     inputs = beat_inputs(layout, args.model or chosen.models, args.layers or chosen.layers, device)
@@ -490,6 +502,7 @@ def run_beats(args: argparse.Namespace, settings: Settings) -> int:
             sets[name],
             inputs,
             layout,
+            min_bpm=args.min_bpm,
             resamples=args.resamples or settings.evaluation.bootstrap_resamples,
             seed=settings.evaluation.seed,
         )
@@ -497,7 +510,7 @@ def run_beats(args: argparse.Namespace, settings: Settings) -> int:
         for evaluation in (EVALUATION, PAIRED):
             print()
             print_scores(read_scores(layout, evaluation=evaluation, corpus=name))
-        _print_published(sets[name].name)
+        _print_published(sets[name].name, {beats.name for beats in of_probes.values()})
         if args.by_tempo:
             _print_tempi(artifact)
     return 0
@@ -526,10 +539,16 @@ def _say(artifact: Artifact, what: str) -> None:
     print(f"{model}{state_text(artifact)}: {what}")
 
 
-def _print_published(set_name: str) -> None:
-    from ml.beats.scores import PUBLISHED
+def _print_published(set_name: str, trained_on: Collection[str]) -> None:
+    from ml.beats.scores import PUBLISHED, PUBLISHED_SETS
 
     rows = [row for row in PUBLISHED if row.set_name == set_name]
+    if rows and set(trained_on) != PUBLISHED_SETS:
+        print(
+            f"No published rows: these probes are trained on {', '.join(sorted(trained_on))}, "
+            f"theirs on {', '.join(sorted(PUBLISHED_SETS))}"
+        )
+        return
     if rows:
         print("Published (Riou et al., Table II), F-measure / CMLt / AMLt in percent:")
     for row in rows:

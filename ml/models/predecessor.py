@@ -98,7 +98,7 @@ def _config(
         kernel = encoder["patch_embed.proj.weight"]  # (dim, 1, patch, patch)
         dim, patch = kernel.shape[0], kernel.shape[-1]
         fc1 = encoder["blocks.0.mlp.fc1.weight"]  # (mlp_ratio · dim, dim)
-        positions = encoder["pos_embed"]  # (1, patch, dim)
+        positions = encoder["pos_embed"]  # (1, freq_patch, time_patch, dim)
         first = predictor["blocks.0.weight"]  # (hidden, 2 · dim)
         n_classes = len(predictor["source_embed.weight"])
     except KeyError as error:
@@ -106,14 +106,17 @@ def _config(
             f"{path} has no tensor {error.args[0]!r} in its encoder or predictor; expected the "
             "ViT and the class predictor of Stem-JEPA"
         ) from None
-    log_mel = LogMelConfig()
+    log_mel = LogMelConfig(floor=torch.finfo(torch.float32).eps)
     freq_patches = log_mel.mel_bins // patch
-    if positions.shape[-2] % freq_patches or n_classes != len(FOUR_CLASSES):
+    if positions.shape[:2] != (1, freq_patches) or positions.ndim != 4 or first.shape[1] != 2 * dim:
         raise ArtifactError(
-            f"{path} has {positions.shape[-2]} positions and {n_classes} classes; expected a "
-            f"multiple of {freq_patches} positions (no class token) and {len(FOUR_CLASSES)} classes"
+            f"{path} has pos_embed {tuple(positions.shape)} and a predictor of {first.shape[1]} "
+            f"inputs; expected (1, {freq_patches}, time patches, {dim}) and {2 * dim}: the ViT and "
+            "the MLP with 'concat' conditioning of Stem-JEPA"
         )
-    time_patches = positions.shape[-2] // freq_patches
+    if n_classes != len(FOUR_CLASSES):
+        raise ArtifactError(f"{path} has {n_classes} classes; expected {len(FOUR_CLASSES)}")
+    time_patches = positions.shape[2]
     return StemJepaConfig(
         log_mel=log_mel,
         encoder=ViTConfig(
@@ -141,7 +144,7 @@ def _encoder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for pattern, ours in _ENCODER_NAMES:
             name = re.sub(pattern, ours, name)
         weights[name] = tensor
-    weights["pos_embed"] = weights["pos_embed"].reshape(-1, weights["pos_embed"].shape[-1])
+    weights["pos_embed"] = weights["pos_embed"].flatten(0, 2)
     return weights
 
 

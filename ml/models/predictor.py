@@ -40,6 +40,10 @@ class PredictorConfig:
     is_condition_centred: bool = added_field(False)
     """Differs: minus the mean of the training labels' embeddings (buffer ``condition_mean``), which
     all texts share and which tells no instrument from another. ``film`` and ``concat``."""
+    is_plainly_drawn: bool = added_field(False)
+    """Draw linear layers as torch does (predecessor). False: as He, with zero biases. Differs:
+    ``film`` needs it, at size ``paper`` too: torch's shrink what they hear of the mix from layer to
+    layer, while FiLM adds the condition at each."""
 
     def __post_init__(self) -> None:
         if self.layers < 2:
@@ -55,8 +59,8 @@ class Predictor(nn.Module):
     """Conditioned MLP applied to each patch alone, with a final LayerNorm (predecessor).
 
     Conditions have unit norm; they are multiplied by √condition_dim so that their entries are of
-    order 1. FiLM starts as γ = 1, β ≈ 0 and hidden layers as He: with default initialisation γ is
-    near 0 and the predictor cannot see the mix.
+    order 1. FiLM starts as γ = 1, β ≈ 0: with the library's initialisation γ is near 0 and the
+    predictor cannot see the mix.
 
     Buffer with ``is_condition_centred``: ``condition_mean`` (condition_dim,), 0 until it is set.
     """
@@ -133,7 +137,7 @@ class Predictor(nn.Module):
         return condition * math.sqrt(self.config.condition_dim)
 
     def _initialise(self) -> None:
-        for linear in self.linears:
+        for linear in () if self.config.is_plainly_drawn else self.linears:
             assert isinstance(linear, nn.Linear)
             nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
             nn.init.zeros_(linear.bias)

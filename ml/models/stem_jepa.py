@@ -163,13 +163,14 @@ class StemJepa(RunningMeans):
 
         Returns:
             (batch, dim) float32: the mean over patches of N(patch), not of unit norm. Phase 1: the
-            pooled embedding minus ``target_mean``. With ``song_share``: see ``with_song``.
+            pooled embedding, minus ``target_mean`` where it was trained so (``is_centred``). With
+            ``song_share``: see ``with_song``.
         """
         if self.instrument_heads is not None:
             instrument = self.instrument_of_stem(self.encoder(mel))
             return self.with_song(instrument, mel, is_mix=False)
         if self.target_encoder is None:
-            return pooled(self.encoder, mel) - self.target_mean.mean((0, 1))
+            return self._pooled(self.encoder, mel, self.target_mean.mean((0, 1)))
         patches = self.normalise_target(self.target_patches(mel))
         return F.normalize(patches, dim=-1).mean(1)
 
@@ -188,7 +189,7 @@ class StemJepa(RunningMeans):
             (batch, dim) float32, not of unit norm.
         """
         if self.predictor is None:
-            return pooled(self.encoder, mel) - self.context_mean
+            return self._pooled(self.encoder, mel, self.context_mean)
         predicted = self.predict_patches(self.encoder(mel), condition, classes)
         if self.instrument_heads is not None:
             instrument = self.instrument_asked(predicted)
@@ -214,8 +215,13 @@ class StemJepa(RunningMeans):
         """
         assert self.song_encoder is not None
         mean = self.song_context_mean if is_mix else self.song_target_mean
-        song = pooled(self.song_encoder, mel) - mean
+        song = self._pooled(self.song_encoder, mel, mean)
         return weighted_parts(torch.cat([song, instrument.float()], dim=-1), self.part_shares)
+
+    def _pooled(self, encoder: ViTEncoder, mel: Tensor, mean: Tensor) -> Tensor:
+        """Average patches, minus a running mean as phase 1 compares them: (batch, dim) float32."""
+        rows = encoder(mel).flatten(1, 2).float().mean(1)
+        return rows - mean if self.config.is_centred else rows
 
     @torch.inference_mode()
     def embed_stem(self, waveform: Tensor | np.ndarray) -> Tensor:
@@ -285,11 +291,6 @@ class StemJepa(RunningMeans):
             )
         chunks = [torch.from_numpy(samples[start : start + size]) for start in starts]
         return [chunk.to(self.target_mean.device) for chunk in chunks]
-
-
-def pooled(encoder: ViTEncoder, mel: Tensor) -> Tensor:
-    """Average an encoder's patches of (batch, mel_bin, frame): (batch, encoder dim) float32."""
-    return encoder(mel).flatten(1, 2).float().mean(1)
 
 
 def weighted_parts(rows: Tensor, shares: Sequence[float]) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ml.plain import added_field
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
@@ -35,6 +37,9 @@ class ViTConfig:
     stored_positions: int | None = None
     """None: sine-cosine positions, of any length. A number: positions for so many time patches
     come with the weights (an imported checkpoint), and longer audio is refused."""
+    is_xavier: bool = added_field(False)
+    """Draw linear maps Xavier-uniform, as the predecessor does. False: truncated normal of 0.02.
+    Differs: it is what was tried at 128 and 384 dimensions."""
 
     def __post_init__(self) -> None:
         if min(self.dim, self.layers, self.heads, self.patch, self.mel_bins) < 1:
@@ -132,15 +137,20 @@ class ViTEncoder(nn.Module):
         return grid[:, :time_patches].flatten(0, 1)
 
     def _initialise(self) -> None:
-        """Draw linear maps of truncated normal 0.02, zero biases (as MAE and the predecessor)."""
+        """Draw linear maps as configured, with zero biases, and the embedding of patches as one."""
+        is_xavier = self.config.is_xavier
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                if is_xavier:
+                    nn.init.xavier_uniform_(module.weight)
+                else:
+                    nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         weight = self.patch_embed.weight
         nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
-        assert self.patch_embed.bias is not None
-        nn.init.zeros_(self.patch_embed.bias)
+        if not is_xavier:  # the predecessor leaves it as a convolution has it
+            assert self.patch_embed.bias is not None
+            nn.init.zeros_(self.patch_embed.bias)
 
 
 class Block(nn.Module):

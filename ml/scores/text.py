@@ -1,9 +1,10 @@
 """Scores as tables for a terminal: one evaluation in full, or all of them at a glance.
 
-Table I as published (Riou et al., arXiv:2411.19806v2) can stand beside our own figures. It was
-measured by the ``predecessor`` protocol on MUSDB18 and MoisesDB, and means nothing beside other
-protocols or corpora. Percent; no intervals were published. A model that takes no text has one row
-for both conditionings of MoisesDB.
+Table I as published (Riou et al., arXiv:2411.19806v2) can stand beside our own figures on MUSDB18
+and MoisesDB: beside the ``paper`` protocol, which is what the paper describes; and its row of
+Stem-JEPA on MUSDB18, which Stem-JEPA's script measured, beside ``predecessor``. It means nothing
+beside other protocols or corpora. Percent; no intervals were published. A model that takes no text
+has one row for both conditionings of MoisesDB.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ _Cells = Mapping[tuple[str, str], Mapping[str, Any]]
 """Model and metric → a row of scores."""
 PUBLISHED = "published"
 _METRICS = ("recall@1", "recall@5", "recall@10", "normalized_rank_mean", "normalized_rank_median")
+_PAPER = "retrieval-paper"
+_PUBLISHED_BY = (_PAPER, "retrieval-predecessor")
+"""Evaluations beside which published figures belong."""
 _STEMS = {"musdb18": 600, "moisesdb": 2585}
 _Row = tuple[float, float, float, float, float]
 
@@ -245,24 +249,35 @@ def _interval(row: Mapping[str, Any] | None) -> str:
     return f"{row['low']:.1f}…{row['high']:.1f}"
 
 
-def published_rows(kind: str, corpus: str, conditioning: str) -> list[dict[str, Any]]:
-    """List the published figures for a corpus, shaped like ``ml.scores.files.read_scores``.
+def published_rows(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """List the published figures that belong beside scores, shaped like these.
 
     Args:
         kind: the kind of the corpus (``ml.corpora.corpus.open_corpus``).
-        corpus: its name.
-        conditioning: ``fine``, ``coarse`` or ``none``.
+        rows: of one evaluation, one corpus and conditioning (``ml.scores.files.read_scores``).
 
     Returns:
-        Rows of evaluation ``published`` and model "film (published)", empty where nothing was
-        published. They are for showing, not for the files of scores.
+        Rows of evaluation ``published`` and model "film (published)", which says what differs where
+        the published gallery or number of queries is another; empty where nothing was published.
+        They are for showing, not for the files of scores.
     """
+    if (evaluation := rows[0]["evaluation"]) not in _PUBLISHED_BY:
+        return []
+    corpus, conditioning = rows[0]["corpus"], rows[0]["conditioning"]
+    published = _TABLE.get((kind, conditioning), {})
+    if not published:
+        return []
+    if evaluation != _PAPER:
+        published = {"class": published["class"]} if kind == "musdb18" else {}
     size = _STEMS.get(kind)
+    found = max(row["n_queries"] for row in rows), rows[0]["n_gallery"]
+    is_same = found == (size, size)
+    named = PUBLISHED if is_same else f"{PUBLISHED}: {size} queries of {size} stems"
     return [
         {
             "evaluation": PUBLISHED,
             "corpus": corpus,
-            "model": f"{model} ({PUBLISHED})",
+            "model": f"{model} ({named})",
             "conditioning": conditioning,
             "n_queries": size,
             "n_gallery": size,
@@ -272,6 +287,6 @@ def published_rows(kind: str, corpus: str, conditioning: str) -> list[dict[str, 
             "high": None,
             "chance": None,
         }
-        for model, values in _TABLE.get((kind, conditioning), {}).items()
+        for model, values in published.items()
         for metric, value in zip(_METRICS, values, strict=True)
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,9 +20,23 @@ import torch
 from torch.utils.data import Dataset
 
 from ml.artifacts import ArtifactError
-from ml.shards.index import FULL_SCALE, Damage, DamagedShardError, IndexedSegment, IndexedStem
+from ml.shards.index import (
+    FULL_SCALE,
+    Damage,
+    DamagedShardError,
+    IndexedSegment,
+    IndexedStem,
+    Parts,
+)
 from ml.shards.members import ShardMembers
-from ml.shards.pairs import LABEL_LEVELS, MUSIC_ROW, Pair, PairBatch, PairConfig, draw_pair
+from ml.shards.pairs import (
+    LABEL_LEVELS,
+    Pair,
+    PairBatch,
+    PairConfig,
+    draw_pair,
+    whole_track,
+)
 from ml.shards.split import EpochOrder, SplitSegments
 from ml.tracks import MUSIC
 
@@ -47,13 +62,16 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
 
         Args:
             split: the segments.
-            order: which of them make up a batch.
+            order: which of them, or which of their tracks (``is_by_track``), make up a
+                batch.
             config: how to draw.
             condition_dim: length of a condition.
             rows: of the global batch, those that this rank reads.
             keeps_decoded: keep what was decoded in memory; changes no result.
         """
         self._segments = split.segments
+        self._shard_of = split.shard_of
+        self._of_tracks = split.segments_of_tracks() if config.is_by_track else None
         self._order = order
         self._per_epoch = order.batches_per_epoch
         self._config = config
@@ -82,13 +100,12 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         chosen = self._epoch[1][number]  # (batch_size,)
         before = self._members.bytes_read
         skipped: list[Damage] = []
-        draws = [self._draws(chosen, epoch, number, row, skipped) for row in self._rows]
-        pairs = [next(row) for row in draws]
         hard_negatives = self._config.hard_negatives
-        rows = BatchRows(pairs, self._samples, self._condition_dim, hard_negatives)
-        for row, (pair, others) in enumerate(zip(pairs, draws, strict=True)):
-            while not self._has_filled(rows, row, pair, skipped):
-                pair = next(others)
+        rows = BatchRows(len(self._rows), self._samples, self._condition_dim, hard_negatives)
+        for row, of_batch in enumerate(self._rows):
+            draws = self._draws(chosen, epoch, number, of_batch, skipped)
+            while not self._has_filled(rows, row, next(draws), skipped):
+                pass
         return rows.batch(skipped, self._members.bytes_read - before)
 
     def _has_filled(self, rows: BatchRows, row: int, pair: Pair, skipped: list[Damage]) -> bool:
@@ -111,7 +128,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
             rng = np.random.default_rng([*seed, 1 + place])
             yield from self._drawn(place, rng, skipped)
         raise ArtifactError(
-            f"no segment can be read in place of sample {self._segments[int(chosen[row])].key}; "
+            f"no segment can be read in place of sample {self._parts(int(chosen[row]))[0][1].key}; "
             f"{skipped[-1]}; make the shards again"
         )
 
@@ -145,22 +162,37 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         skipped.append(error.damage)
 
     def _draw(self, place: int, rng: np.random.Generator) -> Pair:
-        """Draw a pair from a segment."""
-        segment, shard = self._segments[place], int(self._order.shards[place])
+        """Draw a pair from what lies at a place of the order."""
+        parts, shard = self._parts(place), int(self._order.shards[place])
+        segment = parts[0][1] if len(parts) == 1 else whole_track(parts, self._rate_hz)
+        heard: dict[tuple[int, str], np.ndarray] = {}
 
         def peaks(start: int) -> np.ndarray:
-            chunk, highest = np.empty(self._samples, dtype=np.int16), []
+            heard.clear()
+            highest = []
             for stem in segment.stems:
-                self._members.read_chunk(shard, segment, stem, start, chunk)
+                chunk = heard[start, stem.stem_id] = np.empty(self._samples, dtype=np.int16)
+                self._members.read_crop(shard, parts, stem.stem_id, start, chunk)
                 highest.append(np.abs(chunk / FULL_SCALE).max() * stem.gain)
             return np.array(highest)
 
         return Pair(
             draw=draw_pair(segment, self._rate_hz, self._config, rng, peaks),
             segment=segment,
+            parts=parts,
             shard=shard,
             track=int(self._order.tracks[place]),
+            heard=heard,
         )
+
+    def _parts(self, place: int) -> Parts:
+        """Unpack what is stored of a place: its segment, or all of its track."""
+        if self._of_tracks is None:
+            return [(0, self._segments[place])]
+        stored = (self._segments[int(part)] for part in self._of_tracks[place])
+        segments = sorted(stored, key=lambda segment: segment.start_s)
+        begin_s = segments[0].start_s
+        return [(round((x.start_s - begin_s) * self._rate_hz), x) for x in segments]
 
     def label_vectors(self) -> dict[str, np.ndarray]:
         """Read the condition of every text that a stem is conditioned with: see ``ShardPairs``.
@@ -173,7 +205,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
     def _vector_of(self, text: str) -> np.ndarray:
         place = self._places_of_texts[text]
         segment = self._segments[place]
-        return self._vector(int(self._order.shards[place]), segment, segment.texts.index(text))
+        return self._vector(int(self._shard_of[place]), segment, text)
 
     def _music_vector(self, config: PairConfig) -> np.ndarray:
         if MUSIC not in self._places_of_texts:
@@ -186,14 +218,15 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
 
     def _condition(self, pair: Pair) -> np.ndarray:
         """Read what a pair is conditioned with: (condition_dim,) float32."""
-        if pair.draw.label_row == MUSIC_ROW:
+        text = pair.draw.label
+        if pair.draw.is_music:
             assert self._music is not None
             return self._music
-        return self._vector(pair.shard, pair.segment, pair.draw.label_row)
+        return self._vector(pair.shard, next(x for _, x in pair.parts if text in x.texts), text)
 
-    def _vector(self, shard: int, segment: IndexedSegment, row: int) -> np.ndarray:
-        """Read a row of a segment's ``labels.npy``: (condition_dim,) float32."""
-        size = 2 * self._condition_dim
+    def _vector(self, shard: int, segment: IndexedSegment, text: str) -> np.ndarray:
+        """Read the row of a text in a segment's ``labels.npy``: (condition_dim,) float32."""
+        row, size = segment.texts.index(text), 2 * self._condition_dim
         data = self._members.read(shard, segment.key, segment.labels_offset + row * size, size)
         return np.frombuffer(data, dtype="<f2").astype(np.float32)
 
@@ -206,24 +239,23 @@ class BatchRows:
     """The arrays of a batch while its rows are filled, audio read straight to its place."""
 
     def __init__(
-        self, pairs: Sequence[Pair], samples: int, condition_dim: int, hard_negatives: int = 0
+        self, size: int, samples: int, condition_dim: int, hard_negatives: int = 0
     ) -> None:
         """Make room.
 
         Args:
-            pairs: what each row is expected to hold; ``fill`` may bring another pair.
+            size: how many rows.
             samples: length of a chunk.
             condition_dim: length of a condition.
             hard_negatives: room for so many in each row.
         """
-        self._pairs = list(pairs)
-        widest = max(len(pair.draw.context) for pair in pairs)
-        self._target = _shareable(len(pairs), samples, dtype=torch.int16)
-        self._context = _shareable(len(pairs), widest, samples, dtype=torch.int16)
+        self._pairs: dict[int, Pair] = {}
+        self._target = _shareable(size, samples, dtype=torch.int16)
+        self._context = _shareable(size, samples, dtype=torch.float32)
         self._negatives: torch.Tensor | None = None
         if hard_negatives:
-            self._negatives = _shareable(len(pairs), hard_negatives, samples, dtype=torch.int16)
-        self._condition = torch.empty(len(pairs), condition_dim)
+            self._negatives = _shareable(size, hard_negatives, samples, dtype=torch.int16)
+        self._condition = torch.empty(size, condition_dim)
 
     def fill(self, row: int, pair: Pair, condition: np.ndarray, members: ShardMembers) -> None:
         """Read a pair into a row; may be tried again with another pair after an error.
@@ -237,23 +269,22 @@ class BatchRows:
         Raises:
             DamagedShardError: a chunk cannot be read.
         """
-        missing = len(pair.context) - self._context.shape[1]
-        if missing > 0:
-            self._context = torch.nn.functional.pad(self._context, (0, 0, 0, missing))
-        self._pairs[row] = pair
+        self._pairs[row] = replace(pair, heard={})
         self._condition[row] = torch.from_numpy(condition)
         _read_stems(pair, [pair.target], self._target[row : row + 1].numpy(), members)
-        _read_stems(pair, pair.context, self._context[row].numpy(), members)
+        stems = torch.empty(len(pair.context), self._target.shape[1], dtype=torch.int16)
+        _read_stems(pair, pair.context, stems.numpy(), members)
+        gains = torch.tensor([stem.gain for stem in pair.context], dtype=torch.float32)
+        self._context[row] = (gains / FULL_SCALE) @ stems.float()
         if self._negatives is not None:
             _read_stems(pair, pair.negatives, self._negatives[row].numpy(), members)
 
     def batch(self, skipped: Sequence[Damage], bytes_read: int) -> PairBatch:
         """Give the batch, once every row is filled."""
-        pairs = self._pairs
+        pairs = [self._pairs[row] for row in range(len(self._target))]
         negatives = self._negatives
         return PairBatch(
             context=self._context,
-            context_gain=_gains([pair.context for pair in pairs], self._context.shape[1]),
             target=self._target,
             target_gain=torch.tensor([pair.target.gain for pair in pairs], dtype=torch.float32),
             condition=self._condition,
@@ -277,7 +308,10 @@ def _read_stems(
 ) -> None:
     """Read stems of a pair into the first of ``chunks`` (stem, samples); silence the others."""
     for place, stem in enumerate(stems):
-        members.read_chunk(pair.shard, pair.segment, stem, pair.draw.start, chunks[place])
+        if (chunk := pair.heard.get((pair.draw.start, stem.stem_id))) is not None:
+            chunks[place] = chunk
+        else:
+            members.read_crop(pair.shard, pair.parts, stem.stem_id, pair.draw.start, chunks[place])
     chunks[len(stems) :] = 0
 
 

@@ -86,6 +86,10 @@ class IndexedSegment:
     """The stems that sound in the segment, in the order of their members."""
 
 
+Parts = Sequence[tuple[int, IndexedSegment]]
+"""Stored segments in the order of time, each with its first sample from the first one's start."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardCounts:
     """What went into a shard and what was left out, in pieces and seconds."""

@@ -10,7 +10,14 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ml.shards.folders import Shard, ShardFolder
-from ml.shards.index import WAV_HEADER_BYTES, Damage, DamagedShardError, IndexedSegment, IndexedStem
+from ml.shards.index import (
+    WAV_HEADER_BYTES,
+    Damage,
+    DamagedShardError,
+    IndexedSegment,
+    IndexedStem,
+    Parts,
+)
 
 OPEN_SHARDS = 128
 """How many tars one process keeps open."""
@@ -39,6 +46,36 @@ class ShardMembers:
         """
         self._shards, self._keeps_decoded = shards, keeps_decoded
         self._forget()
+
+    def read_crop(
+        self,
+        shard: int,
+        parts: Parts,
+        stem_id: str,
+        start: int,
+        chunk: np.ndarray,
+    ) -> None:
+        """Fill ``chunk`` (samples,) int16 with a stem from what is stored of a track.
+
+        Args:
+            shard: of the parts.
+            parts: what is stored; between them, and in a part that lacks the stem, is silence.
+            stem_id: which stem.
+            start: first sample of the chunk.
+            chunk: what is filled.
+
+        Raises:
+            DamagedShardError: the shard is missing or damaged.
+            ArtifactError: it cannot be brought here.
+        """
+        chunk[:] = 0
+        for first, part in parts:
+            begin, end = max(start, first), min(start + len(chunk), first + part.samples)
+            stem = next((x for x in part.stems if x.stem_id == stem_id), None)
+            if stem is not None and begin < end:
+                self.read_chunk(
+                    shard, part, stem, begin - first, chunk[begin - start : end - start]
+                )
 
     def read_chunk(
         self, shard: int, segment: IndexedSegment, stem: IndexedStem, start: int, chunk: np.ndarray

@@ -1,10 +1,10 @@
 """Training pairs: which chunk, which target, which context (Riou et al., section II-E).
 
-A chunk is drawn uniformly from a segment; the target uniformly among the stems that sound in it;
-the context's size uniformly from 1 to the number of the other sounding stems, then a subset of that
-size. With fewer than two sounding stems the chunk is drawn again; after ``draws`` tries the chunk
-of the segment with most sounding stems is taken. The label is drawn uniformly from the target's
-hierarchy, "music" where it has none.
+A chunk is drawn uniformly from a segment, or a whole track; the target uniformly among the stems
+that sound in it; the context's size uniformly from 1 to the number of the other sounding stems,
+then a subset of that size. With fewer than two sounding stems the chunk is drawn again; after
+``draws`` tries the chunk with most sounding stems is taken. The label is drawn uniformly from the
+target's hierarchy, "music" where it has none.
 
 A build keeps only segments that hold a chunk with two sounding stems (``gives_pair``). How activity
 is found in a waveform is the matter of ``ml.audio.activity``, which segments come when that of
@@ -13,8 +13,8 @@ is found in a waveform is the matter of ``ml.audio.activity``, which segments co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,11 +22,8 @@ import torch
 
 from ml.audio.activity import active_seconds
 from ml.plain import added_field
-from ml.shards.index import Damage, IndexedSegment, IndexedStem
+from ml.shards.index import Damage, IndexedSegment, IndexedStem, Parts
 from ml.tracks import MUSIC
-
-MUSIC_ROW = -1
-"""``PairDraw.label_row`` of a label that "music" took the place of."""
 
 LABEL_LEVELS = 6
 """How many of a stem's labels, the finest ones, a batch can tell apart."""
@@ -50,13 +47,18 @@ class PairConfig:
     chunk_s: float = 8.0
     """Length of a chunk; a shorter segment is padded with silence at its end."""
     rule: ActivityRule = "intervals"
-    """When a stem sounds in a chunk. ``intervals``: if it does for ``min_active_s`` by the silence
-    rule of ``ml.audio.activity``. ``peak``: if its peak there exceeds ``min_peak`` (the
-    predecessor's rule; reads every stem of the chunk)."""
+    """When a stem sounds in a chunk. ``peak``: if its peak there exceeds ``min_peak`` (the rule of
+    the predecessor, to which the paper refers; reads every stem of the chunk). ``intervals``: if it
+    does for ``min_active_s`` by the silence rule of ``ml.audio.activity``. Differs: nothing that is
+    not in the batch is read, and a quiet stem counts."""
     min_active_s: float = 0.5
-    """For ``intervals``. Differs: the paper does not say; half a second is a note or a few hits."""
+    """For ``intervals``: half a second is a note or a few hits."""
     min_peak: float = 0.1
-    """For ``peak``; 1.0 is full scale."""
+    """For ``peak``; 1.0 is full scale (0.1: the predecessor's)."""
+    is_by_track: bool = added_field(False)
+    """An epoch takes one chunk of each track, uniformly from all of it (predecessor). False: one of
+    each stored segment. Differs: a track counts by its length, and no chunk reaches across the
+    border of two segments."""
     draws: int = 10
     """How often a chunk is drawn before the best one of the segment is taken."""
     window_shards: int = 16
@@ -101,8 +103,8 @@ class PairDraw:
     """Indices of the context's stems; never empty, never the target."""
     label: str
     """The drawn label text."""
-    label_row: int
-    """Its row in ``labels.npy``; ``MUSIC_ROW``: "music", whatever the stem's labels."""
+    is_music: bool = False
+    """"music" took the place of the drawn label."""
     negatives: tuple[int, ...] = ()
     """Indices of stems that the pair's query should not find."""
 
@@ -113,10 +115,15 @@ class Pair:
 
     draw: PairDraw
     segment: IndexedSegment
+    """What it was drawn from: a stored segment, or all of a track (``whole_track``)."""
+    parts: Parts
+    """What is stored of it: itself, or the segments of the track."""
     shard: int
-    """Index of the segment's shard."""
+    """Index of their shard."""
     track: int
     """Index into ``ShardPairs.tracks``."""
+    heard: Mapping[tuple[int, str], np.ndarray] = field(default_factory=dict)
+    """Chunks that were read to draw it: (start, ``stem_id``) → (samples,) int16."""
 
     @property
     def target(self) -> IndexedStem:
@@ -136,14 +143,12 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """A batch of pairs; waveform = int16 / 32768 * gain."""
+    """A batch of pairs."""
 
     context: torch.Tensor
-    """(batch, context_stem, samples) int16, zero-padded to the largest context of the batch."""
-    context_gain: torch.Tensor
-    """(batch, context_stem) float32; 0 for padding."""
+    """(batch, samples) float32: the mix, full scale ±1, not clipped."""
     target: torch.Tensor
-    """(batch, samples) int16."""
+    """(batch, samples) int16; waveform = int16 / 32768 * gain."""
     target_gain: torch.Tensor
     """(batch,) float32."""
     condition: torch.Tensor
@@ -183,7 +188,7 @@ class PairBatch:
         return self._with_tensors(torch.Tensor.pin_memory)
 
     def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PairBatch:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
         changed: dict[str, Any] = {k: change(v) for k, v in values if isinstance(v, torch.Tensor)}
         return replace(self, **changed)
 
@@ -193,6 +198,24 @@ def can_give_pair(segment: IndexedSegment, rate_hz: int, config: PairConfig) -> 
     intervals = [stem.intervals for stem in segment.stems]
     duration_s = segment.samples / rate_hz
     return gives_pair(intervals, duration_s, config.chunk_s, config.min_active_s)
+
+
+def whole_track(parts: Parts, rate_hz: int) -> IndexedSegment:
+    """Describe what is stored of a track as one segment.
+
+    A stem is described as where it is stored first; rows of labels and places of members are those
+    of the parts, to be found there by text and ``stem_id``.
+    """
+    stems: dict[str, IndexedStem] = {}
+    for first, part in parts:
+        shift_s = first / rate_hz
+        for stem in part.stems:
+            moved = tuple((start + shift_s, end + shift_s) for start, end in stem.intervals)
+            known = stems.setdefault(stem.stem_id, replace(stem, intervals=()))
+            stems[stem.stem_id] = replace(known, intervals=known.intervals + moved)
+    last_first, last = parts[-1]
+    samples = last_first + last.samples
+    return replace(parts[0][1], samples=samples, stems=tuple(stems.values()))
 
 
 def draw_pair(
@@ -224,23 +247,23 @@ def draw_pair(
         start, sounding = _fallback(segment, rate_hz, config)
     target, *others = rng.permutation(sounding).tolist()  # the others: in random order too
     context = others[: int(rng.integers(len(others))) + 1]
-    label, row = _label(segment.stems[target], config, rng)
+    label, is_music = _label(segment.stems[target], config, rng)
     return PairDraw(
         start=start,
         target=target,
         context=tuple(sorted(context)),
         label=label,
-        label_row=row,
+        is_music=is_music,
         negatives=_negatives(segment, target, others[len(context) :], label, config),
     )
 
 
-def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> tuple[str, int]:
-    """Draw the label of a target, and its row."""
+def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> tuple[str, bool]:
+    """Draw the label of a target, and whether "music" takes its place."""
     drawn = int(rng.integers(len(stem.label_rows)))
     if config.music_share and rng.random() < config.music_share:
-        return MUSIC, MUSIC_ROW
-    return (stem.labels[drawn] if stem.labels else MUSIC), stem.label_rows[drawn]
+        return MUSIC, True
+    return (stem.labels[drawn] if stem.labels else MUSIC), False
 
 
 def _negatives(

@@ -129,9 +129,13 @@ class ShardPairs:
         self.tracks, self.n_segments = segments.tracks, len(segments.segments)
         self.training_tracks = segments.described_tracks()
         self.training_labels = sorted(segments.labels)
+        tracks, shards = segments.track_of, segments.shard_of
+        if config.is_by_track:  # one of each, at the shard where it lies
+            tracks, first = np.unique(tracks, return_index=True)
+            shards = shards[first]
         order = EpochOrder(
-            tracks=segments.track_of,
-            shards=segments.shard_of,
+            tracks=tracks,
+            shards=shards,
             batch_size=batch_size,
             seed=seed,
             window_shards=config.window_shards,

@@ -95,6 +95,12 @@ class SplitSegments:
         """(segment,) int64: index into ``shards``."""
         return np.array(self._shard_of, dtype=np.int64)
 
+    def segments_of_tracks(self) -> list[np.ndarray]:
+        """List the segments of each track, by their places: (segment of the track,) each."""
+        tracks = self.track_of
+        counts = np.bincount(tracks, minlength=len(self._places))
+        return np.split(np.argsort(tracks, kind="stable"), np.cumsum(counts)[:-1])
+
     def described_tracks(self) -> list[dict[str, Any]]:
         """Describe each track: corpus, id, content hashes of its stems, artist and title."""
         return [

@@ -1,4 +1,4 @@
-"""From a batch of int16 chunks to log-mels, on the device: mixing, random gain and EQ, mel."""
+"""From a batch of chunks to log-mels, on the device: random gain and EQ, mel."""
 
 from __future__ import annotations
 
@@ -43,20 +43,18 @@ class MelBatch:
 
 
 def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mix the context of a batch, and take its target, as float waveforms with gains undone.
+    """Take the context of a batch and its target as float waveforms with gains undone.
 
     Args:
-        batch: int16 chunks and gains.
-        device: where the result goes; mixing happens there.
+        batch: mixes, int16 chunks and gains.
+        device: where the result goes.
 
     Returns:
         context, target: (batch, samples) float32; sums are not clipped.
     """
-    context = batch.context.to(device, non_blocking=True)  # (batch, context_stem, samples)
-    gain = batch.context_gain.to(device, non_blocking=True) / FULL_SCALE
-    mix = torch.einsum("bns,bn->bs", context.float(), gain)
+    context = batch.context.to(device, non_blocking=True)
     target = batch.target.to(device, non_blocking=True).float()
-    return mix, target * (batch.target_gain.to(device) / FULL_SCALE)[:, None]
+    return context, target * (batch.target_gain.to(device) / FULL_SCALE)[:, None]
 
 
 def mel_batch(
@@ -71,7 +69,7 @@ def mel_batch(
     """Compute the batch's log-mels and what conditions them, on the device.
 
     Args:
-        batch: int16 chunks and gains.
+        batch: mixes, int16 chunks and gains.
         log_mel: the frontend.
         device: where everything goes.
         gain_db: each side is scaled by an independent uniform gain of ± this.

@@ -55,12 +55,14 @@ class OptimizerConfig:
     """AdamW and its schedule."""
 
     learning_rate: float = 1e-3
-    """Peak rate, for the batch size of the configuration."""
+    """Peak rate, for the batch size of the configuration. At size ``paper`` it is 1e-3 (``class``:
+    3e-4, the predecessor's) times batch size over 256, unless it is set."""
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.05
     is_decaying_all: bool = True
-    """Decay biases and norms too, as the predecessor does. False: matrices only. Differs."""
+    """Decay biases and norms too, as the predecessor does. False: matrices only. Differs. Never
+    the temperature, which is none of its parameters."""
     warmup_steps: int = 20_000
     """Linear warm-up, then cosine to 0."""
     clip_norm: float = 3.0
@@ -86,6 +88,9 @@ class ObjectiveConfig:
     """Phase 1: initial temperature; it divides the cosine and its logarithm is learned."""
     temperature_min: float = 0.02
     temperature_max: float = 1.0
+    is_temperature_kept: bool = added_field(False)
+    """Put it back to the bound that a step passed, from where it can return. False: bound the value
+    that is used. Differs: past a bound it has no gradient, and stays there."""
     ema_start: float = 0.99995
     """τ0 of equation 4. For N steps the paper's horizon scales as 1 − τ0 = 15 / N."""
     ema_end: float = 0.99999
@@ -220,7 +225,9 @@ def training_config(
         if name not in known:
             meant = did_you_mean(name, known)
             raise ValueError(f"{what} {name!r}{meant}: expected one of {', '.join(known)}")
-    return changed_config(replace(sizes[size](preset, condition_dim), seed=seed), overrides or {})
+    base = replace(sizes[size](preset, condition_dim), seed=seed)
+    config = changed_config(base, overrides or {})
+    return _in_proportion(config, base, overrides or {}) if size == "paper" else config
 
 
 def changed_config(config: TrainingConfig, overrides: Mapping[str, Any]) -> TrainingConfig:
@@ -232,16 +239,44 @@ def changed_config(config: TrainingConfig, overrides: Mapping[str, Any]) -> Trai
     return _replaced(config, {tuple(k.split(".")): v for k, v in overrides.items()})
 
 
+def _in_proportion(
+    config: TrainingConfig, base: TrainingConfig, overrides: Mapping[str, Any]
+) -> TrainingConfig:
+    """Let rate, warm-up and horizon of the EMA follow another batch size and number of steps.
+
+    What is among the overrides itself stays as it was asked for.
+    """
+    optimizer, objective, follows = base.optimizer, base.objective, {}
+    if config.batch_size != base.batch_size:
+        share = config.batch_size / base.batch_size
+        follows["optimizer.learning_rate"] = optimizer.learning_rate * share
+    if config.steps != base.steps:
+        share = config.steps / base.steps
+        follows["optimizer.warmup_steps"] = max(1, round(optimizer.warmup_steps * share))
+        for name in ("ema_start", "ema_end"):
+            rate = 1 - (1 - getattr(objective, name)) / share
+            follows[f"objective.{name}"] = max(0.0, rate)
+    return changed_config(config, {k: v for k, v in follows.items() if k not in overrides})
+
+
 def paper(preset: str, condition_dim: int) -> TrainingConfig:
     """Take the paper's numbers (section II-D; where it is silent, the predecessor's)."""
-    return _preset_at_size(
+    config = _preset_at_size(
         preset,
         condition_dim,
         size="paper",
-        encoder=ViTConfig(),
+        encoder=ViTConfig(is_xavier=True),
         is_centred=False,
-        optimizer=OptimizerConfig(),
-        objective=ObjectiveConfig(),
+        optimizer=OptimizerConfig(learning_rate=3e-4 if preset == "class" else 1e-3),
+        objective=ObjectiveConfig(is_temperature_kept=True),
+    )
+    predictor = config.model.predictor
+    if predictor is not None and predictor.conditioning != "film":
+        predictor = replace(predictor, is_plainly_drawn=True)
+    return replace(
+        config,
+        model=replace(config.model, predictor=predictor),
+        pairs=replace(config.pairs, rule="peak", is_by_track=True),
     )
 
 

@@ -30,9 +30,10 @@ class ContrastivePhase(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The learned temperature, within the configured bounds."""
-        return self.log_temperature.exp().clamp(
-            self.objective.temperature_min, self.objective.temperature_max
-        )
+        temperature = self.log_temperature.exp()
+        if self.objective.is_temperature_kept:  # within them since the last step
+            return temperature
+        return temperature.clamp(self.objective.temperature_min, self.objective.temperature_max)
 
     def forward(self, batch: MelBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute loss and metrics of a batch; one encoder for both sides, gradients through both.
@@ -62,8 +63,12 @@ class ContrastivePhase(nn.Module):
             **{f"contrastive/{name}": value for name, value in health.items()},
         }
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:  # noqa: ARG002 - the phases share this signature
-        """Bring the running means up to date."""
+        """Put the temperature back within its bounds, and bring the running means up to date."""
+        if self.objective.is_temperature_kept:
+            lowest, highest = self.objective.temperature_min, self.objective.temperature_max
+            self.log_temperature.clamp_(math.log(lowest), math.log(highest))
         assert self._seen is not None
         context, target = (global_mean(rows.float().mean(0))[None] for rows in self._seen)
         self.model.update_means(context=context, target=target)

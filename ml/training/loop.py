@@ -80,7 +80,8 @@ def build_optimizer(phase: Phase, config: TrainingConfig) -> torch.optim.AdamW:
         parameters = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
         for is_matrix in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == is_matrix]
-            decay = settings.weight_decay if is_matrix or settings.is_decaying_all else 0.0
+            is_decayed = is_matrix or (settings.is_decaying_all and name != "temperature")
+            decay = settings.weight_decay if is_decayed else 0.0
             if chosen:
                 groups.append({"params": chosen, "part": name, "rate": rate, "weight_decay": decay})
     return torch.optim.AdamW(

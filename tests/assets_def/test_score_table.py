@@ -38,18 +38,22 @@ def test_evaluations_stand_apart_and_published_figures_below_their_protocol():
     rows = [
         header | row("film", "recall@10", 35.0, 30.0) | {"evaluation": "retrieval"},
         header | row("a minus b", "recall@10", 5.0, 3.0) | {"evaluation": "retrieval-paired"},
-        header | row("film", "recall@10", 25.0, 20.0) | {"evaluation": "retrieval-predecessor"},
+        header
+        | row("film", "recall@10", 25.0, 20.0)
+        | {"evaluation": "retrieval-paper", "n_queries": 600, "n_gallery": 600},
         header | row("film", "recall@10", 9.0, -1.0) | {"evaluation": "retrieval-swapped-loss"},
     ]
     shown = evaluation_metadata(rows, "musdb18")
     assert shown["film/recall@10"] == 35.0
-    assert shown["retrieval-predecessor/film/recall@10"] == 25.0
+    assert shown["retrieval-paper/film/recall@10"] == 25.0
     assert "published" not in shown["scores"].value
-    lines = shown["retrieval-predecessor/scores"].value.splitlines()
+    lines = shown["retrieval-paper/scores"].value.splitlines()
     assert "| film (published) | 95.0 |" in lines
     assert lines[-1] == "| *chance* | 3.4 |"
     assert not any("minus" in name for name in shown)
     assert [name for name in shown if "swapped" in name] == ["retrieval-swapped-loss/scores"]
     assert "| film | 9.0 (-1.0–40.0) |" in shown["retrieval-swapped-loss/scores"].value
-    ours = evaluation_metadata(rows, "demo")["retrieval-predecessor/scores"].value
+    ours = evaluation_metadata(rows, "demo")["retrieval-paper/scores"].value
     assert "published" not in ours
+    coarse = [x | {"conditioning": "coarse"} for x in rows[:1]]
+    assert evaluation_metadata([*rows, *coarse], "demo")["coarse/film/recall@10"] == 35.0

@@ -6,18 +6,22 @@ label, then unit norm. Chunks are consecutive, the last one is aligned to the en
 sounds in no chunk is neither query nor gallery; a stem whose remaining mix sounds in none is
 gallery only. Both are counted in the summary.
 
-``predecessor``: whole files as Stem-JEPA's MUSDB18 script embeds them; the published figures of
-Table I come from it. The log-mel is taken of the whole file and cut into consecutive chunks of the
-training length (800 frames at 8 s), silent ones too; the last is padded with 0, the mean after
-standardisation, to a multiple of the patch. An embedding is the mean over time of the patches with
-the frequency rows side by side (5 · dim), then LayerNorm without affine. Stems are embedded by the
-target encoder and by the encoder: two galleries. Queries are the encoder's patches of the float sum
-of the other stems, through the predictor. LayerNorm makes all vectors equally long, so the
-Euclidean distance ranks as the cosine does, and ``ml.retrieval.evaluation.ranks`` serves both
-protocols; files hold the vectors at unit norm.
+``predecessor``: whole files as Stem-JEPA's MUSDB18 script embeds them. The log-mel is taken of the
+whole file and cut into consecutive chunks of the training length (800 frames at 8 s), silent ones
+too; the last is padded with 0, the mean after standardisation, to a multiple of the patch. An
+embedding is the mean over time of the patches with the frequency rows side by side (5 · dim), then
+LayerNorm without affine. Stems are embedded by the target encoder and by the encoder: two
+galleries. Queries are the encoder's patches of the float sum of the other stems, through the
+predictor. LayerNorm makes all vectors equally long, so the Euclidean distance ranks as the cosine
+does, and ``ml.retrieval.evaluation.ranks`` serves both protocols; files hold the vectors at unit
+norm.
 Differs: LayerNorm's eps (1e-5, nothing beside variances near 1) is left out, so that they are
-exactly equally long. A stem that never sounds is not among the usable stems of ``corpus_tracks``
-and is left out and counted. Stems are padded to their track's longest, in MUSDB18 they are equal.
+exactly equally long. ``paper``, as Riou et al. describe it (section III-A), is made in the same
+pass: the mean over all patches of the same chunks, compared by Euclidean distance. Which of the two
+gave the figures of Table I nobody says: its row of Stem-JEPA on MUSDB18 is the one that Stem-JEPA
+published, so it is the script's; the others are taken to be as described. A stem that never sounds
+is not among the usable stems of ``corpus_tracks`` and is left out and counted. Stems are padded to
+their track's longest, in MUSDB18 they are equal.
 
 Every stem is decoded once, log-mels are shared by all models with the same frontend. Work goes in
 parts (``ml.retrieval.embeddings.parts``), which outlive a kill and may be computed elsewhere.

@@ -3,7 +3,8 @@
 ``gallery.parquet`` has one row a stem, ``chunks.parquet`` one row a sounding chunk of a stem,
 ``queries-<conditioning>.parquet`` one row a query. The ``predecessor`` protocol has a folder of
 that name beside them: ``gallery.parquet`` (the target encoder's; in phase 1 the encoder's),
-``encoder-gallery.parquet`` (phase 2 only) and queries. All vectors are float32 of unit norm.
+``encoder-gallery.parquet`` (phase 2 only) and queries. All vectors are float32 of unit norm, but
+for those of the same names after ``means-``, for the ``paper`` protocol: means over all patches.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 GALLERY, CHUNKS = "gallery.parquet", "chunks.parquet"
 ENCODER_GALLERY = "encoder-gallery.parquet"
+MEANS = "means-"
+"""Before the names of files of the ``paper`` protocol."""
 PREDECESSOR = "predecessor"
 """Folder of that protocol's embeddings, below those of the default one."""
 ROW_BLOCK = 8192
@@ -92,9 +95,21 @@ def read_embeddings(
 
 
 def read_predecessor(
-    layout: DataLayout, model_id: str, corpus: str, conditioning: str = "fine"
+    layout: DataLayout,
+    model_id: str,
+    corpus: str,
+    conditioning: str = "fine",
+    *,
+    before: str = "",
 ) -> dict[str, Embeddings]:
     """Read galleries and queries of a corpus by a model, of the ``predecessor`` protocol.
+
+    Args:
+        layout: where they lie.
+        model_id: of the model.
+        corpus: its name.
+        conditioning: of the queries.
+        before: ``MEANS``: those of the ``paper`` protocol.
 
     Returns:
         What to add to the model's name → embeddings: ``""`` the target encoder's gallery (phase 1:
@@ -105,12 +120,14 @@ def read_predecessor(
     """
     folder = predecessor_folder(layout, model_id, corpus)
     manifest = _manifest_with(folder, kinds.PREDECESSOR_EMBEDDINGS, conditioning)
-    queries = read_table(folder / queries_name(conditioning))
+    queries = read_table(folder / f"{before}{queries_name(conditioning)}")
     galleries = {"": GALLERY}
     if manifest["has_encoder_gallery"]:
         galleries[BY_ENCODER] = ENCODER_GALLERY
     return {
-        suffix: Embeddings(manifest=manifest, gallery=read_table(folder / file), queries=queries)
+        suffix: Embeddings(
+            manifest=manifest, gallery=read_table(folder / f"{before}{file}"), queries=queries
+        )
         for suffix, file in galleries.items()
     }
 

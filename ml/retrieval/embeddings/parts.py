@@ -46,6 +46,7 @@ from ml.retrieval.embeddings.files import (
     CHUNKS,
     ENCODER_GALLERY,
     GALLERY,
+    MEANS,
     StemRow,
     queries_name,
     query_table,
@@ -344,21 +345,28 @@ def _embed_whole_files(
 
 def _whole_file_tables(run: WholeFilePass, rows: Sequence[StemRow]) -> dict[str, pa.Table]:
     galleries = {GALLERY: run.gallery, ENCODER_GALLERY: run.encoder_gallery}
-    tables = {
-        file: stem_table(rows, _layer_norm(vectors, file))
-        for file, vectors in galleries.items()
-        if vectors
-    }
+    dim = run.model.config.encoder.dim
+    tables: dict[str, pa.Table] = {}
+    for file, batches in galleries.items():
+        if batches:
+            vectors = np.concatenate(batches)
+            tables[file] = stem_table(rows, _layer_norm(vectors, file))
+            tables[MEANS + file] = stem_table(rows, _means(vectors, dim))
     none = run.gallery[0][:0]  # where no track has two stems
-    for name, vectors in run.queries.items():
-        file = queries_name(name)
+    for name, batches in run.queries.items():
+        file, vectors = queries_name(name), np.concatenate([none, *batches])
         texts = [run.conditions[name].texts[i] for i in run.query_stems]
-        queries = _layer_norm([none, *vectors], file)
-        tables[file] = query_table([rows[i] for i in run.query_stems], texts, queries)
+        asked = [rows[i] for i in run.query_stems]
+        tables[file] = query_table(asked, texts, _layer_norm(vectors, file))
+        tables[MEANS + file] = query_table(asked, texts, _means(vectors, dim))
     return tables
 
 
-def _layer_norm(batches: Sequence[np.ndarray], name: str) -> np.ndarray:
+def _means(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Average frequency rows side by side: (row, freq_patch · dim) to (row, dim)."""
+    return vectors.reshape(len(vectors), -1, dim).mean(axis=1)
+
+
+def _layer_norm(vectors: np.ndarray, name: str) -> np.ndarray:
     """Apply LayerNorm without affine and eps, then unit norm: (row, dim) float32."""
-    vectors = np.concatenate(batches)
     return unit_rows(vectors - vectors.mean(axis=1, keepdims=True), f"vectors for {name}")

@@ -1,9 +1,10 @@
-"""Scores of models on a corpus, from its embeddings (Table I), by one of two protocols.
+"""Scores of models on a corpus, from its embeddings (Table I), by one of three protocols.
 
 ``default``: queries and gallery are those of ``ml.retrieval.embeddings.build``. ``predecessor``:
 those of the same module's whole files, for the models that have an encoder; the scores are an
 evaluation of their own (``retrieval-predecessor``), and "film (encoder gallery)" is a row beside
-"film".
+"film". ``paper``: likewise with means over all patches and Euclidean distance
+(``retrieval-paper``).
 
 Query tracks that *any* compared model has seen in training are dropped and counted, so that all
 models answer the same queries; the gallery keeps all stems. Rows over the seen tracks are an
@@ -21,7 +22,7 @@ no query has no row, and the summary says why.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +30,14 @@ import numpy as np
 
 from ml.artifacts import Artifact, DataLayout
 from ml.device import Precision
-from ml.retrieval.embeddings.files import Embeddings, read_embeddings, read_predecessor
+from ml.retrieval.embeddings.files import (
+    MEANS,
+    Embeddings,
+    read_embeddings,
+    read_predecessor,
+    vector_column,
+    vectors_of,
+)
 from ml.retrieval.embeddings.source import seen_of_corpus
 from ml.retrieval.evaluation.lookup import lookup_values
 from ml.retrieval.evaluation.ranks import (
@@ -43,6 +51,7 @@ from ml.retrieval.evaluation.ranks import (
     answer_queries,
     answer_values,
     common_queries,
+    cosine_rows,
 )
 from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import (
@@ -65,10 +74,14 @@ if TYPE_CHECKING:
 
 EVALUATION_VERSION = 4
 """Part of the identity of scores: goes up when what is computed changes."""
-Protocol = Literal["default", "predecessor"]
-PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor")
-EVALUATION, PREDECESSOR = "retrieval", "retrieval-predecessor"
-EVALUATIONS: Mapping[Protocol, str] = {"default": EVALUATION, "predecessor": PREDECESSOR}
+Protocol = Literal["default", "predecessor", "paper"]
+PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor", "paper")
+EVALUATION = "retrieval"
+EVALUATIONS: Mapping[Protocol, str] = {
+    "default": EVALUATION,
+    "predecessor": "retrieval-predecessor",
+    "paper": "retrieval-paper",
+}
 """What the scores of each protocol are called."""
 SEEN = "-seen"
 """Added to the name of an evaluation: over tracks that a model has seen in training."""
@@ -132,10 +145,10 @@ def evaluate_by_protocol(
 
     Args:
         corpus: its name.
-        models: by ``default`` they must have embedded the corpus; ``predecessor`` embeds it here,
-            with those that have an encoder.
+        models: by ``default`` they must have embedded the corpus; the others embed it here, with
+            those that have an encoder.
         layout: where everything lies.
-        label_vectors: (condition_dim,) per text, of the corpus; used by ``predecessor``.
+        label_vectors: (condition_dim,) per text, of the corpus; not used by ``default``.
         protocol: whose embeddings are scored.
         config: what is evaluated.
         tracking_uri: MLflow's store; when it cannot be reached, a warning is all that happens.
@@ -147,7 +160,7 @@ def evaluate_by_protocol(
         ArtifactError: something that this needs was not made, or is damaged.
         ValueError: no model, or none that the protocol is for; no queries.
     """
-    if protocol == "predecessor":
+    if protocol != "default":
         from ml.retrieval.embeddings.build import embed_predecessor, models_with_encoder
 
         models = models_with_encoder(models)
@@ -293,11 +306,26 @@ def _read_embeddings(
             name: read_embeddings(layout, model_id, corpus, conditioning)
             for name, model_id in models.items()
         }
-    return {
+    before = MEANS if protocol == "paper" else ""
+    read = {
         name + suffix: embeddings
         for name, model_id in models.items()
-        for suffix, embeddings in read_predecessor(layout, model_id, corpus, conditioning).items()
+        for suffix, embeddings in read_predecessor(
+            layout, model_id, corpus, conditioning, before=before
+        ).items()
     }
+    return {name: _by_distance(x) for name, x in read.items()} if before else read
+
+
+def _by_distance(embeddings: Embeddings) -> Embeddings:
+    """Give embeddings vectors whose cosines rank as the Euclidean distances of theirs do."""
+    tables = (embeddings.queries, embeddings.gallery)
+    rows = cosine_rows(*map(vectors_of, tables))
+    queries, gallery = (
+        table.set_column(table.schema.get_field_index("vector"), "vector", vector_column(vectors))
+        for table, vectors in zip(tables, rows, strict=True)
+    )
+    return replace(embeddings, queries=queries, gallery=gallery)
 
 
 def _evaluate(plan: _Plan, embedded: Mapping[str, Mapping[str, Embeddings]]) -> Evaluated:

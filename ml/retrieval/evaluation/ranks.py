@@ -129,6 +129,31 @@ class Answers:
     was not asked for."""
 
 
+def cosine_rows(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make vectors whose cosines rank as Euclidean distances do.
+
+    −‖q − z‖² / 2 is, but for what is the same for all of a query, q·z − ‖z‖² / 2: a product of
+    (q, −½, 0) and (z, ‖z‖², s), with s such that all of these are equally long. Distances do not
+    change when the gallery's mean is taken from both, which keeps float32 exact enough.
+
+    Args:
+        queries: (query, dim).
+        gallery: (stem, dim).
+
+    Returns:
+        (query, dim + 2) and (stem, dim + 2) float32.
+    """
+    mean = gallery.mean(axis=0, dtype=np.float64)
+    asked, stems = queries - mean, gallery - mean
+    squares = np.square(stems).sum(axis=1)
+    unit = np.sqrt(squares.mean()) or 1.0  # of length: all entries are of one order
+    beside = squares / unit
+    left = squares + np.square(beside)
+    stems = np.column_stack([stems, beside, np.sqrt(left.max() - left)])
+    asked = np.column_stack([asked, np.full(len(asked), -unit / 2), np.zeros(len(asked))])
+    return asked.astype(np.float32), stems.astype(np.float32)
+
+
 def gallery_of(table: pa.Table, manifest: Mapping[str, Any]) -> Gallery:
     """Take the columns of a gallery from the rows of ``gallery.parquet`` and its manifest."""
     is_labelled = [bool(labels) for labels in table["labels"].to_pylist()]

@@ -18,7 +18,8 @@ from ml.beats.feature_files import build_beat_features
 from ml.beats.features import BeatInput, beat_inputs
 from ml.beats.probe import ProbeConfig
 from ml.beats.probes import ALL, build_beat_probes, read_probe_manifest, read_probes
-from ml.beats.scores import ANNOTATION
+from ml.beats.scores import ANNOTATION, PUBLISHED_SETS
+from ml.cli.evaluate import _print_published
 from ml.cli.main import main as stems
 from ml.corpora.demo.reader import DemoCorpus
 from ml.corpora.readers.beats import BeatCorpus
@@ -228,11 +229,15 @@ def test_published_sets_are_corpora_like_others(
             root = click_sets / "audio" / name
             config.write(f"  {name}: {{kind: beats, root: {root}, options: {options}}}\n")
     asked = ["--home", str(home), "evaluate", "beats", "--model", "log-mel", "film"]
-    assert stems([*asked, "--resamples", "100", "--by-tempo"]) == 0
+    asked += ["--resamples", "100", "--by-tempo", "--trained-on", FOLDED, "--min-bpm", "40"]
+    assert stems(asked) == 0
     said = capsys.readouterr().out
     assert "beats: hainsworth, all tracks, 8 tracks, percent" in said
     assert "film (one probe)" in said
-    assert "Riou et al.: 84.5 / 74.1 / 91.7" in said
+    assert "film (from 40 bpm)" in said
+    assert "trained on hainsworth, theirs on ballroom, hainsworth, harmonix, smc" in said
+    _print_published(UNFOLDED, PUBLISHED_SETS)
+    assert "Riou et al.: 84.5 / 74.1 / 91.7" in capsys.readouterr().out
     assert "110-140: 8 tracks" in said
 
 

@@ -1,10 +1,15 @@
-"""Weights of the predecessor: the same function as a plain rewriting of its modules."""
+"""Weights of the predecessor: the same function as a plain rewriting of its modules.
+
+Names and shapes are those of its public code (``MixEncoder``, ``MlpPredictor``, ``ToLMS``; commit
+76d1e1b of SonyCSLParis/Stem-JEPA), down to the grid of positions and patches.
+"""
 
 import itertools
 import pickle
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,20 +44,24 @@ class OracleBlock(nn.Module):
 
 
 class OracleEncoder(nn.Module):
-    """(batch, mel_bin, frame) to (batch, patch, dim), patches in (freq, time) order."""
+    """(batch, 1, mel_bin, frame) to (batch, freq_patch, time_patch, dim)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pos_embed = nn.Parameter(torch.randn(1, FREQ * TIME, DIM))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, DIM, 16, stride=16)})
+        self.pos_embed = nn.Parameter(torch.randn(1, FREQ, TIME, DIM), requires_grad=False)
+        self.patch_embed = nn.ModuleDict(
+            {"proj": nn.Conv2d(1, DIM, 16, stride=16), "norm": nn.Identity()}
+        )
         self.blocks = nn.ModuleList(OracleBlock() for _ in range(LAYERS))
         self.norm = nn.LayerNorm(DIM, eps=1e-5)
 
     def forward(self, mel):
-        x = self.patch_embed["proj"](mel[:, None]).flatten(2).transpose(1, 2) + self.pos_embed
+        x = self.patch_embed["proj"](mel).permute(0, 2, 3, 1)
+        grid = x + self.pos_embed[:, :, : x.shape[2]]
+        x = grid.flatten(1, 2)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        return self.norm(x).view_as(grid)
 
 
 class OraclePredictor(nn.Module):
@@ -69,7 +78,7 @@ class OraclePredictor(nn.Module):
         self.norm = nn.LayerNorm(DIM)
 
     def forward(self, patches, source):
-        beside = self.source_embed(source)[:, None].expand(-1, patches.shape[1], -1)
+        beside = self.source_embed(source)[:, None, None].expand(*patches.shape[:-1], -1)
         return self.norm(self.blocks(torch.cat([patches, beside], dim=-1)))
 
 
@@ -114,24 +123,38 @@ def test_an_imported_model_computes_the_same_function(tmp_path, compiled):
     assert ours.target_encoder is not None
     for part in ("encoder", "target_encoder"):
         found = getattr(ours, part)(mel)
-        expected = theirs[part](mel).unflatten(1, (FREQ, TIME))
+        expected = theirs[part](mel[:, None])
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    patches = theirs["encoder"](mel)
+    patches = theirs["encoder"](mel[:, None])
     torch.testing.assert_close(
-        ours.predictor(patches, None, source),
-        theirs["predictor"](patches, source),
+        ours.predictor(patches.flatten(1, 2), None, source),
+        theirs["predictor"](patches, source).flatten(1, 2),
         atol=1e-4,
         rtol=1e-4,
     )
 
 
+def test_the_log_mel_is_theirs(tmp_path):
+    """nnAudio's, by librosa in float64: Slaney scale and norm, periodic Hann, log of x + eps."""
+    import librosa
+
+    ours, _ = read_predecessor(lightning_file(tmp_path / "x.ckpt", oracle()), heads=HEADS)
+    waveform = np.random.default_rng(0).normal(scale=0.1, size=16_000)
+    waveform[8_000:] = 0
+    mel = librosa.feature.melspectrogram(
+        y=waveform, sr=16_000, n_fft=400, hop_length=160, n_mels=80, fmin=50, fmax=8000,
+        pad_mode="reflect", dtype=np.float64,
+    )  # fmt: skip
+    expected = (np.log(mel[:, :100] + np.finfo(np.float32).eps) + 9.453) / 3.569
+    found = ours.log_mel(torch.from_numpy(waveform).float()[None])[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_shorter_audio_takes_the_first_positions_and_longer_audio_is_refused(tmp_path):
     theirs = oracle()
     ours, _ = read_predecessor(lightning_file(tmp_path / "x.ckpt", theirs), heads=HEADS)
-    positions = theirs.get_parameter("encoder.pos_embed")
-    positions.data = positions.data.unflatten(1, (FREQ, TIME))[:, :, :2].flatten(1, 2)
     mel = torch.randn(1, 80, 32)
-    expected = theirs["encoder"](mel).unflatten(1, (FREQ, 2))
+    expected = theirs["encoder"](mel[:, None])
     torch.testing.assert_close(ours.encoder(mel), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="7 time patches"):
         ours.encoder(torch.randn(1, 80, 16 * 7))

@@ -89,3 +89,12 @@ def test_a_centred_condition_is_the_condition_minus_the_mean(conditioning):
 def test_only_embeddings_can_be_centred():
     with pytest.raises(ValueError, match="conditioning 'class'"):
         PredictorConfig(conditioning="class", is_condition_centred=True)
+
+
+def test_a_predictor_without_film_can_be_drawn_as_the_library_does():
+    config = replace(CONFIG, conditioning="concat", is_plainly_drawn=True)
+    for linear in build_predictor(config).linears:
+        assert isinstance(linear, nn.Linear)
+        bound = linear.in_features**-0.5
+        assert 0.9 * bound < linear.weight.abs().max() <= bound
+        assert linear.bias.abs().max() > 0

@@ -84,3 +84,13 @@ def test_impossible_sizes_are_refused():
         ViTConfig(dim=32, heads=5)
     with pytest.raises(ValueError, match="mel_bins=81"):
         ViTConfig(mel_bins=81)
+
+
+def test_xavier_bounds_each_linear_map_by_its_shape():
+    torch.manual_seed(0)
+    encoder = ViTEncoder(ViTConfig(dim=32, layers=1, heads=4, is_xavier=True))
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            bound = (6 / (module.in_features + module.out_features)) ** 0.5
+            assert 0.95 * bound < module.weight.abs().max() <= bound
+            assert not module.bias.any()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ml.retrieval.evaluation.ranks import RECALL_AT
@@ -7,8 +9,16 @@ from ml.scores.files import SCORE_COLUMNS
 from ml.scores.text import published_rows
 
 
+def scores(
+    conditioning: str, size: int = 600, evaluation: str = "retrieval-paper"
+) -> list[dict[str, Any]]:
+    row: dict[str, Any] = dict.fromkeys(SCORE_COLUMNS)
+    given = {"evaluation": evaluation, "corpus": "c", "conditioning": conditioning}
+    return [row | given | {"n_queries": size, "n_gallery": size}]
+
+
 def test_rows_are_marked_and_shaped_like_scores() -> None:
-    rows = published_rows("moisesdb", "mine", "coarse")
+    rows = published_rows("moisesdb", scores("coarse", 2585))
     assert all(list(row) == list(SCORE_COLUMNS) for row in rows)
     assert {row["evaluation"] for row in rows} == {"published"}
     assert all(row["model"].endswith(" (published)") for row in rows)
@@ -19,7 +29,7 @@ def test_rows_are_marked_and_shaped_like_scores() -> None:
 
 @pytest.mark.parametrize("kind", ["musdb18", "moisesdb"])
 def test_figures_are_possible(kind: str) -> None:
-    rows = published_rows(kind, "c", "fine")
+    rows = published_rows(kind, scores("fine"))
     for model in {row["model"] for row in rows}:
         values = {row["metric"]: row["value"] for row in rows if row["model"] == model}
         recalls = [values[f"recall@{k}"] for k in RECALL_AT]
@@ -30,4 +40,15 @@ def test_figures_are_possible(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "conditioning"), [("demo", "fine"), ("musdb18", "none")])
 def test_nothing_was_published_elsewhere(kind: str, conditioning: str) -> None:
-    assert published_rows(kind, "c", conditioning) == []
+    assert published_rows(kind, scores(conditioning)) == []
+    assert published_rows("musdb18", scores("fine", evaluation="retrieval")) == []
+
+
+def test_a_figure_of_another_task_says_so_and_stands_beside_its_own_protocol() -> None:
+    (name,) = {
+        x["model"] for x in published_rows("musdb18", scores("fine", 200)) if x["value"] == 38.8
+    }
+    assert name == "film (published: 600 queries of 600 stems)"
+    by_script = published_rows("musdb18", scores("fine", evaluation="retrieval-predecessor"))
+    assert {row["model"] for row in by_script} == {"class (published)"}
+    assert published_rows("moisesdb", scores("fine", evaluation="retrieval-predecessor")) == []

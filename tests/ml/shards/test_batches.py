@@ -75,21 +75,21 @@ def test_a_stop_is_the_number_of_the_first_batch_left_out(pcm16_corpus):
 @pytest.mark.parametrize("rule", ["intervals", "peak"])
 @pytest.mark.parametrize("seed", range(2))
 def test_neither_rule_gives_a_silent_target_or_context(flac_corpus, rule, seed):
-    """Each stem of a pair sounds for ``min_active_s``, or has the peak that the rule asks for."""
+    """Each side of a pair sounds for ``min_active_s``, or has the peak that the rule asks for."""
     config = PairConfig(chunk_s=2.0, min_active_s=0.3, rule=rule)
     pairs = open_pairs(flac_corpus, config=config, seed=seed)
     quiet = ActivityConfig().off_db
     for batch in pairs.batches(stop=4 * pairs.batches_per_epoch):
-        stems = torch.cat([batch.target[:, None], batch.context], dim=1).double() / 32768
-        gains = torch.cat([batch.target_gain[:, None], batch.context_gain], dim=1)
-        frames = (stems * gains[..., None]).unfold(-1, 800, 800).square().mean(-1)
-        level_db = 10 * frames.clamp_min(1e-20).log10()  # (pair, stem, frame)
+        target = batch.target.double() / 32768 * batch.target_gain[:, None]
+        sides = torch.stack([target, batch.context.double()])
+        frames = sides.unfold(-1, 800, 800).square().mean(-1)
+        level_db = 10 * frames.clamp_min(1e-20).log10()  # (side, pair, frame)
         sounding_s = 0.05 * (level_db > quiet).sum(-1)
         # Up to two frames lie across an edge; tones have no gaps.
         is_sounding = sounding_s >= 0.3 - 0.1 - 1e-9
         if rule == "peak":
-            is_sounding |= (stems * gains[..., None]).abs().amax(-1) > config.min_peak
-        assert is_sounding[gains > 0].all()
+            is_sounding |= sides.abs().amax(-1) > config.min_peak
+        assert is_sounding.all()
 
 
 def test_the_peak_rule_takes_loud_stems_where_the_segment_has_two(flac_corpus):
@@ -102,20 +102,17 @@ def test_the_peak_rule_takes_loud_stems_where_the_segment_has_two(flac_corpus):
 
 
 def test_bytes_are_counted_and_only_of_the_chosen_stems(flac_corpus, pcm16_corpus):
-    counts = {}
+    counts, chunk = {}, 2 * 2 * 16000
     for corpus in (flac_corpus, pcm16_corpus):
         for workers in (0, 2):
             pairs = open_pairs(corpus, workers=workers)
-            stems = 0
-            for batch in pairs.batches(stop=10):
-                stems += len(batch) + int((batch.context_gain > 0).sum())
+            for _ in pairs.batches(stop=10):
+                pass
             counts[corpus.config.payload, workers] = pairs.counts.bytes_read
             assert pairs.counts.pairs == 40
-            chunk = 2 * 2 * 16000
-            if corpus is pcm16_corpus:
-                assert pairs.counts.bytes_read == stems * chunk + 40 * 2 * 8  # and conditions
-            else:
-                assert pairs.counts.bytes_read < stems * (chunk + 2 * MEMBER_BLOCK)
+    stems, rest = divmod(counts["pcm16", 0] - 40 * 2 * 8, chunk)  # without conditions
+    assert (80 <= stems < 40 * 4, rest) == (True, 0)
+    assert counts["flac", 0] < stems * (chunk + 2 * MEMBER_BLOCK)
     assert counts["flac", 0] == counts["flac", 2]
     assert counts["pcm16", 0] == counts["pcm16", 2]
 
@@ -208,3 +205,39 @@ def test_packed_segments_are_those_put_in():
     assert len(packed) == 50
     assert [packed[i] for i in (0, 49, 17)] == [made(0), made(49), made(17)]
     assert active_seconds(packed[4].stems[0].intervals, 0.0, 3.0) == 2.5
+
+
+@pytest.mark.parametrize("rule", ["intervals", "peak"])
+def test_by_track_an_epoch_takes_one_chunk_of_each_anywhere_in_it(pcm16_corpus, rule):
+    config = PairConfig(chunk_s=2.0, min_active_s=0.3, rule=rule, is_by_track=True)
+    pairs = open_pairs(pcm16_corpus, config=config)
+    n = pairs.batches_per_epoch
+    assert n == len(pairs.tracks) // 4
+    starts, across = [], 0
+    for batch in pairs.batches(stop=20 * n):
+        assert len(set(batch.track.tolist())) == 4
+        for row, track in enumerate(batch.track.tolist()):
+            name = pairs.tracks[track][1]
+            (listed,) = (x for x in pcm16_corpus.listed if x.track_id == name)
+            chunk = batch.target[row].numpy() / 32768 * float(batch.target_gain[row])
+            start = max(_place(pcm16_corpus.source(stem.stem_id), chunk) for stem in listed.stems)
+            assert start >= 0, "a chunk is cut from one stem, across what is stored"
+            if name.startswith("song"):
+                starts.append(start / 16000)
+                across += start // 96_000 != (start + 32_000 - 1) // 96_000  # segments of 6 s
+    assert across > 0.2 * len(starts)
+    assert min(starts) < 1 < 11 < max(starts)
+
+
+def _place(source: np.ndarray, chunk: np.ndarray) -> int:
+    """Where a chunk was cut from a source; -1: it was not."""
+    loudest = int(np.abs(chunk[:-64]).argmax())
+    probe = chunk[loudest : loudest + 64]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(source, (0, 64_000)), 64)
+    near = np.flatnonzero(np.abs(windows[:, 0] - probe[0]) < 2e-4)
+    found = near[(np.abs(windows[near] - probe).max(axis=1) < 2e-4)] - loudest
+    for start in found.tolist():
+        cut = np.pad(source, (0, 64_000))[max(0, start) : start + len(chunk)]
+        if start >= 0 and np.abs(cut - chunk).max() < 2e-4:
+            return start
+    return -1

@@ -7,7 +7,6 @@ import pytest
 from ml.audio.activity import active_seconds
 from ml.shards.index import IndexedSegment, IndexedStem
 from ml.shards.pairs import (
-    MUSIC_ROW,
     PairConfig,
     best_start,
     can_give_pair,
@@ -62,7 +61,6 @@ def test_targets_sizes_subsets_and_labels_are_uniform():
     assert_uniform(Counter(x.label for x in found), 2)
     assert_uniform(Counter(x.start // 100 for x in found if x.start < 600), 6)
     assert all(x.target not in x.context for x in found)
-    assert all(x.label_row == ("a", "b").index(x.label) for x in found)
 
 
 def assert_uniform(counts, n_values):
@@ -99,9 +97,9 @@ def test_music_takes_the_place_of_labels_and_of_nothing_else():
     is_music = [x.label == "music" for x in mixed]
     assert 0.08 < sum(is_music) / 2000 < 0.12
     for one, other, changed in zip(plain, mixed, is_music, strict=True):
-        assert (other.label_row == MUSIC_ROW) == changed
+        assert other.is_music == changed
         if changed:
-            other = replace(other, label=one.label, label_row=one.label_row)
+            other = replace(other, label=one.label, is_music=False)
         assert one == other
     always = draws(whole, 20, replace(CONFIG, music_share=1.0))
     assert {x.label for x in always} == {"music"}

@@ -21,8 +21,7 @@ def batch_of(rows: int, negatives: int = 0) -> PairBatch:
 
     gains = (torch.arange(rows * negatives).reshape(rows, negatives) % 2).float()
     return PairBatch(
-        context=chunks(rows, 2),
-        context_gain=torch.ones(rows, 2),
+        context=chunks(rows, 2).sum(1) / 32_768,
         target=chunks(rows),
         target_gain=torch.ones(rows),
         condition=torch.randn(rows, 8),

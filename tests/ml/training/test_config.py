@@ -42,6 +42,30 @@ def test_the_paper_size_is_the_paper():
     objective, pairs = config.objective, config.pairs
     assert (objective.gain_db, objective.eq_db, objective.pooled_weight) == (0.0, 0.0, 0.0)
     assert (pairs.music_share, pairs.hard_negatives) == (0.0, 0)
+    assert (pairs.rule, pairs.min_peak, pairs.is_by_track) == ("peak", 0.1, True)
+    assert encoder.is_xavier
+    assert objective.is_temperature_kept
+    assert not predictor.is_plainly_drawn  # what FiLM needs
+    for preset in ("class", "clap", "pretrained"):
+        predictor = training_config(preset, size="paper").model.predictor
+        assert predictor is not None
+        assert predictor.is_plainly_drawn
+
+
+def test_rates_of_the_paper_follow_batch_size_and_length_unless_set():
+    assert training_config("class", size="paper").optimizer.learning_rate == 3e-4
+    overrides = {"batch_size": 64, "steps": 30_000}
+    config = training_config("film", size="paper", overrides=overrides)
+    assert config.optimizer.learning_rate == pytest.approx(1e-3 / 4)
+    assert config.optimizer.warmup_steps == 2_000
+    horizon = 1 - config.objective.ema_start, 1 - config.objective.ema_end
+    assert horizon == pytest.approx((15 / 30_000, 3 / 30_000))
+    own = {"optimizer.learning_rate": 2e-3, "optimizer.warmup_steps": 7, "objective.ema_end": 0.9}
+    config = training_config("film", size="paper", overrides=overrides | own)
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_steps) == (2e-3, 7)
+    assert config.objective.ema_end == 0.9
+    below = training_config("film", size="small", overrides=overrides)
+    assert below.optimizer == training_config("film", size="small").optimizer
 
 
 RECORDED = {
@@ -53,10 +77,10 @@ RECORDED = {
     ("tiny", "film-nce"): "0a7c214df46f",
     ("small", "contrastive"): "312a68ddd491",
     ("small", "film-nce"): "273744a156ff",
-    ("paper", "contrastive"): "3392bd5e6957",
-    ("paper", "film"): "748891389e36",
+    ("paper", "contrastive"): "faf5524bf195",
+    ("paper", "film"): "bbf9040e16c1",
 }
-"""Fingerprints as they were before any ``added_field``: they name trained runs."""
+"""Fingerprints that name trained runs; below size ``paper`` from before any ``added_field``."""
 
 
 @pytest.mark.parametrize(("size", "preset"), RECORDED)

@@ -14,6 +14,7 @@ from ml.shards.reader import ShardPairs
 from ml.training.batches import MelBatch, mel_batch
 from ml.training.checkpoints import start_from_phase_1
 from ml.training.config import training_config
+from ml.training.contrastive import ContrastivePhase
 from ml.training.execution import measure_target_variance
 from ml.training.jepa import MUSIC_ID, ExponentialMovingAverage, JepaPhase
 from ml.training.loop import build_state, train_step
@@ -271,3 +272,23 @@ def test_losses_and_ranks_see_differences_that_bf16_does_not(preset, small_jepa,
         )
     )
     assert float(metrics[f"{model.phase}/normalized_rank"]) == pytest.approx(100 / rows)
+
+
+@pytest.mark.parametrize("preset", ["contrastive", "film"])
+def test_the_temperature_comes_back_from_its_bound_and_is_not_decayed(preset, small_jepa):
+    small = {k: v for k, v in small_jepa.items() if preset != "contrastive" or "predictor" not in k}
+    more = {"objective.is_temperature_kept": True, "optimizer.is_decaying_all": True}
+    config = training_config(preset, overrides=small | more)
+    state = build_state(config, StemJepa(config.model))
+    decays = {x["part"]: x["weight_decay"] for x in state.optimizer.param_groups}
+    assert decays.pop("temperature", 0.0) == 0.0
+    assert set(decays.values()) == {config.optimizer.weight_decay}
+    if isinstance(state.phase, ContrastivePhase):
+        for passed, bound in ((5.0, 1.0), (-9.0, 0.02)):
+            state.phase.log_temperature.data.fill_(passed)
+            patches = torch.zeros(1, *config.model.patch_grid)
+            state.phase._seen = patches.mean((1, 2)), patches
+            state.phase.after_step(0)
+            state.phase.temperature.backward()
+            assert state.phase.temperature.item() == pytest.approx(bound)
+            assert state.phase.log_temperature.grad

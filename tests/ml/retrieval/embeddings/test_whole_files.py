@@ -15,7 +15,7 @@ from ml.models.predictor import PredictorConfig
 from ml.models.stem_jepa import StemJepa
 from ml.models.vit import ViTConfig
 from ml.retrieval.embeddings.build import embed_predecessor, models_with_encoder
-from ml.retrieval.embeddings.files import Embeddings, read_predecessor, vectors_of
+from ml.retrieval.embeddings.files import MEANS, Embeddings, read_predecessor, vectors_of
 from ml.retrieval.embeddings.source import open_source, read_track
 from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 from ml.retrieval.evaluation.ranks import target_ranks
@@ -133,6 +133,28 @@ def test_ranks_equal_those_of_the_euclidean_distance_after_layer_norm() -> None:
     asked, raw = (part - part.mean(1, keepdims=True) for part in (asked, raw))
     assert target_ranks(asked, raw, targets).tolist() == expected.tolist()
     assert len(set(expected)) > 3
+
+
+@pytest.mark.usefixtures("tracks")
+def test_the_paper_ranks_means_over_patches_by_euclidean_distance(
+    layout: DataLayout, label_vectors: dict[str, np.ndarray]
+) -> None:
+    model = build_model()
+    embed(layout, [model], label_vectors)
+    artifact = evaluate_retrieval("sines", layout, {"film": model.model_id}, protocol="paper")
+    assert artifact.path == layout.scores("retrieval-paper", "sines")
+    own = read_scores(layout, evaluation="retrieval-paper")
+    rows = {(row["model"], row["metric"]): row["value"] for row in own}
+    found = read_predecessor(layout, model.model_id, "sines", before=MEANS)
+    for suffix, embeddings in found.items():
+        stems, asked = embeddings.gallery, embeddings.queries
+        asked_rows, rows_there = (torch.from_numpy(vectors_of(x)).double() for x in (asked, stems))
+        distances = torch.cdist(asked_rows, rows_there)
+        places = stems["stem_id"].to_pylist()
+        targets = [places.index(stem) for stem in asked["stem_id"].to_pylist()]
+        ranks = 1 + (distances < distances[range(5), targets][:, None]).sum(1).double()
+        expected = 100 * float(ranks.mean()) / len(stems)
+        assert rows[f"film{suffix}", "normalized_rank_mean"] == pytest.approx(expected)
 
 
 @pytest.mark.usefixtures("tracks")
