@@ -76,7 +76,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
     """
     from ml.device import choose_device
     from ml.training.loop import NonFiniteLossError
-    from ml.training.runs import run_options, train_preset
+    from ml.training.runs import run_options, settings_start, train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
 
     def tracker(folder: Path, name: str) -> RunTracker:
@@ -94,6 +94,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
                 device=device,
                 tracker=tracker,
                 tags=request["tags"],
+                start=settings_start(training, preset),
                 **run_options(training),
             )
     except KeyboardInterrupt as error:

@@ -125,6 +125,7 @@ class TrainingSettings(_Section):
     presets: tuple[str, ...] = ("two-part", "film")
     size: Literal["tiny", "small", "paper"] = "tiny"
     seed: Seed = 0
+    start: str | None = Field(default=None, min_length=1)
     processes: int = Field(default=0, ge=0)
     overrides: dict[str, Any] = Field(default_factory=dict)
 

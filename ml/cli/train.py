@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
-    from ml.training.runs import run_options, train_preset
+    from ml.training.runs import run_options, settings_start, train_preset
     from ml.training.tracking import mlflow_tracker
 
     artifact = train_preset(
@@ -115,7 +115,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
         layout=settings.layout,
         device=choose_device(args.device),
         tracker=mlflow_tracker(settings),
-        start=args.start,
+        start=args.start or settings_start(training, args.preset),
         **run_options(training),
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
@@ -150,13 +150,14 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.forecast import forecast_training
-    from ml.training.runs import open_training, run_options, start_of
+    from ml.training.runs import open_training, run_options, settings_start, start_of
 
     device = choose_device(args.device)
+    start = args.start or settings_start(training, args.preset)
     config, pairs = open_training(
         args.preset,
         layout=settings.layout,
-        start=start_of(settings.layout, args.preset, args.start) if args.start else None,
+        start=start_of(settings.layout, args.preset, start) if start else None,
         **run_options(training),
     )
     forecast = forecast_training(config, pairs, device=device)

@@ -44,7 +44,7 @@ from ml.training.config import LoopConfig, TrainingConfig
 from ml.training.cost import matmul_rate
 from ml.training.distributed import from_rank_0, rank, world
 from ml.training.loop import TrainState, build_state, train
-from ml.training.models import UNTRAINED
+from ml.training.models import CONTRASTIVE, UNTRAINED
 from ml.training.run_folder import MetricsRecord
 from ml.training.tracking import RunTracker
 
@@ -131,9 +131,11 @@ def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
     if rank() != 0:
         _train(run, state, log=lambda _step, _metrics: None, save=lambda _state: None)
         return
-    if run.phase_1 is None and not (run.folder / "initial" / MANIFEST_NAME).is_file():
+    if run.config.preset == CONTRASTIVE and not (run.folder / "initial" / MANIFEST_NAME).is_file():
+        # What it is compared with, also where it starts from another model.
+        model = state.model if run.phase_1 is None else _untrained(run)
         untrained = origin | {"name": UNTRAINED}
-        save_checkpoint(run.folder / "initial", state.model, run.config, origin=untrained)
+        save_checkpoint(run.folder / "initial", model, run.config, origin=untrained)
     record = MetricsRecord(run.folder, from_step=state.step)
     tracker.start(flat(jsonable(run.config)), tags)
     try:
@@ -185,11 +187,9 @@ def _train(run: Run, state: TrainState, **what: Any) -> None:
 
 
 def _initial_state(run: Run) -> TrainState:
-    torch.manual_seed(run.config.seed)
-    model = StemJepa(run.config.model).to(run.device)
     if run.phase_1 is None:
-        measure_statistics(model, _first_batches(run))
-    elif model.predictor is None:
+        model = _untrained(run)
+    elif (model := _random_model(run)).predictor is None:
         start_from_encoder(model, run.phase_1)
         measure_means(model, _first_batches(run))
     else:
@@ -202,6 +202,18 @@ def _initial_state(run: Run) -> TrainState:
         vectors = np.stack(list(run.pairs.label_vectors().values()))
         model.predictor.condition_mean.copy_(torch.from_numpy(vectors.mean(0)))
     return build_state(run.config, model)
+
+
+def _untrained(run: Run) -> StemJepa:
+    """Make what a run without a start begins with: random weights, measured statistics."""
+    model = _random_model(run)
+    measure_statistics(model, _first_batches(run))
+    return model
+
+
+def _random_model(run: Run) -> StemJepa:
+    torch.manual_seed(run.config.seed)
+    return StemJepa(run.config.model).to(run.device)
 
 
 def _first_batches(run: Run) -> Iterator[PairBatch]:

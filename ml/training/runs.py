@@ -87,6 +87,11 @@ def run_options(training: TrainingSettings) -> RunOptions:
     }
 
 
+def settings_start(training: TrainingSettings, preset: str) -> str | None:
+    """Take the model that a preset starts from by the section ``training`` of the settings."""
+    return training.start if preset == CONTRASTIVE else None
+
+
 def train_preset(
     preset: str,
     *,
@@ -134,7 +139,7 @@ def train_preset(
 
 
 def trained_model(
-    preset: str, *, layout: DataLayout, **options: Unpack[RunOptions]
+    preset: str, *, layout: DataLayout, start: str | None = None, **options: Unpack[RunOptions]
 ) -> Artifact | None:
     """Find the model that ``train_preset`` would reuse; train nothing.
 
@@ -143,6 +148,7 @@ def trained_model(
     Args:
         preset: as for ``train_preset``; likewise what follows.
         layout: where shards and runs lie.
+        start: see there.
         options: see ``RunOptions``.
 
     Returns:
@@ -152,7 +158,8 @@ def trained_model(
         ArtifactError: shards or the phase-1 model are missing.
         ValueError: a wrong preset, size or field.
     """
-    run = _open_run(preset, layout=layout, loop=LoopConfig(), device=_CPU, **options)
+    loop = LoopConfig()
+    run = _open_run(preset, layout=layout, loop=loop, device=_CPU, start=start, **options)
     if not run.is_finished:
         return None
     point_models(layout, preset, run.folder)

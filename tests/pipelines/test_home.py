@@ -48,7 +48,9 @@ def test_quick_demo_trains_less_by_the_settings_of_its_home(tmp_path: Path):
     install_home(load_settings(tmp_path), demo="quick")
     settings = load_settings(tmp_path)
     assert settings.shards.payload == "pcm16"
-    assert (settings.demo.train_songs, settings.training.overrides) == (QUICK_SONGS, QUICK)
+    training = settings.training
+    assert (settings.demo.train_songs, training.overrides) == (QUICK_SONGS, QUICK)
+    assert training.start == "starter"
 
 
 def test_full_demo_refuses_the_home_of_a_quick_one(

@@ -350,7 +350,6 @@ def _record(model: Path) -> str:
 
 def test_phase_1_starts_from_the_encoder_and_the_log_mel_of_a_model(home, starter, small):
     layout, still = DataLayout(home=home), small | {"optimizer.learning_rate": 1e-12}
-    before = read_models(layout)
     artifact = train_preset(
         "contrastive", layout=layout, corpora=["demo"], overrides=still, start="starter"
     )
@@ -360,7 +359,12 @@ def test_phase_1_starts_from_the_encoder_and_the_log_mel_of_a_model(home, starte
         torch.testing.assert_close(trained[name], part.float(), atol=1e-6, rtol=0)
     manifest = read_json(artifact.path / "manifest.json")
     assert manifest["phase_1_model_id"] == read_json(starter / "manifest.json")["model_id"]
-    assert read_models(layout)["untrained"] == before["untrained"]
+    untrained = read_models(layout)["untrained"]
+    assert untrained == artifact.path.with_name("initial")
+    matrix = "encoder.blocks.0.attn.qkv.weight"
+    assert not torch.allclose(
+        weights(untrained)[matrix], trained[matrix]
+    )  # random, not the start's
     again = train_preset(
         "contrastive", layout=layout, corpora=["demo"], overrides=still, start="starter"
     )
