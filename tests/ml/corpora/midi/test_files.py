@@ -31,8 +31,10 @@ BROKEN = {
         midi(0, 480, track(0, 0xFF, 0x51, 3, 0, 0, 0, 0, 0x90, 60, 64, 96, 0x80, 60, 0, *END)),
         "tempo of 0",
     ),
+    "nine sharps": (midi(0, 480, track(0, 0xFF, 0x59, 2, 9, 5, *END)), "9 sharps"),
+    "offset": (midi(0, 480, track(0, 0xFF, 0x54, 5, *(255,) * 5, *END)), "no MIDI file"),
     "one note": (midi(0, 480, track(0, 0x90, 60, 64, 96, 0x80, 60, 0, *END)), "plays 0 parts"),
-    "too large": (bytes(4_000_001), "4 MB"),
+    "too large": (bytes(1_000_001), "1 MB"),
 }
 
 
