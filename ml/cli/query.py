@@ -71,6 +71,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--per-track", type=int, metavar="N", help="at most N stems of a track")
     parser.add_argument(
+        "--variants",
+        action="store_true",
+        help="each recording of one thing by itself, not only the best",
+    )
+    parser.add_argument(
         "--by-ear", action="store_true", help="leave out of account what stems are labelled"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
@@ -87,7 +92,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Search, print, and save."""
     _check(args)
     _check_places(args, settings)
-    from ml.retrieval.queries.retriever import instrument_note, open_retriever
+    from ml.retrieval.queries.retriever import open_retriever
 
     retriever = open_retriever(settings, args.model)
     if args.corpus is not None and args.corpus not in (published := retriever.tables.corpora()):
@@ -97,17 +102,37 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"embed it with: stems embed {args.corpus}"
         )
     candidates = _search(args, retriever)
-    asked = args.instrument if args.mix else None
-    if asked is not None and (note := instrument_note(retriever, asked)):
-        print(note, file=sys.stderr)
+    if args.instrument is not None:
+        _say_how_words_are_taken(args, retriever, candidates)
     rows = [asdict(candidate) for candidate in candidates]
     if args.save is not None:
         rows = _save(args, settings, retriever, candidates)
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
-        print_candidates(candidates)
+        print_candidates(candidates, like=args.like is not None)
     return 0
+
+
+def _say_how_words_are_taken(
+    args: argparse.Namespace, retriever: StemRetriever, candidates: Sequence[Candidate]
+) -> None:
+    from ml.retrieval.queries.words import read_words
+    from ml.retrieval.tables.search import label_filter
+
+    words = read_words(retriever, args.instrument, has_mix=bool(args.mix))
+    if words.note is not None:
+        print(words.note, file=sys.stderr)
+    for label, stems in words.labels.items():
+        if any(label not in (c.label, c.category) for c in candidates):
+            only = f'--where "{label_filter(label)}"'
+            print(f'labelled "{label}": {stems} stems; only these: {only}', file=sys.stderr)
+    if not args.mix:
+        print(
+            "without a MIX stems are ranked by their labels alone: the score compares label and "
+            "words, not sounds",
+            file=sys.stderr,
+        )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -156,6 +181,7 @@ def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidat
         "where": _where(args.corpus, args.where),
         "exclude_tracks": args.exclude_tracks,
         "per_track": args.per_track,
+        "variants": args.variants,
     }
     if args.like is not None:
         own = args.exclude_own_track
@@ -172,7 +198,8 @@ def _save(
     retriever: StemRetriever,
     candidates: list[Candidate],
 ) -> list[dict[str, Any]]:
-    from ml.retrieval.queries.excerpts import PlayedMix, StemFiles, save_excerpts
+    from ml.retrieval.queries.excerpts import PlayedMix, save_excerpts
+    from ml.retrieval.queries.stem_files import StemFiles
 
     files, model = StemFiles(settings.layout), retriever.model
     rows = save_excerpts(
@@ -203,20 +230,29 @@ def _where(corpus: str | None, where: str | None) -> str | None:
     return " AND ".join(parts) or None
 
 
-def print_candidates(candidates: Sequence[Candidate]) -> None:
-    """Print one line a stem; the last column only where there is a mix."""
+def print_candidates(candidates: Sequence[Candidate], *, like: bool = False) -> None:
+    """Print one line a stem: what the score compares, where to play it, how many it stands for.
+
+    Args:
+        candidates: best first.
+        like: whether they were asked for by an example; else by a mix or, without, by words.
+    """
     if not candidates:
         print("no stem passes the filters")
         return
     has_mix = any(c.mix_start_s is not None for c in candidates)
-    heading = ("rank", "score", "label", "corpus", "stem", "fits best at", "with mix at")
-    rows: list[tuple[str, ...]] = [heading if has_mix else heading[:-1]]
+    alone = ("likeness", "most alike at") if like else ("label match", "typical at")
+    score, place = ("score", "fits best at") if has_mix else alone
+    rows: list[tuple[str, ...]] = [
+        ("rank", score, "label", "corpus", "stem", "variants", place, "with mix at")
+    ]
     for c in candidates:
         cells = (str(c.rank), f"{c.score:.3f}", c.label, c.corpus, c.stem_id)
         places = (_seconds(c.best_start_s), _seconds(c.mix_start_s))
-        rows.append((*cells, *(places if has_mix else places[:1])))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+        rows.append((*cells, f"+{len(c.variants)}" if c.variants else "", *places))
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 

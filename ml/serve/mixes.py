@@ -13,9 +13,9 @@ from starlette.exceptions import HTTPException
 
 from ml.artifacts import fingerprint
 from ml.audio.files import resample
-from ml.retrieval.queries.excerpts import StemFiles
 from ml.retrieval.queries.mix import read_chunks
 from ml.retrieval.queries.retriever import Retrievers
+from ml.retrieval.queries.stem_files import StemFiles
 from ml.serve.catalog import TrackStems
 from ml.serve.limits import ServeLimits
 from ml.serve.sounds import PLAY_RATE_HZ, QUERY_RATE_HZ, Sound, SoundCache, sum_sounds, write_sound

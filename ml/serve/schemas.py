@@ -42,7 +42,9 @@ class LabelCount(BaseModel):
     """A label of the table."""
 
     label: str
-    stems: int = Field(description="How many stems have it as their finest label.")
+    stems: int = Field(
+        description="How many stems have it: as their finest label in a list of all labels."
+    )
 
 
 class Instruments(BaseModel):
@@ -127,7 +129,7 @@ class CandidateInfo(BaseModel):
     """A stem that could fit."""
 
     rank: int = Field(description="1 = first.")
-    score: float = Field(description="Cosine of the prediction and the stem, -1…1.")
+    score: float = Field(description="Cosine, -1…1: of what, the answer's `compares` says.")
     key: str
     stem_id: str
     track_id: str
@@ -135,15 +137,19 @@ class CandidateInfo(BaseModel):
     label: str
     category: str | None
     best_start_s: float | None = Field(
-        description="Where in the stem the chunk begins that fits best; null when not known."
+        description="Where to play the stem from: where it begins to sound in the chunk that fits "
+        "best; null when not known."
     )
     mix_start_s: float | None = Field(
-        description="Where in the mix the chunk begins that it fits best; null when not known."
+        description="Where in the mix that fits best; null without a mix or when not known."
     )
     duration_s: float
     audio: str = Field(description="Link to the decoded audio; takes ranges.")
     peaks: str = Field(description="Link to its waveform.")
     file: str = Field(description="Link to the file to keep.")
+    variants: list[str] = Field(
+        description="Keys of other recordings of the same thing, which this one stands for."
+    )
 
 
 class Found(BaseModel):
@@ -153,10 +159,22 @@ class Found(BaseModel):
     model_id: str
     table_version: int
     instrument: str | None
+    compares: Literal["mix", "label", "stem"] = Field(
+        description="What each score is the cosine of: the stem and what the mix lacks; its label "
+        "and the instrument in words (it says nothing of how the stem sounds); the stem and the "
+        "one it shall be like."
+    )
     note: str | None = Field(
         description="How the model takes an instrument that it did not meet in training."
     )
+    is_guess: bool = Field(
+        description="Whether neither training nor table knows such an instrument: the scores "
+        "say little then."
+    )
+    matching: list[LabelCount] = Field(
+        description="Labels of the table, of any level, that the instrument matches."
+    )
     chunk_s: float = Field(
-        description="Length of a chunk: what begins at best_start_s and mix_start_s, in seconds."
+        description="Length of a chunk: how much there is to hear from best_start_s on, in seconds."
     )
     candidates: list[CandidateInfo] = Field(description="Best first.")

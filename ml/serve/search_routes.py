@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from ml.retrieval.queries.candidates import Candidate
-from ml.retrieval.queries.retriever import StemRetriever, instrument_note
+from ml.retrieval.queries.retriever import StemRetriever
+from ml.retrieval.queries.words import WordsRead, read_words
 from ml.retrieval.tables.database import sql_text
+from ml.retrieval.tables.search import label_filter
 from ml.serve.catalog import Catalog
 from ml.serve.schemas import (
     LINE_PATTERN,
@@ -126,6 +128,15 @@ class Search(BaseModel):
     category: list[Text] = Field(
         default_factory=list, max_length=50, description="Only stems of these categories."
     )
+    label: list[Text] = Field(
+        default_factory=list,
+        max_length=50,
+        description="Only stems that have one of these labels, at any level.",
+    )
+    variants: bool = Field(
+        default=False,
+        description="Each recording of one thing by itself, not only the best of them.",
+    )
     own_track: bool = Field(
         default=False, description="Also stems of the track that the mix or the stem is of."
     )
@@ -157,16 +168,20 @@ def _search(service: Service, wanted: Search) -> Found:
     retriever, catalog = service.current()
     if wanted.where is not None:
         check_condition(wanted.where, catalog.columns)
+    asked, has_mix = wanted.instrument, wanted.mix is not None
+    candidates = _candidates(service, retriever, catalog, wanted)
+    words = WordsRead(labels={}) if asked is None else read_words(retriever, asked, has_mix=has_mix)
     return Found(
         model=retriever.model.name,
         model_id=retriever.model.model_id,
         table_version=catalog.tables.version,
         instrument=wanted.instrument,
         chunk_s=retriever.model.chunk_s,
-        candidates=[candidate_info(c) for c in _candidates(service, retriever, catalog, wanted)],
-        note=instrument_note(retriever, wanted.instrument)
-        if wanted.instrument is not None and wanted.mix is not None
-        else None,
+        candidates=[candidate_info(candidate) for candidate in candidates],
+        compares="mix" if has_mix else "label" if wanted.like is None else "stem",
+        note=words.note,
+        is_guess=words.is_guess,
+        matching=[LabelCount(label=label, stems=n) for label, n in words.labels.items()],
     )
 
 
@@ -174,7 +189,11 @@ def _candidates(
     service: Service, retriever: StemRetriever, catalog: Catalog, wanted: Search
 ) -> Sequence[Candidate]:
     k, instrument = wanted.k, wanted.instrument
-    filters: dict[str, Any] = {"where": _where(wanted), "per_track": wanted.per_track}
+    filters: dict[str, Any] = {
+        "where": _where(wanted),
+        "per_track": wanted.per_track,
+        "variants": wanted.variants,
+    }
     if wanted.like is not None:
         if wanted.mix is not None or instrument is not None:
             raise HTTPException(422, "like goes without mix and instrument; leave one side out")
@@ -196,6 +215,8 @@ def _where(wanted: Search) -> str | None:
         for column, values in (("corpus", wanted.corpus), ("category", wanted.category))
         if values
     ]
+    if wanted.label:
+        parts.append(f"({' OR '.join(map(label_filter, wanted.label))})")
     if wanted.where is not None:
         parts.append(f"({wanted.where})" if parts else wanted.where)
     return " AND ".join(parts) or None

@@ -17,8 +17,8 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from ml.retrieval.queries.candidates import Candidate
-from ml.retrieval.queries.excerpts import StemFiles
 from ml.retrieval.queries.retriever import Retrievers, StemRetriever
+from ml.retrieval.queries.stem_files import StemFiles
 from ml.serve.catalog import Catalog, TrackStems
 from ml.serve.limits import ServeLimits
 from ml.serve.mixes import Mixes, ServedMix

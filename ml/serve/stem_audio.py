@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from ml.artifacts import fingerprint
 from ml.audio.files import AudioError, probe
-from ml.retrieval.queries.excerpts import StemFiles, safe_name, stem_window
+from ml.retrieval.queries.excerpts import safe_name
+from ml.retrieval.queries.stem_files import StemFiles, stem_window
 from ml.serve.limits import ServeLimits
 from ml.serve.sounds import Sound, SoundCache, as_played, write_sound
 from ml.tracks import Stem

@@ -98,7 +98,7 @@ async def _write(request: Request, name: str, file: BinaryIO, limits: ServeLimit
         sentence = f"{name} comes too slowly ({size:,} bytes in {lasted_s:.0f} s); try again"
         raise HTTPException(408, sentence, CLOSE) from None
     if not size:
-        raise HTTPException(422, f"{name} is empty (0 bytes); send the file as the body")
+        raise HTTPException(422, f"{name} is empty (0 bytes); expected audio, choose another file")
     _check_kind(name, head)
     return digest.hexdigest()
 

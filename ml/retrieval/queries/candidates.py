@@ -1,27 +1,31 @@
-"""What a query finds, as people and programs get it: stems, and where to play each from.
+"""What a query finds, as people and programs get it: stems, their variants, where to play each.
 
-A *place* is the second of the stem that is played together with a second of the mix. Each chunk of
-the mix asks for a stem of its own, so chunks of a stem can be compared with chunks of the mix one
-by one. The pair with the highest cosine is not the one to play: some chunks are near to everything.
-What counts is how far a pair's cosine lies above what its two chunks have on average (the table of
-cosines, centred by rows and columns). Where stem and mix are of one song, that picks two chunks
-that begin at the same second for 25 % of the queries of the demo's held-out songs (29 % of
-demo-swapped's), the highest cosine for 19 % (18 %), chance for 13 %. Where they are of different
-songs, which is what people mostly look for, there is no right answer, only a good one.
+*Variants* are recordings of the same thing: the demo's songs come plain, with a colour and with
+another's; albums are remastered; files are copied from corpus to corpus. One of them, the best, is
+a candidate, and the others are named with it. Two stems are variants when
+
+- their files are the same, byte by byte (``content_hash``), or
+- their songs have the same title and artist (or id, where the artist is not known), and they the
+  same name and label in it, or
+- their songs are so the same, or without a title have the same id, they have the same label, and
+  their vectors are nearly equal.
+
+Near vectors alone say little: stems of different songs come as near.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ml.retrieval.queries.mix import ChunkVectors
-from ml.retrieval.tables.search import Hit, StemChunks
+from ml.retrieval.queries.places import Place
+from ml.retrieval.queries.stem_files import StemFiles
+from ml.retrieval.tables.search import Hit
 
-_DIGITS = 4
-"""Cosines that differ by less are equal: then the higher plain cosine, then the earlier chunk."""
+_NEARLY_EQUAL = 0.98
+"""Cosine from which on two vectors are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,44 +47,48 @@ class Candidate:
     category: str | None
     """The coarse word for it; None when its corpus does not say."""
     best_start_s: float | None
-    """Where in the stem the chunk begins that fits best; None when its chunks are not known."""
+    """Where to play the stem from: where it begins to sound in the chunk that fits best, of those
+    that mostly sound; None when its chunks are not known."""
     mix_start_s: float | None
-    """Where in the mix the chunk begins with which that chunk of the stem goes best: play both from
-    these two places on; None without a mix."""
+    """Where in the mix that goes best: play both from these two places on; None without a mix."""
     duration_s: float
     """Length of the stem."""
     audio: str
     """Path of its audio; several files are separated by line breaks."""
+    variants: list[str] = field(default_factory=list)
+    """Keys of the recordings that were folded into this one, the best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where to play a stem from."""
+class Found:
+    """A stem that was found, with its variants."""
 
-    start_s: float
-    """Where the chunk of the stem begins."""
-    mix_start_s: float | None
-    """Where the chunk of the mix begins that goes with it; None without a mix."""
+    hit: Hit
+    variants: list[str] = field(default_factory=list)
+    """Their keys, best first."""
 
 
-def candidates_of(hits: Sequence[Hit], places: Mapping[tuple[str, str], Place]) -> list[Candidate]:
-    """Make candidates of hits, best first.
+def candidates_of(
+    found: Sequence[Found], places: Mapping[tuple[str, str], Place]
+) -> list[Candidate]:
+    """Make candidates of what was found, best first.
 
     Args:
-        hits: what was found.
+        found: with their variants.
         places: by ``owner_of``, of those stems whose chunks are known.
     """
     columns = ("key", "stem_id", "track_id", "corpus", "label", "category", "duration_s", "audio")
     candidates = []
-    for rank, hit in enumerate(hits, start=1):
-        place = places.get(owner_of(hit))
+    for rank, one in enumerate(found, start=1):
+        place = places.get(owner_of(one.hit))
         candidates.append(
             Candidate(
                 rank=rank,
-                score=hit.score,
+                score=one.hit.score,
                 best_start_s=place and place.start_s,
                 mix_start_s=place and place.mix_start_s,
-                **{name: hit.row[name] for name in columns},
+                variants=one.variants,
+                **{name: one.hit.row[name] for name in columns},
             )
         )
     return candidates
@@ -91,24 +99,33 @@ def owner_of(hit: Hit) -> tuple[str, str]:
     return hit.row["corpus"], hit.row["stem_id"]
 
 
-def place_with_mix(stem: StemChunks, mix: ChunkVectors) -> Place:
-    """Choose the pair of chunks that fit best, by how far they exceed their averages."""
-    norms = np.linalg.norm(mix.vectors, axis=1, keepdims=True)
-    queries = mix.vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    cosines = queries.astype(np.float64) @ stem.vectors.T  # (mix chunk, stem chunk)
-    excess = cosines - cosines.mean(0) - cosines.mean(1, keepdims=True) + cosines.mean()
-    rows, columns = np.indices(cosines.shape)
-    order = (rows.ravel(), columns.ravel(), -_rounded(cosines), -_rounded(excess))
-    best = int(np.lexsort(order)[0])
-    row, column = divmod(best, cosines.shape[1])
-    return Place(start_s=float(stem.start_s[column]), mix_start_s=float(mix.start_s[row]))
+def fold_variants(hits: Sequence[Hit], vectors: np.ndarray, files: StemFiles) -> list[Found]:
+    """Put each variant to the best of its kind.
 
+    Args:
+        hits: best first.
+        vectors: (hit, dim) unit norm.
+        files: knows titles and contents.
 
-def place_alone(stem: StemChunks, vector: np.ndarray) -> Place:
-    """Choose the chunk of highest cosine with a vector (dim,) of unit norm; the first of equals."""
-    best = int(_rounded(stem.vectors @ vector).argmax())
-    return Place(start_s=float(stem.start_s[best]), mix_start_s=None)
-
-
-def _rounded(cosines: np.ndarray) -> np.ndarray:
-    return np.round(cosines.ravel(), _DIGITS)
+    Raises:
+        ArtifactError: ``corpus_tracks`` of a corpus is damaged.
+    """
+    found: list[Found] = []
+    first: dict[tuple[str, ...], int] = {}  # what makes variants → the best that has it
+    alike: dict[tuple[str, ...], list[tuple[int, np.ndarray]]] = {}  # of one song and label
+    for hit, vector in zip(hits, vectors, strict=True):
+        record, label = files.record(hit.row), hit.row["label"]
+        name = hit.row["stem_id"].removeprefix(hit.row["track_id"])
+        same = [("content", record.content_hash)] if record.content_hash else []
+        same += [("stem", record.song, name, label)] if record.song else []
+        song = (record.song or hit.row["track_id"], label)
+        near = [i for i, other in alike.get(song, ()) if vector @ other >= _NEARLY_EQUAL]
+        own = min([first[key] for key in same if key in first] + near, default=len(found))
+        if own == len(found):
+            found.append(Found(hit=hit))
+        else:
+            found[own].variants.append(hit.row["key"])
+        for key in same:
+            first.setdefault(key, own)
+        alike.setdefault(song, []).append((own, vector))
+    return found

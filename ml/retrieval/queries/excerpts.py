@@ -1,8 +1,7 @@
-"""Found stems as files: where each lies, its best chunk to listen to, and that with the mix.
+"""Found stems as files: of each the place to listen to, alone and with the mix.
 
-``StemFiles`` says which files a stem of the table is made of, as its corpus has them now. A folder
-of excerpts holds ``01-<label>-<track>.wav`` (the chunk of the stem at its own rate, with its
-channels), ``01-<label>-<track>-with-mix.wav`` (the mix from ``mix_start_s`` on plus that chunk,
+A folder of excerpts holds ``01-<label>-<track>.wav`` (a chunk of the stem at its own rate, with
+its channels), ``01-<label>-<track>-with-mix.wav`` (the mix from ``mix_start_s`` on plus that chunk,
 sample by sample) and ``results.json``. All are 32-bit float WAV, so that nothing is clipped or
 rounded; a preview above full scale is turned down as a whole, and ``preview_gain_db`` says so.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,66 +19,21 @@ import numpy as np
 import soundfile
 
 from ml.artifacts import (
-    MANIFEST_NAME,
     ArtifactError,
-    DataLayout,
     read_json,
     write_folder_aside,
     write_json,
 )
-from ml.audio.files import resample
-from ml.audio.windows import fit_channels, read_window
+from ml.audio.windows import fit_channels
 from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.mix import Mix, mix_window
+from ml.retrieval.queries.stem_files import stem_window
 from ml.tracks import Stem
 
 RESULTS_NAME = "results.json"
 FORMAT_VERSION = 1
 MADE_BY = "stems query --save"
 _NAME_LENGTH = 40
-
-
-class StemFiles:
-    """Looks stems up in ``corpus_tracks``; any thread may ask.
-
-    The table itself names files too, but knows nothing of a corpus that was moved since, of the
-    streams of a container, or of stems that begin late.
-
-    Args:
-        layout: where ``corpus_tracks`` lie.
-    """
-
-    def __init__(self, layout: DataLayout):
-        self._layout = layout
-        self._lock = threading.Lock()
-        self._read: dict[str, tuple[int, Mapping[str, Stem]]] = {}
-
-    def stem(self, row: Mapping[str, Any]) -> Stem:
-        """Find the stem of a row of the table; its files are not looked at.
-
-        Raises:
-            ArtifactError: ``corpus_tracks`` of its corpus is damaged.
-        """
-        known = self._corpus(row["corpus"])
-        if row["stem_id"] in known:
-            return known[row["stem_id"]]
-        files = tuple(Path(line) for line in row["audio"].splitlines() if line)
-        return Stem(stem_id=row["stem_id"], files=files)
-
-    def _corpus(self, name: str) -> Mapping[str, Stem]:
-        """Read the stems of a corpus by their ids; none when it has no ``corpus_tracks`` here."""
-        from ml.corpora.table import read_corpus_tracks, tracks_of_table
-
-        manifest = self._layout.tracks(name) / MANIFEST_NAME
-        with self._lock:
-            if not manifest.is_file():
-                return {}
-            written_ns = manifest.stat().st_mtime_ns
-            if name not in self._read or self._read[name][0] != written_ns:
-                tracks = tracks_of_table(read_corpus_tracks(self._layout, name))
-                stems = {stem.stem_id: stem for track in tracks for stem in track.stems}
-                self._read[name] = written_ns, stems
-            return self._read[name][1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,33 +96,6 @@ def check_folder(folder: Path) -> None:
     held = {path.name for path in folder.iterdir()}
     if strange := sorted(held - _own_names(folder)):
         raise ArtifactError(f"{folder} holds {strange[0]} ({len(strange)} such files); {advice}")
-
-
-def stem_window(stem: Stem, start_s: float, duration_s: float) -> tuple[np.ndarray, int]:
-    """Read a piece of a stem, with its channels: the sum of its files.
-
-    Args:
-        stem: the stem; before its ``start_s`` there is silence.
-        start_s: where the piece begins.
-        duration_s: how long it is.
-
-    Returns:
-        (samples, channel) float32 and the rate in Hz: of files that differ, the most channels and
-        the highest rate.
-
-    Raises:
-        AudioError: a file is gone or cannot be decoded.
-    """
-    begin_s = start_s - stem.start_s
-    parts = [read_window(path, begin_s, duration_s, stream=stem.stream) for path in stem.files]
-    rate_hz = max(rate for _, rate in parts)
-    channels = max(audio.shape[1] for audio, _ in parts)
-    total = np.zeros((round(duration_s * rate_hz), channels), dtype=np.float32)
-    for audio, from_hz in parts:
-        columns = [resample(np.ascontiguousarray(c), from_hz, rate_hz) for c in audio.T]
-        part = fit_channels(np.stack(columns, axis=1), channels)[: len(total)]
-        total[: len(part)] += part
-    return total, rate_hz
 
 
 def safe_name(*texts: str) -> str:

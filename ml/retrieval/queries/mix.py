@@ -60,6 +60,8 @@ class ChunkVectors:
     """(chunk, dim) float32, not of unit norm."""
     mean: np.ndarray
     """(dim,) float32, unit norm: made of the chunks as a corpus's queries are."""
+    length_s: float
+    """How long each is: that of the model, or of a shorter mix."""
 
 
 def read_chunks(mix: Mix, rate_hz: int, chunk_s: float, what: str = "mix") -> MixChunks:
@@ -120,7 +122,7 @@ def query_vectors(
     run = EmbeddingPass([model], {_ASKED: conditions}, precision="fp32")
     run.add_mix(0, zip(chunks.start_s, chunks.waveforms, strict=True))
     run.finish()
-    return _chunk_vectors(run.queries(model, _ASKED))
+    return _chunk_vectors(run.queries(model, _ASKED), chunks, model)
 
 
 def stem_vectors(model: EmbeddingModel, chunks: MixChunks) -> ChunkVectors:
@@ -128,12 +130,13 @@ def stem_vectors(model: EmbeddingModel, chunks: MixChunks) -> ChunkVectors:
     run = EmbeddingPass([model], precision="fp32")
     run.add_stem(0, zip(chunks.start_s, chunks.waveforms, strict=True))
     run.finish()
-    return _chunk_vectors(run.gallery(model))
+    return _chunk_vectors(run.gallery(model), chunks, model)
 
 
-def _chunk_vectors(rows: ChunkRows) -> ChunkVectors:
+def _chunk_vectors(rows: ChunkRows, chunks: MixChunks, model: EmbeddingModel) -> ChunkVectors:
     mean = rows.stem_vectors("the query")[1][0]
-    return ChunkVectors(start_s=rows.start_s, vectors=rows.vectors, mean=mean)
+    length_s = chunks.waveforms.shape[1] / model.rate_hz
+    return ChunkVectors(start_s=rows.start_s, vectors=rows.vectors, mean=mean, length_s=length_s)
 
 
 def mix_window(

@@ -1,6 +1,6 @@
 """Ask for a stem: by a mix and an instrument in words, by an example, or by words alone.
 
-``instrument_note`` says beside the answer how the model takes an instrument it was not trained on.
+How the words of a question are taken: ``words``.
 ``open_retriever`` puts model, label encoder and tables of a home together, once; ``Retrievers``
 does for a program that answers for a long time.
 """
@@ -8,10 +8,10 @@ does for a program that answers for a long time.
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,14 @@ from ml.retrieval.queries.by_label import (
     best_hits,
     named_labels,
     nearest_first,
-    nearest_labels,
     search_by_label,
 )
 from ml.retrieval.queries.candidates import (
     Candidate,
+    Found,
     candidates_of,
+    fold_variants,
     owner_of,
-    place_alone,
-    place_with_mix,
 )
 from ml.retrieval.queries.mix import (
     ChunkVectors,
@@ -46,13 +45,17 @@ from ml.retrieval.queries.mix import (
     read_chunks,
     stem_vectors,
 )
+from ml.retrieval.queries.places import Place, places_alone, places_with_mix, sounding_place
+from ml.retrieval.queries.stem_files import StemFiles
 from ml.retrieval.tables.database import database_uri, sql_text
-from ml.retrieval.tables.search import Hit, StemTables, TableRows, label_filter
+from ml.retrieval.tables.search import Hit, Row, StemChunks, StemTables, TableRows, label_filter
 from ml.settings import Settings, existing_home, load_settings
 from ml.tracks import MUSIC
 from ml.training.models import champion_path, find_checkpoint
 
 _log = logging.getLogger(__name__)
+_VARIANTS = 3
+"""So many times as many stems are searched for as are wanted, since variants become one."""
 
 
 class StemRetriever:
@@ -64,6 +67,8 @@ class StemRetriever:
             LanceDB, or ``StemTables``.
         label_encoder: what turns an instrument into a condition; default: the one that the model
             was trained with.
+        files: where the stems' audio and titles are; None: variants stay by themselves, and places
+            are chosen by vectors alone.
 
     Raises:
         ArtifactError: the table is missing, or of another model; or the label encoder is not the
@@ -75,6 +80,7 @@ class StemRetriever:
         model: EmbeddingModel,
         table: Any,
         label_encoder: LabelEncoder | None = None,
+        files: StemFiles | None = None,
     ):
         self.model = model
         self.tables = _tables(table)
@@ -88,6 +94,7 @@ class StemRetriever:
         if label_encoder is not None:
             _check_encoder(model, label_encoder)
         self._encoder = label_encoder
+        self._files = files
         self._encoder_lock = threading.Lock()
         self._rows = TableRows(self.tables.uri)
 
@@ -103,9 +110,18 @@ class StemRetriever:
         predictor = getattr(getattr(self.model, "config", None), "predictor", None)
         return getattr(predictor, "conditioning", None) == "class"
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of all levels that stems of the table have, sorted."""
+        return self._rows.labels
+
+    def count_stems(self, label: str) -> int:
+        """Count the stems of the table that have a label, at any level."""
+        return self._rows.count(label)
+
     def with_tables(self, tables: StemTables) -> StemRetriever:
         """Search other tables of the same model (a newer version); nothing is loaded again."""
-        return StemRetriever(self.model, tables, self._encoder)
+        return StemRetriever(self.model, tables, self._encoder, self._files)
 
     def query(
         self,
@@ -117,6 +133,7 @@ class StemRetriever:
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
         uses_labels: bool = True,
+        variants: bool = False,
     ) -> list[Candidate]:
         """Find the stems that fit best with a mix.
 
@@ -133,6 +150,8 @@ class StemRetriever:
             exclude_tracks: ids of tracks that must not be found.
             per_track: at most so many stems of one track.
             uses_labels: False: stems count as they sound, whatever their labels say.
+            variants: True: each recording of one thing by itself; else the best, with the others
+                named (``candidates``; where the audio's corpora are at hand).
 
         Returns:
             Best first; fewer than k when the filters leave fewer.
@@ -145,12 +164,16 @@ class StemRetriever:
         self._check(k, per_track)
         asked = self._ask(mix, instrument)
         filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
-        hits = self.tables.search(asked.mean, k, where=where, **filters)
-        if uses_labels and instrument is not None:
-            named = self._search_named(asked.mean, instrument, k, where=where, **filters)
-            hits = best_hits([*named, *hits], k, per_track)
-        chunks = self._rows.chunks([owner_of(hit) for hit in hits])
-        return candidates_of(hits, {key: place_with_mix(c, asked) for key, c in chunks.items()})
+
+        def search(most: int) -> list[Hit]:
+            hits = self.tables.search(asked.mean, most, where=where, **filters)
+            if not uses_labels or instrument is None:
+                return hits
+            named = self._search_named(asked.mean, instrument, most, where=where, **filters)
+            return best_hits([*named, *hits], most, per_track)
+
+        found = self._fold(search, k, variants=variants)
+        return self._candidates(found, lambda _, c: places_with_mix(c, asked), asked.length_s)
 
     def query_by_stem(
         self,
@@ -161,6 +184,7 @@ class StemRetriever:
         where: str | None = None,
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
+        variants: bool = False,
     ) -> list[Candidate]:
         """Find more stems like one: those whose embeddings are nearest to its own.
 
@@ -172,6 +196,7 @@ class StemRetriever:
             where: as in ``query``.
             exclude_tracks: as in ``query``.
             per_track: as in ``query``; the example itself does not count.
+            variants: as in ``query``; of the example's own none is found, but when True.
 
         Returns:
             Best first; fewer than k when the filters leave fewer. Without ``mix_start_s``.
@@ -184,15 +209,14 @@ class StemRetriever:
         self._check(k, per_track)
         vector, condition = self._example(example, exclude_own_track)
         self._check_where(where, vector)
-        hits = self.tables.search(
-            vector,
-            k,
-            where=_both(condition, where),
-            exclude_tracks=exclude_tracks,
-            per_track=per_track,
-        )
-        chunks = self._rows.chunks([owner_of(hit) for hit in hits])
-        return candidates_of(hits, {key: place_alone(c, vector) for key, c in chunks.items()})
+        filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
+
+        def search(most: int) -> list[Hit]:
+            return self.tables.search(vector, most, where=_both(condition, where), **filters)
+
+        row = self.tables.row(example) if isinstance(example, str) else None
+        found = self._fold(search, k, variants=variants, own=row)
+        return self._candidates(found, lambda _, c: places_alone(c, vector))
 
     def query_by_text(
         self,
@@ -202,6 +226,7 @@ class StemRetriever:
         where: str | None = None,
         exclude_tracks: Sequence[str] = (),
         per_track: int | None = None,
+        variants: bool = False,
     ) -> list[Candidate]:
         """Find stems of an instrument, without a mix: by their labels alone (``by_label``).
 
@@ -211,6 +236,7 @@ class StemRetriever:
             where: as in ``query``.
             exclude_tracks: as in ``query``.
             per_track: as in ``query``.
+            variants: as in ``query``.
 
         Returns:
             Best first, among stems of one label the most typical first; fewer than k when the
@@ -227,14 +253,17 @@ class StemRetriever:
         cosines = nearest_first(np.array(known) @ asked, labels)
         self._check_where(where, self._rows.centroid(labels[0]))
         filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
-        hits = search_by_label(self.tables, self._rows, cosines, k, where=where, **filters)
-        chunks = self._rows.chunks([owner_of(hit) for hit, _ in hits])
-        places = {
-            owner_of(hit): place_alone(chunks[owner_of(hit)], self._rows.centroid(label))
-            for hit, label in hits
-            if owner_of(hit) in chunks
-        }
-        return candidates_of([hit for hit, _ in hits], places)
+        label_of: dict[str, str] = {}
+
+        def search(most: int) -> list[Hit]:
+            hits = search_by_label(self.tables, self._rows, cosines, most, where=where, **filters)
+            label_of.update((hit.row["key"], label) for hit, label in hits)
+            return [hit for hit, _ in hits]
+
+        def places(hit: Hit, chunks: StemChunks) -> list[Place]:
+            return places_alone(chunks, self._rows.centroid(label_of[hit.row["key"]]))
+
+        return self._candidates(self._fold(search, k, variants=variants), places)
 
     def embed_mix(self, mix: Mix, instrument: str | None = None) -> np.ndarray:
         """Predict the embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
@@ -252,6 +281,56 @@ class StemRetriever:
             if self._encoder is None:
                 self._encoder = _encoder_of(self.model)
             return self._encoder.encode(texts)
+
+    def _fold(
+        self,
+        search: Callable[[int], list[Hit]],
+        k: int,
+        *,
+        variants: bool,
+        own: Row | None = None,
+    ) -> list[Found]:
+        """Find the k best by a search for so many stems, variants as one.
+
+        Args:
+            search: finds at most so many, the best first.
+            k: how many.
+            variants: True: each by itself.
+            own: a stem whose variants are left out.
+        """
+        if variants or self._files is None:
+            return [Found(hit=hit) for hit in search(k)]
+        first = [] if own is None else [Hit(score=1.0, row=own)]
+        most = min(_VARIANTS * k, len(self.tables))
+        while True:
+            hits = search(most)
+            keys = [hit.row["key"] for hit in (*first, *hits)]
+            found = fold_variants([*first, *hits], self.tables.vectors(keys), self._files)
+            found = found[len(first) :]
+            if len(found) >= k or len(hits) < most or most == len(self.tables):
+                return found[:k]
+            most = min(_VARIANTS * most, len(self.tables))
+
+    def _candidates(
+        self,
+        found: Sequence[Found],
+        places: Callable[[Hit, StemChunks], list[Place]],
+        most_s: float = math.inf,
+    ) -> list[Candidate]:
+        """Say of each stem where to play it, from ``places`` of its chunks, best first.
+
+        Args:
+            found: the stems.
+            places: of one of them.
+            most_s: how long the mix goes on from each place at most.
+        """
+        chunks = self._rows.chunks([owner_of(one.hit) for one in found])
+        chosen = {}
+        for hit in (one.hit for one in found if owner_of(one.hit) in chunks):
+            listed = places(hit, chunks[owner_of(hit)])
+            length_s = min(self.model.chunk_s, hit.row["duration_s"], most_s)
+            chosen[owner_of(hit)] = sounding_place(listed, hit.row, length_s, self._files)
+        return candidates_of(found, chosen)
 
     def _ask(self, mix: Mix, instrument: str | None) -> ChunkVectors:
         """Predict the stem from each chunk of a mix."""
@@ -309,28 +388,6 @@ class StemRetriever:
             self.tables.search(vector, 1, where=where)
 
 
-def instrument_note(retriever: StemRetriever, instrument: str) -> str | None:
-    """Say how a model takes an instrument that its training has not met; None: nothing to say.
-
-    By meaning, and by spelling: a text encoder may take a slip of the pen for another word.
-    """
-    model = retriever.model
-    if not retriever.takes_instrument:
-        return (
-            f'model {model.name} listens to the mix only, "{instrument}" changes nothing; narrow '
-            f"the answer with a filter, or use a model with a predictor"
-        )
-    labels = getattr(model, "manifest", {}).get("training_labels") or []
-    if not labels or instrument in labels or model.condition_dim is None:
-        return None
-    *known, asked = retriever.encode_texts([*labels, instrument])
-    nearest = nearest_labels(asked, dict(zip(labels, known, strict=True)))
-    shown = ", ".join(f"{label} {cosine:.2f}" for label, cosine in nearest)
-    spelt = get_close_matches(instrument.lower(), labels, n=1)
-    meant = f'; did you mean "{spelt[0]}"?' if spelt and spelt[0] != nearest[0][0] else ""
-    return f'"{instrument}" is not a training label; it acts like: {shown}{meant}'
-
-
 def _both(condition: str | None, where: str | None) -> str | None:
     parts = [part for part in (condition, where and f"({where})") if part]
     return " AND ".join(parts) or None
@@ -386,7 +443,7 @@ def open_retriever(
     uri = database_uri(settings.layout, loaded.model_id)
     encoder = _label_encoder(settings, loaded)
     texts = None if encoder is None else TextVectors(encoder, settings.layout)
-    retriever = StemRetriever(loaded, uri, texts)
+    retriever = StemRetriever(loaded, uri, texts, StemFiles(settings.layout))
     if loaded.name == kinds.STARTER and not champion_path(settings.layout).is_file():
         _log.info("no model was promoted yet: %s answers", kinds.STARTER)
     return retriever

@@ -245,6 +245,10 @@ class TableRows:
             texts.add(MUSIC)
         return tuple(sorted(texts))
 
+    def count(self, label: str) -> int:
+        """Count the stems of a label."""
+        return self._stems.count_rows(label_filter(label))
+
     def centroid(self, label: str) -> np.ndarray:
         """Average the stems of a label, the first 2,000 in the table: (dim,) unit norm."""
         if label not in self._centroids:

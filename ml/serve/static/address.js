@@ -9,6 +9,8 @@ export const EMPTY = Object.freeze({
   k: 12,
   corpora: [],
   categories: [],
+  labels: [],
+  variants: false,
   ownTrack: false,
   perTrack: "",
   where: "",
@@ -25,6 +27,8 @@ const NAMES = {
   k: "k",
   corpora: "in",
   categories: "category",
+  labels: "label",
+  variants: "variants",
   ownTrack: "own",
   perTrack: "per",
   where: "where",
@@ -38,7 +42,7 @@ export function readAddress() {
   for (const [field, name] of Object.entries(NAMES)) {
     if (!given.has(name)) continue;
     if (Array.isArray(state[field])) state[field] = given.getAll(name);
-    else if (field === "ownTrack") state[field] = given.get(name) === "1";
+    else if (typeof state[field] === "boolean") state[field] = given.get(name) === "1";
     else if (field === "k") state[field] = Math.min(500, Math.max(1, Number.parseInt(given.get(name), 10) || EMPTY.k));
     else state[field] = given.get(name);
   }
@@ -67,6 +71,8 @@ export function searchQuery(state, mix, rows) {
   }
   state.corpora.forEach((corpus) => query.append("corpus", corpus));
   state.categories.forEach((category) => query.append("category", category));
+  state.labels.forEach((label) => query.append("label", label));
+  if (state.variants) query.set("variants", "true");
   if (state.ownTrack) query.set("own_track", "true");
   if (state.perTrack) query.set("per_track", state.perTrack);
   if (state.where) query.set("where", state.where);

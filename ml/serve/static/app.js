@@ -20,6 +20,11 @@ let mix = null;
 let rows = 0;
 let searching = null;
 let suggested = ""; // an instrument that the page wrote, not the person
+const COMPARED = {
+  mix: "Scores say how near each stem is to what the model expects beside the mix: 1 is the nearest, 0 is nothing alike.",
+  label: "No mix is given: stems come by their labels alone. The score compares label and words, not sounds.",
+  stem: "Scores say how alike two stems sound: 1 is equal, 0 is nothing alike.",
+};
 let isRestoring = false; // what the address asked for stays as it is
 
 const cards = new Cards(byId("results"), {
@@ -52,7 +57,8 @@ const filters = new Filters((chosen) => search({ ...typed(), ...chosen }));
 
 async function search(changes = {}, { isNew = true, isToKeep = false } = {}) {
   const isOther = "instrument" in changes || "mix" in changes;
-  Object.assign(state, isOther ? { like: null } : {}, changes);
+  const isReworded = "instrument" in changes && changes.instrument !== state.instrument;
+  Object.assign(state, isOther ? { like: null } : {}, isReworded ? { labels: [] } : {}, changes);
   if (!isToKeep) state.chosen = null;
   writeAddress(state, { isNew });
   showAsked();
@@ -72,24 +78,51 @@ async function search(changes = {}, { isNew = true, isToKeep = false } = {}) {
     if (error.name === "AbortError") return;
     cards.clear();
     byId("status").textContent = "";
-    byId("note").hidden = true;
+    showNote(null);
     showProblem(error);
   }
 }
 
-function showFound({ candidates, chunk_s: chunkS, note }) {
+function showFound({ candidates, chunk_s: chunkS, compares, note, is_guess: isGuess, matching }) {
   player.loopS = chunkS;
-  cards.show(candidates, chunkS);
+  cards.show(candidates, { chunkS, compares, isGuess });
   const what = state.like === null && state.instrument ? ` for “${state.instrument}”` : "";
+  const count = isGuess ? `${candidates.length} guesses` : candidates.length;
   byId("status").textContent = candidates.length
-    ? `${candidates.length}${what}, the best first`
+    ? `${count}${what}, ${compares === "label" ? "by label alone" : "the best first"}`
     : "None passes the filters; take some of them away.";
-  byId("note").hidden = note === null;
-  byId("note").textContent = note ?? "";
+  showNote(note ?? (compares === "label" ? COMPARED.label : null), isGuess);
+  byId("score-about").textContent = COMPARED[compares];
+  showOffers(matching.filter(({ label }) => candidates.some((one) => one.label !== label && one.category !== label)));
   byId("empty").hidden = true;
   const wanted = candidates.some(({ key }) => key === state.chosen) ? state.chosen : candidates[0]?.key;
   if (wanted !== undefined) listening.choose(wanted, { isToReveal: wanted === state.chosen });
   else listening.chooseNone();
+}
+
+function showNote(note, isGuess = false) {
+  byId("note").hidden = note === null;
+  byId("note").textContent = note ?? "";
+  byId("note").classList.toggle("guess", isGuess);
+  if (note === null) byId("offers").hidden = true;
+}
+
+// The stems whose label is what was meant, and the way back to all.
+function showOffers(matching) {
+  const all = [{ text: `Only ${state.labels.join(", ")}: show all stems again`, labels: [] }];
+  const some = matching.map(({ label, stems }) => ({ text: `Show the ${stems} ${label} stems`, labels: [label] }));
+  const offers = state.labels.length ? all : some;
+  byId("offers").hidden = offers.length === 0;
+  byId("offers").replaceChildren(
+    ...offers.map(({ text, labels }) => {
+      const chip = document.createElement("button");
+      chip.type = "button";
+      chip.className = "chip";
+      chip.textContent = text;
+      chip.addEventListener("click", () => search({ labels }));
+      return chip;
+    }),
+  );
 }
 
 function showNothing() {
@@ -97,7 +130,8 @@ function showNothing() {
   cards.clear();
   listening.chooseNone();
   byId("status").textContent = "";
-  byId("note").hidden = true;
+  showNote(null);
+  byId("score-about").textContent = "";
   byId("empty").hidden = false;
   byId("empty").textContent = "Nothing is asked yet: choose a mix above, or name an instrument.";
 }

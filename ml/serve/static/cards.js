@@ -6,6 +6,12 @@ import { clearWave, drawWave, showPlayed } from "./waveform.js";
 const AT_ONCE = 3; // waveforms that are fetched at one time
 const HUES = { drums: 14, percussion: 40, bass: 265, guitar: 140, piano: 205, "other keys": 225, "bowed strings": 330, vocals: 350, wind: 90, "other plucked": 165, other: 60 };
 
+const SCORED = {
+  mix: { name: "fit", about: "stem and what the mix lacks", place: "fits best" },
+  label: { name: "label", about: "label and words, not sounds", place: "most typical" },
+  stem: { name: "likeness", about: "this stem and the example", place: "most alike" },
+};
+
 export const PLAY_ICON = '<svg viewBox="0 0 24 24" aria-hidden="true"><path class="icon-play" d="M8 5.5v13l11-6.5z"/><path class="icon-pause" d="M7 5.5h4v13H7zM13 5.5h4v13h-4z"/><circle class="icon-wait" cx="12" cy="12" r="8"/></svg>';
 
 export function seconds(value) {
@@ -36,10 +42,12 @@ export class Cards {
     return this.#shown.get(key)?.candidate ?? null;
   }
 
-  show(candidates, chunkS) {
+  // `compares`: what scores are of, as the API says; `isGuess`: whether they say little.
+  show(candidates, { chunkS, compares, isGuess }) {
     this.clear();
+    this.#list.classList.toggle("guesses", isGuess);
     for (const candidate of candidates) {
-      const card = this.#card(candidate, chunkS);
+      const card = this.#card(candidate, chunkS, SCORED[compares]);
       this.#list.append(card);
       this.#observer.observe(card);
     }
@@ -103,7 +111,7 @@ export class Cards {
     return shown.waveform;
   }
 
-  #card(candidate, chunkS) {
+  #card(candidate, chunkS, scored) {
     const card = document.createElement("li");
     card.className = "card";
     card.dataset.key = candidate.key;
@@ -114,10 +122,11 @@ export class Cards {
         <p class="card-label"><span class="rank"></span><span class="label"></span></p>
         <p class="soft card-track"></p>
       </div>
-      <div class="score" role="img"><span class="score-value"></span><span class="score-bar"><span></span></span></div>
+      <div class="score" role="img"><span class="score-value"></span><span class="score-name soft"></span><span class="score-bar"><span></span></span></div>
       <div class="wave loading"></div>
       <div class="card-actions">
         <span class="soft card-place"></span>
+        <span class="soft card-variants" hidden></span>
         <button class="button small like-this" type="button">More like this</button>
         <a class="button small keep" download>Download</a>
       </div>`;
@@ -127,11 +136,13 @@ export class Cards {
     part(".label").textContent = candidate.label;
     part(".card-track").textContent = `${candidate.track_id} · ${candidate.corpus}`;
     part(".card-track").title = candidate.key;
-    part(".score").setAttribute("aria-label", `score ${candidate.score.toFixed(3)}`);
-    part(".score").title = `cosine ${candidate.score.toFixed(4)}`;
+    part(".score").setAttribute("aria-label", `${scored.name} ${candidate.score.toFixed(3)}`);
+    part(".score-name").textContent = scored.name;
+    part(".score").title = `${scored.about}: cosine ${candidate.score.toFixed(4)}`;
     part(".score-value").textContent = candidate.score.toFixed(2);
     card.style.setProperty("--score", Math.max(0, Math.min(1, candidate.score)));
-    part(".card-place").textContent = place(candidate);
+    part(".card-place").textContent = place(candidate, scored);
+    showVariants(part(".card-variants"), candidate);
     part(".keep").href = candidate.file;
     part(".keep").setAttribute("aria-label", `Download ${name(candidate)}`);
     part(".like-this").setAttribute("aria-label", `More like ${name(candidate)}`);
@@ -142,7 +153,7 @@ export class Cards {
       const box = wave.getBoundingClientRect();
       this.#on.seek(candidate.key, (event.clientX - box.left) / box.width);
     });
-    this.#shown.set(candidate.key, { candidate, card, wave, chunkS, waveform: null });
+    this.#shown.set(candidate.key, { candidate, card, wave, chunkS, bestTitle: `${scored.place} here`, waveform: null });
     return card;
   }
 
@@ -168,10 +179,10 @@ export class Cards {
   }
 
   async #drawWave(key) {
-    const { candidate, wave, chunkS } = this.#shown.get(key);
+    const { candidate, wave, chunkS, bestTitle } = this.#shown.get(key);
     try {
       const { peaks, duration_s: durationS } = await this.waveform(key);
-      drawWave(wave, { peaks, durationS, bestS: candidate.best_start_s, chunkS });
+      drawWave(wave, { peaks, durationS, bestS: candidate.best_start_s, chunkS, bestTitle });
     } catch (error) {
       clearWave(wave);
       wave.classList.remove("loading");
@@ -185,8 +196,16 @@ function name(candidate) {
   return `${candidate.label} of ${candidate.track_id}`;
 }
 
-function place(candidate) {
+function showVariants(element, { variants, corpus }) {
+  element.hidden = variants.length === 0;
+  const corpora = [...new Set(variants.map((key) => key.split("/", 1)[0]))].filter((name) => name !== corpus);
+  const where = corpora.length ? `: ${corpora.join(", ")}` : "";
+  element.textContent = `${variants.length} ${variants.length === 1 ? "variant" : "variants"}${where}`;
+  element.title = variants.join("\n");
+}
+
+function place(candidate, scored) {
   if (candidate.best_start_s === null) return seconds(candidate.duration_s);
-  const from = `fits best from ${seconds(candidate.best_start_s)}`;
+  const from = `${scored.place} from ${seconds(candidate.best_start_s)}`;
   return candidate.mix_start_s === null ? from : `${from}, with the mix from ${seconds(candidate.mix_start_s)}`;
 }

@@ -7,6 +7,7 @@ export class Filters {
 
   constructor(onChange) {
     this.#on = onChange;
+    byId("variants").addEventListener("change", (event) => onChange({ variants: event.target.checked }));
     byId("own-track").addEventListener("change", (event) => onChange({ ownTrack: event.target.checked }));
     byId("per-track").addEventListener("change", (event) => onChange({ perTrack: event.target.value }));
     byId("where").addEventListener("change", (event) => onChange({ where: event.target.value.trim() }));
@@ -23,10 +24,11 @@ export class Filters {
         chip.setAttribute("aria-pressed", String(state[field].includes(chip.dataset.value)));
       }
     }
+    byId("variants").checked = state.variants;
     byId("own-track").checked = state.ownTrack;
     byId("per-track").value = state.perTrack;
     byId("where").value = state.where;
-    const count = state.corpora.length + state.categories.length + Number(state.ownTrack) + Number(Boolean(state.perTrack)) + Number(Boolean(state.where));
+    const count = state.corpora.length + state.categories.length + Number(state.variants) + Number(state.ownTrack) + Number(Boolean(state.perTrack)) + Number(Boolean(state.where));
     byId("filter-count").textContent = count ? ` (${count})` : "";
   }
 

@@ -1,4 +1,4 @@
-// Choosing a song of the table to make a mix of.
+// Choosing a song from the library to make a mix of.
 
 import { askJson } from "./api.js";
 

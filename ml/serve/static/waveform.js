@@ -20,14 +20,14 @@ export function barsPath(peaks, bars = BARS, { side = "both" } = {}) {
 }
 
 // Fills a .wave element: bars, the same bars in colour up to --played, and the best place.
-export function drawWave(element, { peaks, durationS, bestS = null, chunkS = 0 }) {
+export function drawWave(element, { peaks, durationS, bestS = null, chunkS = 0, bestTitle = "" }) {
   const path = barsPath(peaks);
   element.replaceChildren(bars(path, "rest"), bars(path, "played"));
   element.classList.remove("loading");
   if (bestS === null || !durationS) return;
   const place = document.createElement("span");
   place.className = "best";
-  place.title = "fits best here";
+  place.title = bestTitle;
   place.style.setProperty("--from", bestS / durationS);
   place.style.setProperty("--to", Math.min(1, (bestS + chunkS) / durationS));
   element.prepend(place);

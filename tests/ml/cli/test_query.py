@@ -126,7 +126,15 @@ def test_says_how_an_unknown_instrument_is_taken(
     asked_home: Path, mix: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask(asked_home, mix, "--instrument", "lead vocalz", "-k", "1") == 0
-    assert '"lead vocalz" is not a training label; it acts like: ' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert '"lead vocalz" is not a training label; it acts like: ' in said
+    assert "only these: --where \"array_has(labels, 'lead vocals')\"" in said
+    assert "a guess" not in said
+    assert ask(asked_home, "--instrument", "xyzzy", "-k", "1") == 0
+    said = capsys.readouterr()
+    assert said.err.startswith('only a guess: no stem is labelled "xyzzy"')
+    assert "the score compares label and words, not sounds" in said.err
+    assert said.out.split()[:3] == ["rank", "label", "match"]
 
 
 def test_every_wrong_use_is_one_sentence(

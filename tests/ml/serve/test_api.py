@@ -137,6 +137,35 @@ def test_says_how_the_model_takes_words_it_does_not_know(client: TestClient, mix
     assert "acts like" in (note("a kettle that whistles") or "")
 
 
+def test_words_that_nothing_here_knows_are_answered_as_a_guess(
+    client: TestClient, mix_id: str
+) -> None:
+    def ask(text: str, **asked: Any) -> dict:
+        return client.get("/api/search", params={"instrument": text, "k": 3, **asked}).json()
+
+    for mix in ({"mix": mix_id}, {}):
+        assert ask("xyzzy", **mix)["is_guess"]
+        assert ask("xyzzy", **mix)["note"].startswith("only a guess: ")
+        for known in ("piano", "Piano", "drum kit", "pno"):
+            assert not ask(known, **mix)["is_guess"], known
+    assert ask("xyzzy")["matching"] == []
+    for meant in ("Piano", "pno", "pianno"):  # by another case, as engineers write it, a slip
+        (offered,) = ask(meant)["matching"]
+        assert offered["label"] == "piano"
+        only = ask(meant, label="piano", k=6)["candidates"]
+        assert sum(1 + len(c["variants"]) for c in only) == min(6, offered["stems"])
+        assert all("piano" in (c["label"], c["category"]) for c in only)
+
+
+def test_says_what_a_score_compares(client: TestClient, mix_id: str) -> None:
+    found = client.get("/api/search?instrument=piano&k=1").json()
+    assert found["compares"] == "label"
+    key = keys(found)[0]
+    assert client.get("/api/search", params={"like": key, "k": 1}).json()["compares"] == "stem"
+    asked = {"mix": mix_id, "instrument": "piano", "k": 1}
+    assert client.get("/api/search", params=asked).json()["compares"] == "mix"
+
+
 def test_a_stem_sounds_as_its_files_do(client: TestClient, served_home: Path) -> None:
     rows = client.get("/api/tracks", params={"contains": "song 0"}).json()["tracks"][0]["stems"]
     key = rows[1]["key"]

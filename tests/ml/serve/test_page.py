@@ -236,6 +236,20 @@ def test_problems_are_said_in_the_servers_words(open_page: Any, tmp_path: Path) 
     assert page.locator("#problem").is_hidden()
 
 
+def test_results_are_seen_in_a_low_window(open_page: Any) -> None:
+    page = open_page("?corpus=noises&song=song+0&instrument=xyzzy&in=noises", height=720)
+    page.locator(".card.chosen").first.wait_for()
+    page.locator("#status", has_text="guesses").wait_for()
+    bottom = page.locator(".card").first.evaluate("e => e.getBoundingClientRect().bottom")
+    assert bottom <= page.locator("#dock").evaluate("e => e.getBoundingClientRect().top")
+    page.fill("#instrument", "Piano")
+    page.click("#search")
+    page.locator("#offers .chip", has_text="piano stems").click()
+    page.locator("#status", has_text="1 for “Piano”").wait_for()
+    page.locator("#offers .chip", has_text="show all").click()
+    page.locator("#status", has_text="3 for “Piano”").wait_for()
+
+
 def test_on_a_phone_in_the_dark(open_page: Any, mix_file: Path, tmp_path: Path) -> None:
     page = open_page(width=390, height=844, color_scheme="dark", has_touch=True, is_mobile=True)
     send(page, mix_file)

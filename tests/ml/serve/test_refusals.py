@@ -80,7 +80,7 @@ def test_refuses_in_one_sentence(client: TestClient, asked: dict, status: int, w
         (b"these are words, no sound at all", 415, "n.wav cannot be decoded"),
         (b"RIFF" + bytes(60), 415, "n.wav cannot be decoded"),
         (b"#EXTM3U\nfile:///etc/passwd\n", 415, "n.wav cannot be decoded"),
-        (b"", 422, "n.wav is empty"),
+        (b"", 422, "n.wav is empty (0 bytes); expected audio, choose another file"),
         (b"x", 415, "n.wav cannot be decoded"),
         ("silence", 422, "is silent"),
         ("short", 422, "the mix lasts 0.20 s; expected at least 1 s"),

@@ -11,7 +11,8 @@ import soundfile
 from ml.artifacts import ArtifactError
 from ml.audio.files import AudioError
 from ml.retrieval.queries.candidates import Candidate
-from ml.retrieval.queries.excerpts import PlayedMix, save_excerpts, stem_window
+from ml.retrieval.queries.excerpts import PlayedMix, save_excerpts
+from ml.retrieval.queries.stem_files import stem_window
 from ml.tracks import Stem
 
 RATE_HZ = 16_000
