@@ -120,6 +120,7 @@ class TrainingSettings(_Section):
     size: Literal["tiny", "small", "paper"] = "tiny"
     seed: Seed = 0
     processes: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
