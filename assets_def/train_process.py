@@ -75,6 +75,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
         pipes: where to report; None in ranks that have nothing to report but trouble.
     """
     from ml.device import choose_device
+    from ml.training.config import LoopConfig
     from ml.training.loop import NonFiniteLossError
     from ml.training.runs import run_options, settings_start, train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
@@ -92,6 +93,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
                 preset,
                 layout=settings.layout,
                 device=device,
+                loop=LoopConfig(workers=training.workers),
                 tracker=tracker,
                 tags=request["tags"],
                 start=settings_start(training, preset),

@@ -127,6 +127,7 @@ class TrainingSettings(_Section):
     seed: Seed = 0
     start: str | None = Field(default=None, min_length=1)
     processes: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 

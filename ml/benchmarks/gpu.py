@@ -25,6 +25,7 @@ from ml.shards.pairs import PairBatch
 from ml.shards.plan import ShardConfig
 from ml.training.config import Size, TrainingConfig, training_config
 from ml.training.cost import step_cost
+from ml.training.distributed import loader_processes
 
 PRESETS = ("contrastive", "film")
 """The two phases."""
@@ -48,7 +49,8 @@ class Plan:
     def on(cls, device: torch.device) -> Plan:
         """Plan paper size on a GPU; on a CPU a rehearsal that takes a minute."""
         if device.type == "cuda":
-            return cls(size="paper", tones=Tones(tracks=1024), timed_s=25.0, workers=cores())
+            workers = loader_processes(None, device)  # as training does
+            return cls(size="paper", tones=Tones(tracks=1024), timed_s=25.0, workers=workers)
         tones = Tones(tracks=64, track_s=16.0, condition_dim=64)
         return cls(size="tiny", tones=tones, timed_s=4.0, workers=1)
 
@@ -102,7 +104,7 @@ def measure_phase(
         f"first {_WARMUP_STEPS} steps {compiled_s:.0f} s",
     )
     yield Measure(name=f"{name}, peak memory", value=_peak_gb(device), unit="GB")
-    loaded = open_pairs(folder, config, plan.workers).batches()
+    loaded = open_pairs(folder, config, plan.workers, is_pinned=device.type == "cuda").batches()
     _seconds(pieces, loaded, _WARMUP_STEPS)
     from_shards = _timed(pieces, loaded, plan.timed_s)
     yield Measure(

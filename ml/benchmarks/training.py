@@ -195,7 +195,11 @@ def take_turns(sources: dict[str, Iterator[PairBatch]], pieces: Pieces) -> dict[
 
 
 def open_pairs(
-    folder: Path, config: TrainingConfig, workers: int, decoded_gb: float = 0.0
+    folder: Path,
+    config: TrainingConfig,
+    workers: int,
+    decoded_gb: float = 0.0,
+    is_pinned: bool = False,
 ) -> ShardPairs:
     """Open the loader as training uses it."""
     return ShardPairs(
@@ -204,6 +208,7 @@ def open_pairs(
         batch_size=config.batch_size,
         seed=0,
         workers=workers,
+        is_pinned=is_pinned,
         decoded_gb=decoded_gb,
     )
 

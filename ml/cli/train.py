@@ -83,6 +83,13 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         help="go on with this folder of the runs as it was begun, whatever the settings are now; "
         "other options may be left out, and are refused where they differ",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode audio (default: training.workers, else on a GPU the cores but "
+        "one, on a CPU none)",
+    )
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -100,6 +107,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             "size": args.size or settings.training.size,
             "seed": settings.training.seed if args.seed is None else args.seed,
             "overrides": settings.training.overrides | parse_overrides(args.overrides),
+            "workers": settings.training.workers if args.workers is None else args.workers,
         }
     )
     return (_forecast if args.dry_run else _train)(args, settings, training)
@@ -107,6 +115,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
+    from ml.training.config import LoopConfig
     from ml.training.runs import run_options, settings_start, train_preset
     from ml.training.tracking import mlflow_tracker
 
@@ -114,6 +123,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
         args.preset,
         layout=settings.layout,
         device=choose_device(args.device),
+        loop=LoopConfig(workers=training.workers),
         tracker=mlflow_tracker(settings),
         start=args.start or settings_start(training, args.preset),
         **run_options(training),
@@ -124,6 +134,7 @@ def _train(args: argparse.Namespace, settings: Settings, training: TrainingSetti
 
 def _resume(args: argparse.Namespace, settings: Settings) -> int:
     from ml.device import choose_device
+    from ml.training.config import LoopConfig
     from ml.training.runs import resume_run
     from ml.training.tracking import mlflow_tracker
 
@@ -140,6 +151,9 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
         corpora=settings.training.corpora,
         options={name: value for name, value in options.items() if value is not None},
         overrides=parse_overrides(args.overrides),
+        loop=LoopConfig(
+            workers=settings.training.workers if args.workers is None else args.workers
+        ),
         device=choose_device(args.device),
         tracker=mlflow_tracker(settings),
     )
@@ -149,6 +163,8 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
 
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
+    from ml.training.cost import device_gb
+    from ml.training.distributed import loader_processes
     from ml.training.forecast import forecast_training
     from ml.training.runs import open_training, run_options, settings_start, start_of
 
@@ -160,16 +176,23 @@ def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSe
         start=start_of(settings.layout, args.preset, start) if start else None,
         **run_options(training),
     )
-    forecast = forecast_training(config, pairs, device=device)
-    cost = forecast.cost
+    workers = loader_processes(training.workers, device)
+    forecast = forecast_training(config, pairs, device=device, workers=workers)
+    cost, memory_gb = forecast.cost, device_gb(device)
+    needed_gb = cost.state_gb + cost.activations_gb
+    again_gb = cost.state_gb + cost.recomputed_gb
+    advice = f", about {again_gb:.2g} GB where a GPU has less and blocks are computed twice"
+    if memory_gb and not cost.fits(memory_gb):
+        advice += f" (so here, with {memory_gb:.0f} GB)"
     print(
         f"{args.preset} at size {training.size}: {cost.parameters / 1e6:.2f}M parameters learned",
         f"a step of {config.batch_size} pairs: {cost.flops / 1e12:.3g} TFLOP, about "
-        f"{cost.state_gb + cost.activations_gb:.2g} GB ({cost.activations_gb:.2g} GB activations)",
+        f"{needed_gb:.2g} GB ({cost.activations_gb:.2g} GB activations){advice}",
         f"{forecast.segments} segments, {forecast.steps_per_epoch} steps an epoch, "
         f"{forecast.steps} steps",
         f"measured on {device.type}: {forecast.flops_per_s / 1e12:.3g} TFLOP/s, "
-        f"{forecast.compute_s:.3g} s computing and {forecast.loading_s:.3g} s loading a step",
+        f"{forecast.compute_s:.3g} s computing and {forecast.loading_s:.3g} s loading a step, "
+        f"with {workers or 'no'} processes that load",
         f"{forecast.hours:.2g} h in all",
         sep="\n",
     )

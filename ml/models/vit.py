@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ml.plain import added_field
 
@@ -66,6 +67,8 @@ class ViTEncoder(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
+        self.is_recomputing = False
+        """Keep a block's input alone for the backward pass, and compute the block again there."""
         self.patch_embed = nn.Conv2d(1, config.dim, config.patch, stride=config.patch)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, eps=1e-5)
@@ -85,8 +88,12 @@ class ViTEncoder(nn.Module):
             (batch, freq_patch, time_patch, dim); ``time_patch = ceil(frame / patch)``.
         """
         hidden, grid = self._embedded(mel)
+        is_recomputing = self.is_recomputing and torch.is_grad_enabled()
         for block in self.blocks:
-            hidden = block(hidden)
+            if is_recomputing:
+                hidden = checkpoint(block, hidden, use_reentrant=False)
+            else:
+                hidden = block(hidden)
         return self.norm(hidden).unflatten(1, grid)
 
     def layer_patches(self, mel: Tensor, layers: Collection[int]) -> dict[int, Tensor]:

@@ -87,6 +87,7 @@ class ShardPairs:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        is_pinned: bool = False,
         decoded_gb: float = 0.0,
     ) -> None:
         """Read the indexes.
@@ -101,6 +102,7 @@ class ShardPairs:
             rank: this process; it takes the rows ``rank::world`` of each global batch.
             world: number of processes.
             workers: number of reading processes; 0: read in this one. Changes no result.
+            is_pinned: batches of reading processes come in page-locked memory.
             decoded_gb: if the split's FLACs take no more than this when decoded (in each reading
                 process), each is decoded once and kept in memory. Changes no result.
 
@@ -151,7 +153,7 @@ class ShardPairs:
             rows=range(rank, batch_size, world),
             keeps_decoded=max(1, workers) * segments.decoded_bytes <= decoded_gb * 1e9,
         )
-        self._workers = workers
+        self._workers, self._is_pinned = workers, is_pinned
 
     def label_vectors(self) -> dict[str, np.ndarray]:
         """Read the condition of every text that a stem of the split is conditioned with.
@@ -179,6 +181,7 @@ class ShardPairs:
             batch_size=None,
             sampler=numbers,
             num_workers=self._workers,
+            pin_memory=self._is_pinned,
             generator=torch.Generator(),  # else it would draw from torch's global state
         )
         for batch in loader if self._workers else map(self._dataset.__getitem__, numbers):

@@ -52,9 +52,9 @@ def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     Returns:
         context, target: (batch, samples) float32; sums are not clipped.
     """
-    context = batch.context.to(device, non_blocking=True)
-    target = batch.target.to(device, non_blocking=True).float()
-    return context, target * (batch.target_gain.to(device) / FULL_SCALE)[:, None]
+    batch = batch.to(device, non_blocking=True)
+    target = batch.target.float() * (batch.target_gain / FULL_SCALE)[:, None]
+    return batch.context, target
 
 
 def mel_batch(
@@ -76,7 +76,8 @@ def mel_batch(
         eq_db: and coloured by an independent random equaliser within ± this.
         seed: of the random gains and equalisers, which are drawn for the global batch.
     """
-    sides = [*waveforms(batch, device), *_negatives(batch, device)]  # each (batch, samples)
+    batch = batch.to(device, non_blocking=True)
+    sides = [*waveforms(batch, device), *_negatives(batch)]  # each (batch, samples)
     generator = torch.Generator().manual_seed(seed)
     if gain_db:
         drawn = _drawn(len(sides), len(batch), 1, generator)
@@ -92,13 +93,13 @@ def mel_batch(
     return MelBatch(
         context=mels[0],
         target=mels[1],
-        condition=batch.condition.to(device),
-        classes=batch.four_class.to(device),
-        tracks=batch.track.to(device),
-        asked=batch.asked.to(device),
-        label_ids=batch.label_ids.to(device),
+        condition=batch.condition,
+        classes=batch.four_class,
+        tracks=batch.track,
+        asked=batch.asked,
+        label_ids=batch.label_ids,
         negatives=None if gains is None else torch.stack(mels[2:], dim=1),
-        is_negative=None if gains is None else (gains > 0).to(device),
+        is_negative=None if gains is None else gains > 0,
     )
 
 
@@ -116,13 +117,12 @@ def equaliser(knots_db: Tensor, mel_bins: int) -> Tensor:
     return 10 ** (curve_db[:, 0] / 10)
 
 
-def _negatives(batch: PairBatch, device: torch.device) -> list[Tensor]:
+def _negatives(batch: PairBatch) -> list[Tensor]:
     """Make one (batch, samples) float32 for each place of a hard negative."""
     if batch.negatives is None or batch.negative_gain is None:
         return []
-    gain = batch.negative_gain.to(device) / FULL_SCALE
-    chunks = batch.negatives.to(device, non_blocking=True).float() * gain[..., None]
-    return list(chunks.unbind(1))
+    gain = batch.negative_gain / FULL_SCALE
+    return list((batch.negatives.float() * gain[..., None]).unbind(1))
 
 
 def _drawn(sides: int, rows: int, width: int, generator: torch.Generator) -> Tensor:

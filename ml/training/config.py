@@ -185,8 +185,10 @@ class LoopConfig:
     """Steps between two validations; also after the last step."""
     valid_batches: int = 2
     """Batches of the valid split in a validation."""
-    checkpoint_every: int = 250
-    """Steps between two checkpoints; also after the last step."""
+    checkpoint_every: int = 0
+    """Steps between two checkpoints, also after the last step; 0: by time alone."""
+    checkpoint_s: float = 900.0
+    """Seconds after which one is due: of phase 2 at size ``paper`` it is 2.2 GB."""
     keep_last: int = 2
     """Checkpoints kept while training."""
     keep_best: bool = True
@@ -194,8 +196,13 @@ class LoopConfig:
     is_compiled: bool | None = None
     """``torch.compile`` of the networks; None: on a GPU only (on a CPU compiling takes a minute).
     Rounding may differ."""
-    workers: int = 0
-    """Processes that decode batches; 0: in the training process."""
+    workers: int | None = None
+    """Processes that decode batches; 0: in the training process. None: on a GPU the cores but one,
+    shared by the processes of this machine; on a CPU, whose cores compute, 0."""
+    is_recomputing: bool | None = None
+    """Compute blocks of encoders again in the backward pass instead of keeping what they hold: a
+    quarter more work, a fraction of the memory, the same gradients. None: on a GPU that the step
+    would not fit otherwise (``cost.step_cost``)."""
     decoded_gb: float = 2.0
     """Memory for decoded FLACs, all workers together: a corpus that fits is decoded only once."""
 

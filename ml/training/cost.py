@@ -13,14 +13,14 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ml.device import has_native_bf16, measure_matmul_rate
 from ml.models.predictor import PredictorConfig, layer_widths
 from ml.models.vit import ViTConfig
-from ml.training.config import TrainingConfig
+from ml.training.config import LoopConfig, TrainingConfig
 from ml.training.distributed import world
 
 _BACKWARD = 2
@@ -41,6 +41,15 @@ class StepCost:
     """Weights, gradients, optimiser state, target encoder and its float64 master copy."""
     activations_gb: float
     """What the backward pass keeps, roughly: bf16, attention without its square matrix."""
+    recomputed_gb: float
+    """The same with ``LoopConfig.is_recomputing``: the input of each block, and all of one."""
+
+    def fits(self, memory_gb: float) -> bool:
+        """Tell whether a step fits into a device without computing blocks again.
+
+        A tenth of its memory is left to the batch, the matrix library and what lies between.
+        """
+        return self.state_gb + self.activations_gb <= 0.9 * memory_gb
 
 
 def step_cost(config: TrainingConfig) -> StepCost:
@@ -51,16 +60,19 @@ def step_cost(config: TrainingConfig) -> StepCost:
     forward = encoder_flops(model.encoder, patches)
     encoder = _encoder_parameters(model.encoder)
     kept = _encoder_kept(model.encoder, patches)
+    again = kept / model.encoder.layers + 2 * patches * model.encoder.dim * model.encoder.layers
     if model.predictor is None:
         return StepCost(
             parameters=encoder + 1,
             flops=2 * batch * forward * (1 + _BACKWARD),
             state_gb=encoder * 16 / 1e9,
             activations_gb=2 * batch * kept / 1e9,
+            recomputed_gb=2 * batch * again / 1e9,
         )
     predictor = _predictor_parameters(model.predictor)
     per_chunk = predictor_flops(model.predictor, patches)
     targets = 1 + config.pairs.hard_negatives  # chunks of a pair for the target encoder
+    beside = _predictor_kept(model.predictor, patches)
     learned, chunks, frozen = encoder + predictor, 1, encoder * 12
     if model.song_share:  # heads; the encoder hears the stem too; the song part's encoder
         learned += 2 * model.encoder.dim * (model.encoder.dim + 3)
@@ -69,7 +81,8 @@ def step_cost(config: TrainingConfig) -> StepCost:
         parameters=learned,
         flops=batch * ((chunks * forward + per_chunk) * (1 + _BACKWARD) + targets * forward),
         state_gb=(learned * 16 + frozen) / 1e9,
-        activations_gb=batch * (chunks * kept + _predictor_kept(model.predictor, patches)) / 1e9,
+        activations_gb=batch * (chunks * kept + beside) / 1e9,
+        recomputed_gb=batch * (chunks * again + beside) / 1e9,
     )
 
 
@@ -163,6 +176,21 @@ class SpeedMeter:
             metrics["speed/matmul_share"] = per_s * self._flops / self._matmul_rate
         self._step, self._started, self._waited_s = step, time.perf_counter(), 0.0
         return metrics | memory_peaks(self._device)
+
+
+def device_gb(device: torch.device) -> float | None:
+    """Get the memory of a GPU; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory / 1e9
+
+
+def is_recomputing(config: TrainingConfig, loop: LoopConfig, memory_gb: float | None) -> bool:
+    """Decide whether blocks are computed again, on a device of this memory (None: a CPU)."""
+    if loop.is_recomputing is not None:
+        return loop.is_recomputing
+    mine = replace(config, batch_size=max(2, config.batch_size // world()))
+    return memory_gb is not None and not step_cost(mine).fits(memory_gb)
 
 
 def memory_peaks(device: torch.device) -> dict[str, float]:

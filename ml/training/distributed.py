@@ -35,6 +35,16 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+def loader_processes(workers: int | None, device: torch.device) -> int:
+    """Decide how many processes decode for this one; see ``LoopConfig.workers``."""
+    if workers is not None:
+        return workers
+    if device.type != "cuda":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+
+
 def world() -> int:
     """Count the processes."""
     return dist.get_world_size() if dist.is_initialized() else 1

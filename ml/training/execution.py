@@ -42,7 +42,7 @@ from ml.training.checkpoints import (
 )
 from ml.training.config import LoopConfig, TrainingConfig
 from ml.training.cost import matmul_rate
-from ml.training.distributed import from_rank_0, rank, world
+from ml.training.distributed import from_rank_0, loader_processes, rank, world
 from ml.training.loop import TrainState, build_state, train
 from ml.training.models import CONTRASTIVE, UNTRAINED
 from ml.training.run_folder import MetricsRecord
@@ -357,11 +357,14 @@ def open_pairs(
     split: str,
     loop: LoopConfig | None = None,
     ranks: int | None = None,
+    device: torch.device | None = None,
 ) -> ShardPairs:
     """Open this rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all labels.
 
-    ``loop`` says how to read; default: in this process, keeping nothing.
+    ``loop`` says how to read for ``device`` (default: a CPU); default: in this process, keeping
+    nothing.
     """
+    device = device or torch.device("cpu")
     return ShardPairs(
         folders,
         split=split,
@@ -370,6 +373,7 @@ def open_pairs(
         seed=config.seed,
         rank=0 if ranks == 1 else rank(),
         world=ranks or world(),
-        workers=loop.workers if loop else 0,
+        workers=loader_processes(loop.workers, device) if loop else 0,
+        is_pinned=device.type == "cuda",
         decoded_gb=loop.decoded_gb if loop else 0.0,
     )

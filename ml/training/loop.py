@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from ml.shards.pairs import PairBatch
 from ml.training.batches import mel_batch
 from ml.training.config import LoopConfig, TrainingConfig, warmup_cosine
 from ml.training.contrastive import ContrastivePhase
-from ml.training.cost import SpeedMeter
+from ml.training.cost import SpeedMeter, device_gb, is_recomputing
 from ml.training.distributed import any_rank, global_mean, world
 from ml.training.jepa import JepaPhase
 from ml.training.watch import warn_of_collapse
@@ -112,8 +113,8 @@ def train(
         loop: how often to log, validate and save.
         device: where to compute.
         log: gets the step (steps done) and metrics by name.
-        save: writes a checkpoint of the state; called every ``checkpoint_every`` steps, after the
-            last one, and when the process is asked to stop.
+        save: writes a checkpoint of the state; called every ``checkpoint_s`` seconds or
+            ``checkpoint_every`` steps, after the last one, and when the process is asked to stop.
         save_best: writes the best state so far, by the within-label rank of validations.
         valid: batches to validate on.
         matmul_rate: of the device in FLOP/s, where the share of it that is used shall be logged.
@@ -126,6 +127,7 @@ def train(
     config = state.config
     meter = SpeedMeter(config, device, step=state.step, matmul_rate=matmul_rate)
     forward = distributed_phase(state, loop, device)
+    saved_s, is_warned = time.monotonic(), False
     with stop_requests() as is_stop_requested:
         while state.step < config.steps:
             with meter.waiting():
@@ -144,13 +146,16 @@ def train(
                 log(state.step, values | meter.look(state.step))
             if valid and (state.step % loop.validate_every == 0 or is_last):
                 log(state.step, validated := validate(state, valid, device))
-                warn_of_collapse(validated, state.step)
+                is_warned = is_warned or warn_of_collapse(validated, state.step)
                 rank = validated[f"{state.model.phase}/valid_within_label_rank"]
                 if save_best is not None and rank < state.best:
                     state.best = rank
                     save_best(state)
-            if state.step % loop.checkpoint_every == 0 or is_last or is_stopping:
+            is_due = loop.checkpoint_every and state.step % loop.checkpoint_every == 0
+            is_due = is_due or time.monotonic() - saved_s >= loop.checkpoint_s
+            if is_due or is_last or is_stopping:
                 save(state)
+                saved_s = time.monotonic()
             if is_stopping and not is_last:
                 raise KeyboardInterrupt(f"stopped at step {state.step}, a checkpoint is saved")
 
@@ -175,8 +180,12 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def distributed_phase(state: TrainState, loop: LoopConfig, device: torch.device) -> nn.Module:
-    """Wrap the phase: its networks compiled and its gradients averaged over ranks where asked."""
+    """Wrap the phase: its networks compiled and its gradients averaged over ranks where asked.
+
+    The encoder computes its blocks twice where the device has too little memory.
+    """
     model = state.model
+    model.encoder.is_recomputing = is_recomputing(state.config, loop, device_gb(device))
     is_compiled = device.type == "cuda" if loop.is_compiled is None else loop.is_compiled
     if is_compiled:
         for part in (model.encoder, model.target_encoder, model.predictor):

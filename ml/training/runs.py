@@ -213,7 +213,7 @@ def resume_run(
             layout=layout,
             config=config,
             shards=folders,
-            pairs=open_pairs(folders, config, "train", loop),
+            pairs=open_pairs(folders, config, "train", loop, device=device),
             phase_1=_find_phase_1(layout, described["identity"]["phase_1"]),
             loop=loop,
             device=device,
@@ -228,6 +228,7 @@ def open_training(
     layout: DataLayout,
     corpora: Sequence[str],
     loop: LoopConfig | None = None,
+    device: torch.device = _CPU,
     start: Path | None = None,
     **options: Unpack[ConfigOptions],
 ) -> tuple[TrainingConfig, ShardPairs]:
@@ -243,7 +244,7 @@ def open_training(
     if start is not None:
         config = with_frontend(config, start, options.get("overrides") or {})
     folders = [training_folder(layout, name) for name in corpora]
-    pairs = open_pairs(folders, config, "train", loop)
+    pairs = open_pairs(folders, config, "train", loop, device=device)
     # Only the shards say how wide a condition is.
     predictor = config.model.predictor
     if predictor is not None:
@@ -289,7 +290,13 @@ def _open_run(
     training_config(preset, **options)  # wrong words are named before a model is looked for
     phase_1 = start_of(layout, preset, start)
     config, pairs = open_training(
-        preset, layout=layout, corpora=corpora, loop=loop, start=phase_1, **options
+        preset,
+        layout=layout,
+        corpora=corpora,
+        loop=loop,
+        device=device,
+        start=phase_1,
+        **options,
     )
     return Run(
         layout=layout,

@@ -65,14 +65,19 @@ def _within_label_rank(is_ahead: Tensor, labels: Tensor, tracks: Tensor) -> Tens
     return ranks.mean() if len(ranks) else ranks.new_tensor(50.0)
 
 
-def warn_of_collapse(metrics: Mapping[str, float], step: int) -> None:
-    """Log a warning when a validation's metrics say that embeddings carry next to nothing."""
+def warn_of_collapse(metrics: Mapping[str, float], step: int) -> bool:
+    """Log a warning, and return True, when a validation says that embeddings carry next to nothing.
+
+    Uncentred ones, as at size ``paper``, say so for long: a training is warned of once.
+    """
     health = {name.rsplit("valid_", 1)[-1]: value for name, value in metrics.items()}
     cosine, rank = health.get("cosine", 0.0), health.get("effective_rank", RANK_LIMIT)
-    if cosine > COSINE_LIMIT or rank < RANK_LIMIT:
+    is_collapsed = cosine > COSINE_LIMIT or rank < RANK_LIMIT
+    if is_collapsed:
         _log.warning(
             "step %d: embeddings collapse (mean pairwise cosine %.3f, effective rank %.1f; "
             "expected below %g and above %g); lower optimizer.learning_rate, or centre: "
             "model.is_centred=true, model.target_norm=centre",
             *(step, cosine, rank, COSINE_LIMIT, RANK_LIMIT),
         )
+    return is_collapsed

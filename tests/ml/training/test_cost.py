@@ -38,6 +38,14 @@ def test_flops_are_those_of_the_matrix_products(preset):
     assert step_cost(config).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.parametrize("preset", ["contrastive", "film"])
+def test_paper_fits_a_card_of_40_gb_as_the_papers_did(preset):
+    cost = step_cost(training_config(preset, size="paper", condition_dim=512))
+    assert cost.fits(80)
+    assert cost.fits(40) == (preset == "film")
+    assert cost.state_gb + cost.recomputed_gb < 0.5 * 40
+
+
 def test_each_hard_negative_costs_a_pass_of_the_target_encoder():
     one, two, three = (
         step_cost(training_config("film-nce", overrides={"pairs.hard_negatives": k})).flops

@@ -13,11 +13,11 @@ from ml.models.stem_jepa import StemJepa, load_model
 from ml.shards.reader import ShardPairs
 from ml.training.batches import MelBatch, mel_batch
 from ml.training.checkpoints import start_from_phase_1
-from ml.training.config import training_config
+from ml.training.config import LoopConfig, training_config
 from ml.training.contrastive import ContrastivePhase
 from ml.training.execution import measure_target_variance
 from ml.training.jepa import MUSIC_ID, ExponentialMovingAverage, JepaPhase
-from ml.training.loop import build_state, train_step
+from ml.training.loop import build_state, distributed_phase, train, train_step
 from ml.training.models import read_models
 
 CPU = torch.device("cpu")
@@ -292,3 +292,30 @@ def test_the_temperature_comes_back_from_its_bound_and_is_not_decayed(preset, sm
             state.phase.temperature.backward()
             assert state.phase.temperature.item() == pytest.approx(bound)
             assert state.phase.log_temperature.grad
+
+
+def test_blocks_that_are_computed_twice_give_the_same_gradients(start):
+    gradients = []
+    for is_recomputing in (False, True):
+        state, batch = start({})
+        loop = LoopConfig(is_recomputing=is_recomputing)
+        loss, _ = distributed_phase(state, loop, CPU)(mel_batch(batch, state.model.log_mel, CPU))
+        loss.backward()
+        assert state.model.encoder.is_recomputing == is_recomputing
+        gradients.append([p.grad for p in state.model.encoder.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("loop", "saved"), [({}, [3]), ({"checkpoint_s": 0.0}, [1, 2, 3])])
+def test_checkpoints_are_due_by_the_clock_and_at_the_end(start, loop, saved):
+    state, batch = start({"steps": 3})
+    found = []
+    train(
+        state,
+        itertools.repeat(batch),
+        loop=LoopConfig(**loop),
+        device=CPU,
+        log=lambda *_: None,
+        save=lambda state: found.append(state.step),
+    )
+    assert found == saved
