@@ -48,11 +48,9 @@ def make_gallery() -> Callable[..., Gallery]:
         tracks: Sequence[str] | None = None,
     ) -> Gallery:
         ids = [str(stem) for stem in range(len(labels))]
-        columns = (ids, tracks or ids, labels, categories)
-        names = ("stem_ids", "tracks", "labels", "categories")
-        return Gallery(
-            **{n: np.array(c, dtype=object) for n, c in zip(names, columns, strict=True)}
-        )
+        given = (ids, tracks or ids, labels, categories)
+        stem_ids, songs, fine, coarse = (np.array(column, dtype=object) for column in given)
+        return Gallery(stem_ids=stem_ids, tracks=songs, labels=fine, categories=coarse)
 
     return make
 
