@@ -66,7 +66,9 @@ def test_the_best_place_is_one_that_mostly_sounds_from_its_first_sound_on(
     assert retriever.query(mix, k=1)[0].best_start_s == 0.0
 
 
-def test_recordings_of_one_thing_are_one_answer(open_songs: Any, make_sine: Any) -> None:
+def test_recordings_of_one_thing_are_one_answer(
+    open_songs: Any, make_sine: Any, layout: DataLayout
+) -> None:
     """Of one title the same stem, however it sounds; without a title what is nearly equal."""
     bass, near, far = make_sine(4, 2.0), make_sine(4, 2.0, 0.1), make_sine(5, 2.0)
     near[:1600] = 0
@@ -93,6 +95,8 @@ def test_recordings_of_one_thing_are_one_answer(open_songs: Any, make_sine: Any)
         ("mine/one/take",),
         ("plain/one/low",),
     ]
+    (layout.tracks("mine") / "manifest.json").write_text("{")  # then each by itself
+    assert len(retriever.query(asked, k=6)) == 6
 
 
 def test_nearly_equal_vectors_of_one_song_and_label_are_one_answer(
