@@ -71,7 +71,7 @@ def example_outcome(settings: Settings, example: Example) -> str:
 
     retriever = open_retriever(settings)
     stems = len(retriever.tables)
-    found = retriever.query(example.mix, example.instrument, k=stems)
+    found = retriever.query(example.mix, example.instrument, k=stems, variants=True)
     place = next((stem.rank for stem in found if stem.key == example.asked), None)
     if place is None:
         return f"The stem that was left out is not among the {stems} stems of the tables."
