@@ -18,14 +18,14 @@ TEMPLATES = Path(__file__).parent
 _FULL_DEMO = {"  payload: flac": "  payload: pcm16"}
 """In the ``config.yaml`` of a demo: audio uncompressed, twice the size, faster to read."""
 QUICK = {"steps": 80, "batch_size": 32, "optimizer.warmup_steps": 10}
-"""Training of the demo that takes six minutes, phase 1 from ``starter``: it shows how, and is not
+"""Training of the quick demo, phase 1 from ``starter``: it shows how, and is not
 worth keeping. ``film`` learns nothing to speak of in so few steps (R@10 6 % of 302 stems)."""
 QUICK_SONGS = 128
 _QUICK_DEMO = _FULL_DEMO | {
     "  train_songs: 400": f"  train_songs: {QUICK_SONGS}  # make demo-full: 400",
     "  presets: [two-part, film]": "  presets: [two-part]  # make demo-full: [two-part, film]",
     "  start: null": "  start: starter  # make demo-full: null",
-    "  overrides: {}": "  # Six minutes' worth; make demo-full has {}: the presets' own numbers.\n"
+    "  overrides: {}": "  # A few minutes' worth; make demo-full has {}: the presets' own numbers.\n"
     f"  overrides: {{{', '.join(f'{key}: {value}' for key, value in QUICK.items())}}}",
 }
 
