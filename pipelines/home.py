@@ -25,7 +25,7 @@ _QUICK_DEMO = _FULL_DEMO | {
     "  train_songs: 400": f"  train_songs: {QUICK_SONGS}  # make demo-full: 400",
     "  presets: [two-part, film]": "  presets: [two-part]  # make demo-full: [two-part, film]",
     "  start: null": "  start: starter  # make demo-full: null",
-    "  overrides: {}": "  # A few minutes' worth; make demo-full has {}: the presets' own numbers.\n"
+    "  overrides: {}": "  # Minutes' worth; make demo-full has {}: the presets' own numbers.\n"
     f"  overrides: {{{', '.join(f'{key}: {value}' for key, value in QUICK.items())}}}",
 }
 
