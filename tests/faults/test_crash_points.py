@@ -88,7 +88,7 @@ def digests(*patterns: str) -> Callable[[Path], Mapping[str, object]]:
 
 def training(home: Path) -> Mapping[str, object]:
     """Weights, which steps were logged (each once), and the model that the name stands for."""
-    (run,) = home.glob("runs/contrastive-*")
+    run = home.joinpath(read_json(home / "runs" / "models.json")["contrastive"]).parent
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = digests("runs/*/model/model.safetensors", "runs/*/model/config.json")(home)
     return {
