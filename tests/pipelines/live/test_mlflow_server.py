@@ -52,7 +52,7 @@ def test_the_page_that_metadata_points_to_shows_the_run(
     for run_id, name in runs.items():
         page.goto(f"{mlflow}/#/experiments/1/runs/{run_id}?{TRAINING_VIEW}")
         page.get_by_role("heading", name=name).wait_for()
-        assert page.get_by_text("stems train", exact=True).count()
+        page.get_by_text("stems train").first.wait_for(timeout=20_000)
         assert not page.get_by_text("Judges", exact=True).count()  # of the other view
         page.get_by_text("training_id", exact=False).first.wait_for()
 
