@@ -360,8 +360,7 @@ def read_champion(layout: DataLayout) -> Champion:
     path = champion_path(layout)
     if not path.is_file():
         raise ArtifactError(
-            f"{path} does not exist: no model was promoted yet; run the pipeline (make demo), or "
-            f"name a model with --model"
+            f"{path} does not exist: no model was promoted yet; choose one with: stems promote NAME"
         )
     found = read_object(path)
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ml import kinds
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.corpora.label_embeddings import TextVectors
 from ml.labels.encoder import LabelEncoder
@@ -133,8 +134,9 @@ def text_vectors(
 
 
 def checkpoint_manifests(layout: DataLayout) -> list[dict[str, Any]]:
-    """Read the manifests of all finished checkpoints here, and of those ``models.json`` names."""
-    paths = set(layout.runs.glob(f"*/model/{MANIFEST_NAME}"))
+    """Read manifests: of ``starter``, of finished runs, of what ``models.json`` names."""
+    paths = {kinds.SHIPPED / MANIFEST_NAME}
+    paths |= set(layout.runs.glob(f"*/model/{MANIFEST_NAME}"))
     paths |= set(layout.runs.glob(f"*/initial/{MANIFEST_NAME}"))
     if layout.models_index.is_file():
         index: Mapping[str, str] = read_json(layout.models_index)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, write_json
 from ml.labels.encoders import build_label_encoder
 from ml.labels.taxonomy import CATEGORIES
@@ -78,7 +79,9 @@ def test_wrong_input_is_named(vectors: dict[str, np.ndarray]):
         label_presences(["tuba"], ["saxophone"], vectors)
 
 
-def test_training_labels_come_from_checkpoints(layout: DataLayout):
+def test_training_labels_come_from_checkpoints(
+    layout: DataLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_json(
         layout.runs / "a" / "model" / "manifest.json",
         {"model_id": "a", "training_labels": ["sax", "flute"]},
@@ -91,6 +94,11 @@ def test_training_labels_come_from_checkpoints(layout: DataLayout):
     assert found["b"] == found["spectrum-a"] == ("flute", "sax")
     with pytest.raises(ArtifactError, match="nothing can be told zero-shot"):
         training_labels(layout, ["b"])
+    write_json(
+        tmp_path / "shipped" / "manifest.json", {"model_id": "c", "training_labels": ["oud"]}
+    )
+    monkeypatch.setattr(kinds, "SHIPPED", tmp_path / "shipped")
+    assert training_labels(layout, ["c"]) == {"c": ("oud",)}
 
 
 def test_only_unknown_texts_are_encoded(home: Path, layout: DataLayout):
