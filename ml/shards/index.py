@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ml import kinds
-from ml.artifacts import ArtifactError, fingerprint, read_json, read_manifest, write_aside
-from ml.plain import jsonable
+from ml.artifacts import (
+    MANIFEST_NAME,
+    ArtifactError,
+    fingerprint,
+    read_json,
+    read_manifest,
+    write_aside,
+)
+from ml.plain import dataclass_from, jsonable
 
 Payload = Literal["flac", "pcm16"]
 
@@ -32,6 +40,8 @@ _SEGMENTS = ',"segments":['
 """Where the head of an index ends; inside a JSON string its quotes would be escaped."""
 
 _HEAD_BLOCK = 1 << 16
+_MOST_SAMPLES, _MOST_HZ = 1 << 40, 1_000_000
+_TYPES_MET: set[tuple[Any, ...]] = set()
 
 WAV_HEADER_BYTES = 44
 """Bytes before the first sample of a ``pcm16`` member."""
@@ -219,9 +229,20 @@ def read_shards_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a folder of shards.
 
     Raises:
-        ArtifactError: there is none, or it is of another format; says what to do.
+        ArtifactError: there is none, or it is of another format or damaged; says what to do.
     """
-    return read_manifest(folder, kinds.STEM_SHARDS)
+    manifest = read_manifest(folder, kinds.STEM_SHARDS)
+    try:
+        operator.index(manifest["label_encoder"]["dim"])
+        for entry in manifest["shards"]:
+            if Path(entry["name"]).name != entry["name"] or not isinstance(entry["split"], str):
+                raise ValueError(f"the shard {entry['name']!r} of split {entry['split']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME} lists no shards ({type(error).__name__}: {error}); make "
+            f"the shards again with: stems shards build {folder.name} --fresh"
+        ) from None
+    return manifest
 
 
 def split_fingerprint(shards: Sequence[Mapping[str, Any]], split: str) -> str:
@@ -242,27 +263,55 @@ def _index(content: Any, path: Path) -> ShardIndex:
             f"make the shards again with: stems shards build {path.parent.name} --fresh"
         )
     try:
-        content["segments"] = tuple(_segment(x) for x in content["segments"])
-        content["counts"] = ShardCounts(**content["counts"])
-        content["assigned"] = tuple(content["assigned"])
-        return ShardIndex(**content)
-    except (KeyError, TypeError) as error:
+        segments = content.pop("segments")
+        index = dataclass_from(ShardIndex, {**content, "segments": []})
+        if Path(index.name).name != index.name or not 0 < index.rate_hz <= _MOST_HZ:
+            raise ValueError(f"name {index.name!r}, {index.rate_hz} Hz")
+        return replace(
+            index,
+            assigned=_texts(index.assigned),
+            segments=tuple(_segment(segment, index.bytes) for segment in segments),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is not a shard index ({error}); "
             f"make the shards again with: stems shards build {path.parent.name} --fresh"
         ) from None
 
 
-def _segment(content: Mapping[str, Any]) -> IndexedSegment:
-    stems = tuple(
-        IndexedStem(
-            **{
-                **stem,
-                "labels": tuple(stem["labels"]),
-                "label_rows": tuple(stem["label_rows"]),
-                "intervals": tuple((start, end) for start, end in stem["intervals"]),
-            }
-        )
-        for stem in content["stems"]
+def _segment(content: Mapping[str, Any], tar_bytes: int) -> IndexedSegment:
+    _check_types(IndexedSegment, content)
+    stems = tuple(_stem(stem, tar_bytes) for stem in content["stems"])
+    samples, begins = content["samples"], content["labels_offset"]
+    if not (0 < samples <= _MOST_SAMPLES and 0 <= begins <= tar_bytes):
+        raise ValueError(f"{samples} samples, labels at byte {begins} of {tar_bytes}")
+    return IndexedSegment(**{**content, "texts": _texts(content["texts"]), "stems": stems})
+
+
+def _stem(content: Mapping[str, Any], tar_bytes: int) -> IndexedStem:
+    _check_types(IndexedStem, content)
+    offset, size = content["offset"], content["size"]
+    if not 0 <= offset <= offset + size <= tar_bytes:
+        raise ValueError(f"{size} bytes from byte {offset} of {tar_bytes}")
+    return IndexedStem(
+        **{
+            **content,
+            "labels": _texts(content["labels"]),
+            "label_rows": tuple(map(operator.index, content["label_rows"])),
+            "intervals": tuple((float(start), float(end)) for start, end in content["intervals"]),
+        }
     )
-    return IndexedSegment(**{**content, "texts": tuple(content["texts"]), "stems": stems})
+
+
+def _check_types(kind: type[Any], content: Mapping[str, Any]) -> None:
+    """Refuse fields of other types; thousands have the same, so each set of types is met once."""
+    types = (kind, *((name, type(value)) for name, value in content.items()))
+    if types not in _TYPES_MET:
+        dataclass_from(kind, content)
+        _TYPES_MET.add(types)
+
+
+def _texts(texts: Iterable[str]) -> tuple[str, ...]:
+    found = tuple(texts)
+    "".join(found)  # refuses what is no text
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import resource
 import time
 import wave
@@ -23,12 +24,15 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml.artifacts import ArtifactError, read_manifest
+from ml.artifacts import MANIFEST_NAME, ArtifactError, read_manifest
 from ml.corpora.midi.files import MidiError, read_composition
 from ml.corpora.readers.manifest import ManifestCorpus
 from ml.corpora.scan import scan_stem
 from ml.kinds import MODEL
 from ml.shards.index import read_index
+from ml.shards.inspect import check_shards
+from ml.shards.pairs import PairConfig
+from ml.shards.reader import ShardPairs
 from ml.tracks import CorpusError, Stem
 from ml.yaml_file import YamlFileError, parse_yaml
 
@@ -102,6 +106,50 @@ def test_a_scan_names_damaged_audio_and_never_raises(tmp_path: Path, kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_scan_names_damaged_audio_many_times(tmp_path: Path, kind: str):
     read_many(tmp_path, kind, MANY)
+
+
+def with_a_wrong_value(content: bytes, seed: int) -> bytes:
+    """Change or leave out one value anywhere in JSON that stays JSON."""
+    random = np.random.default_rng(seed)
+    found = node = json.loads(content)
+    while True:
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        key = keys[random.integers(len(keys))]
+        if node[key] and isinstance(node[key], dict | list) and random.integers(4):
+            node = node[key]
+            continue
+        wrong = (None, -1, 1 << 70, "x", [], {}, True, 0.5, "../../x")
+        if (choice := random.integers(len(wrong) + 1)) < len(wrong):
+            node[key] = wrong[choice]
+        else:
+            del node[key]
+        return json.dumps(found).encode()
+
+
+def read_damaged_shards(folder: Path, count: int) -> None:
+    """Train on shards with a damaged index, tar or manifest, and check them."""
+    config = PairConfig(chunk_s=2.0, min_active_s=0.3)
+    (tar,), (index,) = folder.glob("train*.tar"), folder.glob("train*.json")
+    for path in (index, folder / MANIFEST_NAME, tar):
+        whole = path.read_bytes()
+        for seed in range(count):
+            damage = mutated if seed % 3 == 0 or path is tar else with_a_wrong_value
+            path.write_bytes(damage(whole, seed))
+            with contextlib.suppress(ArtifactError):
+                next(ShardPairs([folder], config=config, batch_size=4, seed=0).batches(0))
+            with contextlib.suppress(ArtifactError):
+                check_shards(folder)
+        path.write_bytes(whole)
+    assert check_shards(folder).problems == ()
+
+
+def test_damaged_shards_are_named(home: Path):
+    read_damaged_shards(home / "shards" / "demo", FEW)
+
+
+@pytest.mark.soak
+def test_damaged_shards_are_named_many_times(home: Path):
+    read_damaged_shards(home / "shards" / "demo", MANY)
 
 
 def midi() -> bytes:
