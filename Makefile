@@ -5,6 +5,7 @@ STEMS_HOME ?= data
 HOME_PATH := $(abspath $(STEMS_HOME))
 MLFLOW_DB := $(HOME_PATH)/mlflow/mlflow.db
 BIN := .venv/bin
+PINS ?= constraints.txt
 READY := .venv/.ready
 # No telemetry and no downloads at run time: models and songs are made here or ship in packages.
 QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
@@ -14,7 +15,7 @@ PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist
 NOT_HERE := slow or service or browser or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-full test test-all live soak bench bench-gpu dev mlflow migrate clean
+.PHONY: help environment demo demo-full test test-all live soak audit bench bench-gpu dev mlflow migrate clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -54,6 +55,12 @@ live: $(READY)  ## dagster dev and an MLflow server driven as their users do (ab
 
 soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
+
+AUDIT := .venv/audit
+audit: $(READY)  ## known holes in the pinned versions (asks pypi.org)
+	test -x $(AUDIT)/bin/pip-audit || { $(BIN)/python -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit; }
+	@$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(PINS) || \
+		{ echo "make audit: holes are named above; if none are, no advisories could be had and nothing is known" >&2; exit 1; }
 
 bench: $(READY)  ## what things cost here, beside named peers (about 15 minutes; ffmpeg is one of them)
 	$(QUIET) $(BIN)/python -m ml.benchmarks
