@@ -29,6 +29,8 @@ from ml.plain import jsonable
 MANIFEST_NAME = "manifest.json"
 CRASH_AT = "STEMS_CRASH_AT"
 _crash_points = itertools.count(1)
+_FULL_BYTES = 64 << 10
+"""What a library may leave of a disk that it found full."""
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 
 
@@ -222,7 +224,8 @@ def write_aside(path: Path) -> Iterator[Path]:
     os.close(handle)
     aside = Path(name)
     try:
-        yield aside
+        with _system_errors(path):
+            yield aside
         aside.chmod(0o644)
         put(aside, path)
     finally:
@@ -239,11 +242,33 @@ def write_folder_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _folder_beside(path)
     try:
-        yield aside
+        with _system_errors(path):
+            yield aside
         aside.chmod(0o755)
         put(aside, path, _replace_folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise what the system refused a library as ``OSError``.
+
+    Polars, PyTorch and libsndfile each have an error of their own for a full disk; the latter two
+    do not even say that it is full.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        refusals = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        refusal = next((x for x in refusals if os.strerror(x) in str(error)), None)
+        if refusal is None and shutil.disk_usage(path.parent).free < _FULL_BYTES:
+            refusal = errno.ENOSPC
+        if refusal is None:
+            raise
+        raise OSError(refusal, os.strerror(refusal), str(path)) from error
 
 
 def _replace_folder(aside: Path, path: Path) -> None:
