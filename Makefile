@@ -57,7 +57,7 @@ soak: $(READY)  ## the tests that take hours
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
 
 AUDIT := .venv/audit
-audit: $(READY)  ## known holes in the pinned versions (asks pypi.org)
+audit: $(READY)  ## known holes in the pinned versions (asks the package index)
 	test -x $(AUDIT)/bin/pip-audit || { $(BIN)/python -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit; }
 	@$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(PINS) || \
 		{ echo "make audit: holes are named above; if none are, no advisories could be had and nothing is known" >&2; exit 1; }
