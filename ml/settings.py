@@ -210,6 +210,7 @@ class DemoSettings(_Section):
     seed: Seed = 0
     train_songs: int = Field(default=400, ge=2)
     heldout_songs: int = Field(default=60, ge=2)
+    heldout_s: float = Field(default=30.0, ge=8, le=600)
 
 
 def demo_corpora() -> dict[str, CorpusSettings]:

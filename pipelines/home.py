@@ -20,9 +20,12 @@ _FULL_DEMO = {"  payload: flac": "  payload: pcm16"}
 QUICK = {"steps": 80, "batch_size": 32, "optimizer.warmup_steps": 10}
 """Training of the quick demo, phase 1 from ``starter``: it shows how, and is not
 worth keeping. ``film`` learns nothing to speak of in so few steps (R@10 6 % of 302 stems)."""
-QUICK_SONGS = 128
+QUICK_SONGS = {"train_songs": 128, "heldout_songs": 60, "heldout_s": 12.0}
+"""Held-out songs are as many as in the full demo, so that figures are of as many stems."""
 _QUICK_DEMO = _FULL_DEMO | {
-    "  train_songs: 400": f"  train_songs: {QUICK_SONGS}  # make demo-full: 400",
+    "  demo-swapped:\n    kind: demo\n    root: corpora/demo-swapped\n": "",
+    "  train_songs: 400": f"  train_songs: {QUICK_SONGS['train_songs']}  # make demo-full: 400",
+    "  heldout_s: 30.0": f"  heldout_s: {QUICK_SONGS['heldout_s']}  # make demo-full: 30.0",
     "  presets: [two-part, film]": "  presets: [two-part]  # make demo-full: [two-part, film]",
     "  start: null": "  start: starter  # make demo-full: null",
     "  overrides: {}": "  # Minutes' worth; make demo-full has {}: the presets' own numbers.\n"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,13 @@ PRODUCTIONS = {"demo": "own", "demo-plain": "none", "demo-swapped": "swapped"}
 
 
 def build_demo_corpora(
-    folder: Path, config: DemoConfig, *, workers: int = 1
+    folder: Path,
+    config: DemoConfig,
+    *,
+    corpora: Collection[str] = tuple(PRODUCTIONS),
+    workers: int = 1,
 ) -> dict[str, Artifact]:
-    """Build ``demo``, ``demo-plain`` and ``demo-swapped`` below ``folder``.
+    """Build ``demo``, ``demo-plain`` and ``demo-swapped``, or some of them, below ``folder``.
 
     Songs that are there already (of the same configuration) are kept, so an interrupted build
     continues; a finished one is reused at once.
@@ -64,6 +68,7 @@ def build_demo_corpora(
     Args:
         folder: gets one folder per corpus.
         config: how many songs, how long, which seed.
+        corpora: which of the three.
         workers: processes; the bytes written do not depend on it.
 
     Returns:
@@ -72,16 +77,18 @@ def build_demo_corpora(
     Raises:
         LockedError: another process is building there.
     """
-    on_disk = {name: _find(folder, config, name) for name in PRODUCTIONS}
+    wanted = [name for name in PRODUCTIONS if name in corpora]
+    on_disk = {name: _find(folder, config, name) for name in wanted}
     current = {name: artifact for name, artifact in on_disk.items() if artifact is not None}
-    if len(current) == len(PRODUCTIONS):
+    if len(current) == len(wanted):
         return current
     with lock(folder / ".demo.lock"):
         _clear_outdated(folder, config)
-        tasks = [t for t in _tasks(config) if not _is_done(folder, config, *t)]
-        for _ in progress(_build(folder, config, tasks, workers), total=len(tasks), label=_LABEL):
+        build = partial(_build_song, folder, config, wanted)
+        tasks = [t for t in _tasks(config, wanted) if not _is_done(folder, config, wanted, *t)]
+        for _ in progress(_build(build, tasks, workers), total=len(tasks), label=_LABEL):
             pass
-        return {name: _finish(folder, config, name) for name in PRODUCTIONS}
+        return {name: _finish(folder, config, name) for name in wanted}
 
 
 def corpus_songs(config: DemoConfig, corpus: str) -> list[tuple[str, int]]:
@@ -99,24 +106,27 @@ def _find(folder: Path, config: DemoConfig, corpus: str) -> Artifact | None:
     return find_current(folder / corpus, identity, kinds.DEMO_CORPUS)
 
 
-def _tasks(config: DemoConfig) -> list[tuple[str, int]]:
-    """All songs, the expensive ones (three corpora) first."""
-    return sorted(corpus_songs(config, "demo"), key=lambda task: task[0] != "heldout")
+def _tasks(config: DemoConfig, corpora: Sequence[str]) -> list[tuple[str, int]]:
+    """All songs, the expensive ones (of several corpora) first."""
+    tasks = {task for corpus in corpora for task in corpus_songs(config, corpus)}
+    return sorted(tasks, key=lambda task: (task[0] != "heldout", *task))
 
 
-def _corpora_of(kind: str) -> list[str]:
-    return ["demo"] if kind == "train" else list(PRODUCTIONS)
+def _corpora_of(kind: str, corpora: Sequence[str]) -> list[str]:
+    return [name for name in corpora if kind == "heldout" or name == "demo"]
 
 
 def _song_version(config: DemoConfig, corpus: str) -> str:
     return fingerprint([_identity(config, corpus), kinds.DEMO_CORPUS.format_version])
 
 
-def _is_done(folder: Path, config: DemoConfig, kind: str, index: int) -> bool:
+def _is_done(
+    folder: Path, config: DemoConfig, corpora: Sequence[str], kind: str, index: int
+) -> bool:
     return all(
         _version_on_disk(folder / corpus / SONGS_FOLDER / track_id(kind, index))
         == _song_version(config, corpus)
-        for corpus in _corpora_of(kind)
+        for corpus in _corpora_of(kind, corpora)
     )
 
 
@@ -142,10 +152,9 @@ def _clear_outdated(folder: Path, config: DemoConfig) -> None:
 
 
 def _build(
-    folder: Path, config: DemoConfig, tasks: list[tuple[str, int]], workers: int
+    build: Callable[[tuple[str, int]], None], tasks: list[tuple[str, int]], workers: int
 ) -> Iterator[None]:
     """Build songs here, or in several processes."""
-    build = partial(_build_song, folder, config)
     if min(workers, len(tasks)) <= 1:
         yield from map(build, tasks)
         return
@@ -153,11 +162,13 @@ def _build(
         yield from completed(pool, build, tasks)
 
 
-def _build_song(folder: Path, config: DemoConfig, task: tuple[str, int]) -> None:
+def _build_song(
+    folder: Path, config: DemoConfig, corpora: Sequence[str], task: tuple[str, int]
+) -> None:
     kind, index = task
     song = make_song(config, kind, index)
     render = cache(partial(render_dry, config, song))
-    for corpus in _corpora_of(kind):
+    for corpus in _corpora_of(kind, corpora):
         production = "swapped" if kind == "train" else PRODUCTIONS[corpus]
         is_one_timbre = production == "own"
         dry = render(is_one_timbre=is_one_timbre)
