@@ -5,7 +5,9 @@ An alias can blow ten lines up to gigabytes, a key that stands twice hides the f
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """Parse, once: settings are loaded a hundred times a run, mostly from the same text."""
+    return _Loader(text).get_single_data()
+
+
 def parse_yaml(data: bytes, path: Path) -> dict[str, Any]:
     """Read a mapping from the bytes of a file.
 
@@ -69,7 +77,7 @@ def parse_yaml(data: bytes, path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise YamlFileError(f"{path} has {len(data):,} bytes, expected at most {MAX_BYTES:,}")
     try:
-        found = _Loader(data.decode("utf-8-sig")).get_single_data()
+        found = copy.deepcopy(_parsed(data.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         raise YamlFileError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
     except yaml.YAMLError as error:

@@ -6,8 +6,9 @@ The same figures, with the metrics, go to the MLflow runs that trained the model
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -385,9 +386,11 @@ def _runs(layout: DataLayout, artifact: Artifact) -> dict[str, str]:
     return {name: run_id for name, run_id in runs.items() if run_id}
 
 
-def _figures(layout: DataLayout, corpus: str, version: str) -> dict[str, dict[str, Any]]:
-    """Draw model → file name → figure."""
-    figures: dict[str, dict[str, Any]] = {}
+def _figures(
+    layout: DataLayout, corpus: str, version: str
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """List model → file name → what draws the figure."""
+    figures: dict[str, dict[str, Callable[[], Any]]] = {}
     drawn = (
         ("shares", read_instruments(layout, corpus), share_bars),
         ("confusion", read_confusion(layout, corpus), confusion_matrix),
@@ -396,11 +399,11 @@ def _figures(layout: DataLayout, corpus: str, version: str) -> dict[str, dict[st
         for model, conditioning in dict.fromkeys((r["model"], r["conditioning"]) for r in rows):
             chosen = [r for r in rows if (r["model"], r["conditioning"]) == (model, conditioning)]
             name = f"{_FOLDER}/{corpus}-{conditioning}-{what}-{version}.png"
-            figures.setdefault(model, {})[name] = draw(chosen)
+            figures.setdefault(model, {})[name] = partial(draw, chosen)
     return figures
 
 
-def _send(uri: str, run_id: str, figures: Mapping[str, Any]) -> bool:
+def _send(uri: str, run_id: str, figures: Mapping[str, Callable[[], Any]]) -> bool:
     from mlflow.exceptions import MlflowException
 
     from ml.mlflow_store import mlflow_client
@@ -408,10 +411,10 @@ def _send(uri: str, run_id: str, figures: Mapping[str, Any]) -> bool:
     try:
         client = mlflow_client(uri)
         known = {file.path for file in client.list_artifacts(run_id, _FOLDER)}
-        for name, figure in figures.items():
+        save = {"dpi": _DPI, "facecolor": "white"}
+        for name, draw in figures.items():
             if name not in known:
-                save = {"dpi": _DPI, "facecolor": "white"}
-                client.log_figure(run_id, figure, name, save_kwargs=save)
+                client.log_figure(run_id, draw(), name, save_kwargs=save)
     except (MlflowException, OSError) as error:
         _log.warning("figures did not reach MLflow run %s: %s", run_id, error)
         return False

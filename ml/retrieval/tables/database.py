@@ -80,10 +80,16 @@ def table_names(uri: str) -> list[str]:
     Raises:
         ArtifactError: the object store cannot be reached, or refuses.
     """
+    return _database(uri)[1]
+
+
+def _database(uri: str) -> tuple[DBConnection | None, list[str]]:
+    """Connect to a database and list its tables; None where there is none."""
     if not is_url(uri) and not Path(uri).is_dir():
-        return []  # connecting would make the folder
+        return None, []  # connecting would make the folder
     try:
-        return list(connect(uri).list_tables().tables)
+        database = connect(uri)
+        return database, list(database.list_tables().tables)
     except (ValueError, RuntimeError, OSError) as error:
         raise ArtifactError(
             f"{uri} cannot be read: {first_line(error)}; check that the bucket exists, the "
@@ -98,13 +104,26 @@ def open_table(uri: str, name: str) -> Table:
     Raises:
         ArtifactError: there is none, or the object store cannot be reached.
     """
-    if name not in table_names(uri):
+    table = find_table(uri, name)
+    if table is None:
         raise ArtifactError(
             f"{uri} holds no table {name}; publish a corpus with: stems embed CORPUS, or stems "
             f"index FOLDER"
         )
+    return table
+
+
+def find_table(uri: str, name: str) -> Table | None:
+    """Open a table at its newest version; None where there is none.
+
+    Raises:
+        ArtifactError: the object store cannot be reached.
+    """
+    database, names = _database(uri)
+    if database is None or name not in names:
+        return None
     with reading():
-        return connect(uri).open_table(name)
+        return database.open_table(name)
 
 
 @contextlib.contextmanager

@@ -26,11 +26,10 @@ from ml.retrieval.tables.database import (
     commit,
     database_uri,
     ensure_table,
+    find_table,
     is_url,
-    open_table,
     reading,
     sql_text,
-    table_names,
 )
 from ml.retrieval.tables.index import optimize_tables
 
@@ -171,9 +170,9 @@ def merge_batches(
 
 def count_rows(uri: str, name: str, corpus: str) -> int:
     """Count the rows of a corpus in a table; 0 where there is no such table."""
-    if name not in table_names(uri):
+    table = find_table(uri, name)
+    if table is None:
         return 0
-    table = open_table(uri, name)
     with reading():
         return table.count_rows(f"corpus = {sql_text(corpus)}")
 
