@@ -6,7 +6,6 @@ https://docs.dagster.io/guides/build/external-resources
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml.artifacts import DataLayout
+from ml.processes import cores
 from ml.settings import Settings, load_settings
 from ml.tracks import NO_STEMS
 
@@ -52,7 +52,7 @@ class StemsHome(dg.ConfigurableResource):
     @property
     def processes(self) -> int:
         """How many processes audio work may use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or cores()
 
 
 def corpora_with_stems(settings: Settings) -> tuple[str, ...]:

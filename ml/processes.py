@@ -37,6 +37,11 @@ class WorkersError(RuntimeError):
     """The processes that should do the work cannot be reached, or died over it."""
 
 
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 @contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Open a pool of fresh processes; what has not begun when the block ends is cancelled.

@@ -1,6 +1,7 @@
 """Imports point down, and training needs little more than torch."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -193,3 +194,21 @@ def test_definitions_load_without_torch():
     )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "names"),
+    {
+        "ml.beats.evaluate": ["beat_scores"],
+        "ml.corpora.folder": ["FolderCorpus", "labels_of_name"],
+        "ml.corpora.taxonomy": ["CATEGORIES", "FOUR_CLASSES", "category_of", "four_class"],
+        "ml.models.label_encoders": ["build_label_encoder"],
+        "ml.retrieval.audio_windows": ["read_window"],
+        "ml.retrieval.metrics": ["retrieval_scores", "target_ranks"],
+        "ml.retrieval.mix_input": ["read_chunks"],
+    }.items(),
+)
+def test_published_addresses_lead_somewhere(address: str, names: list[str]):
+    """What code outside imports, though it has moved."""
+    module = importlib.import_module(address)
+    assert all(hasattr(module, name) for name in names)

@@ -6,7 +6,6 @@ that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from ml.audio.files import mix_parts, read_stem
 from ml.beats.features import BeatInput, FeatureConfig, step_count, track_features
 from ml.device import keep_freed_memory, one_thread
 from ml.locks import lock
+from ml.processes import cores
 from ml.progress import progress
 from ml.tracks import CorpusError, Track
 
@@ -192,9 +192,7 @@ def _write_tracks(
     # A track a core: the batches of one track are too small to be shared between cores.
     with (
         one_thread(),
-        ThreadPoolExecutor(
-            len(os.sched_getaffinity(0)), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool,
+        ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         try:
             done = pool.map(write, range(len(source.tracks)))

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from ml.artifacts import write_aside
-from ml.benchmarks.measure import Measure, cores
+from ml.benchmarks.measure import Measure
 from ml.plain import jsonable
+from ml.processes import cores
 
 AREAS = (
     "shards",

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 
-from ml.benchmarks.measure import Measure, cores, peak_memory_gb
+from ml.benchmarks.measure import Measure, peak_memory_gb
 from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.benchmarks.training import Pieces, held_batches, open_pairs, start
 from ml.device import choose_device, measure_matmul_rate
+from ml.processes import cores
 from ml.shards.pairs import PairBatch
 from ml.shards.plan import ShardConfig
 from ml.training.config import Size, TrainingConfig, training_config

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ml.benchmarks.measure import Measure, cores, cost_of
+from ml.benchmarks.measure import Measure, cost_of
 from ml.benchmarks.tones import RATE_HZ, Tones, write_tone_shards
+from ml.processes import cores
 from ml.shards.index import Payload
 from ml.shards.pairs import PairBatch, PairConfig
 from ml.shards.plan import ShardConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -76,11 +75,6 @@ def in_own_process(work: Callable[..., Result], *arguments: Any) -> tuple[Result
     """
     with process_pool(1) as pool:
         return pool.submit(work, *arguments).result(), pool.submit(peak_memory_gb).result()
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def peak_memory_gb() -> float:

@@ -16,10 +16,11 @@ import numpy as np
 import soundfile
 
 from ml.artifacts import DataLayout
-from ml.benchmarks.measure import Cost, Measure, cores, cost_of
+from ml.benchmarks.measure import Cost, Measure, cost_of
 from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.readers.folder import FolderCorpus
 from ml.corpora.table import build_corpus_tracks
+from ml.processes import cores
 from ml.shards.build import build_shards
 from ml.shards.plan import ShardConfig
 

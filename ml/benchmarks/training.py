@@ -19,11 +19,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from ml.benchmarks.measure import Measure, cores
+from ml.benchmarks.measure import Measure
 from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.device import keep_freed_memory
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
+from ml.processes import cores
 from ml.shards.index import Payload
 from ml.shards.pairs import LABEL_LEVELS, PairBatch
 from ml.shards.plan import ShardConfig

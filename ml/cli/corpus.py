@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml import kinds
-from ml.cli.options import cores, count_text, examples, state_text
+from ml.cli.options import count_text, examples, state_text
 from ml.corpora.corpus import kinds_help
+from ml.processes import cores
 from ml.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from ml.cli.options import (
     add_conditioning,
     add_device,
-    cores,
     count_text,
     examples,
     state_text,
 )
+from ml.processes import cores
 from ml.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,8 +170,3 @@ def state_text(artifact: Artifact, made: str = "is made") -> str:
 def count_text(number: int, word: str) -> str:
     """Say how many, as in ``1 track`` and ``2 tracks``."""
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ml.cli.options import cores, examples, state_text
+from ml.cli.options import examples, state_text
+from ml.processes import cores
 from ml.settings import Settings
 
 

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ml.processes import cores
+
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
@@ -41,8 +43,7 @@ def loader_processes(workers: int | None, device: torch.device) -> int:
         return workers
     if device.type != "cuda":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
 def world() -> int:

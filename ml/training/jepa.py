@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ml.device import autocast
@@ -65,6 +66,8 @@ class JepaPhase(nn.Module):
             if model.has_song_part:
                 query = model.with_song(query, batch.context, is_mix=True)
                 pooled = model.with_song(pooled, batch.target, is_mix=False)
+            else:  # as queries and gallery have them
+                query, pooled = (F.normalize(x, dim=-1).mean(1) for x in (prediction, target))
             rows = (query, pooled, batch.label_ids[:, 0], batch.tracks)
             health = embedding_health(*(gather_rows(each) for each in rows))
             metrics |= {f"jepa/{name}": value for name, value in health.items()}

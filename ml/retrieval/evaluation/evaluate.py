@@ -75,7 +75,6 @@ if TYPE_CHECKING:
 EVALUATION_VERSION = 4
 """Part of the identity of scores: goes up when what is computed changes."""
 Protocol = Literal["default", "predecessor", "paper"]
-PROTOCOLS: tuple[Protocol, ...] = ("default", "predecessor", "paper")
 EVALUATION = "retrieval"
 EVALUATIONS: Mapping[Protocol, str] = {
     "default": EVALUATION,
