@@ -16,6 +16,7 @@ from typing import Any
 
 from ml.artifacts import write_aside
 from ml.locks import lock
+from ml.plain import no_database_at
 
 PAGES_URL = "http://127.0.0.1:5000"
 """Where ``make mlflow`` serves the project's own store."""
@@ -51,8 +52,9 @@ def mlflow_client(uri: str) -> Any:
     """Make an MLflow client that gives up on a dead server in seconds, not minutes.
 
     Raises:
-        mlflow.exceptions.MlflowException: the store cannot be opened, or it is that of a moved or
-            copied home and cannot be changed to look for artifacts there.
+        mlflow.exceptions.MlflowException: the store cannot be opened, its path is none that MLflow
+            can take, or it is that of a moved or copied home and cannot be changed to look for
+            artifacts there.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -60,8 +62,11 @@ def mlflow_client(uri: str) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     if (path := local_database(uri)) is not None:
+        if refusal := no_database_at(path):
+            raise MlflowException(refusal)
         if not path.exists():
             _make_store(path)
         elif _is_of_a_home(path):

@@ -25,6 +25,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def no_database_at(path: Path) -> str | None:
+    """Say why MLflow and Dagster can keep no database at a path; None: they can.
+
+    Both put the path into a URL as it is: what follows a ``?`` is lost, ``%20`` becomes a blank,
+    and the database lies in another folder.
+    """
+    if re.search(r"\?|%[0-9A-Fa-f]{2}", str(path)) is None:
+        return None
+    return (
+        f"{path}: MLflow and Dagster read '?' and '%20' in a path as parts of an address, and "
+        "their databases would lie in another folder; rename it, or take another STEMS_HOME"
+    )
+
+
 def first_line(error: Exception) -> str:
     """Shorten what a library says: without the places in its source."""
     line = next(iter(str(error).splitlines()), "")

@@ -53,10 +53,17 @@ def install_home(
 
     Returns:
         The files that were written.
+
+    Raises:
+        SettingsError: Dagster can keep no database in this folder.
     """
     from ml.artifacts import write_aside
+    from ml.plain import no_database_at
+    from ml.settings import SettingsError
 
     layout = settings.layout
+    if refusal := no_database_at(layout.home):
+        raise SettingsError(refusal)
     config = (TEMPLATES / "config.yaml").read_text(encoding="utf-8")
     for default, changed in {"quick": _QUICK_DEMO, "full": _FULL_DEMO, None: {}}[demo].items():
         config = config.replace(default, changed)

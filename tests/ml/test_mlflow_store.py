@@ -73,3 +73,19 @@ def test_a_copied_home_never_writes_into_the_one_it_came_from(
     kept = shutil.copytree(tmp_path / "home" / "mlflow", tmp_path / "server" / "mlflow")
     theirs = mlflow_client(f"sqlite:///{kept}/mlflow.db").get_experiment_by_name("stems")
     assert theirs.artifact_location == (tmp_path / "home" / "mlflow" / "artifacts").as_uri()
+
+
+@pytest.mark.parametrize("name", ["who?", "a%20b"])
+def test_a_path_that_mlflow_would_take_for_another_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(MlflowException, match="rename it"):
+        mlflow_client(f"sqlite:///{tmp_path / name / 'mlflow' / 'mlflow.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["My Drive #2", "50% off", "it's & co"])
+def test_other_names_are_names(tmp_path: Path, name: str):
+    database = tmp_path / name / "mlflow.db"
+    database.parent.mkdir()
+    mlflow_client(f"sqlite:///{database}").search_experiments()
+    assert database.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

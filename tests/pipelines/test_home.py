@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ml.config_file import add_corpus
-from ml.settings import Settings, load_settings
+from ml.settings import Settings, SettingsError, load_settings
 from pipelines import demo
 from pipelines.home import QUICK, QUICK_SONGS, TEMPLATES, install_home, open_instance
 
@@ -76,3 +76,11 @@ def test_instance_knows_the_corpora_and_sends_no_telemetry(tmp_path: Path):
             assert instance.get_dynamic_partitions("corpus") == list(settings.corpora)
             assert not instance.telemetry_enabled
             assert instance.root_directory == str(settings.layout.dagster_home)
+
+
+@pytest.mark.parametrize("name", ["who?", "a%20b"])
+def test_a_folder_that_dagster_would_leave_is_refused(tmp_path: Path, name: str):
+    """Its URL of a database would name another one."""
+    with pytest.raises(SettingsError, match="another STEMS_HOME"):
+        install_home(load_settings(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
