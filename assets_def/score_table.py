@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml.artifacts import DataLayout, read_json
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -134,6 +136,24 @@ def presence_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {model}, {conditioning} | {values} |")
     chance = {row["metric"]: row["chance"] for row in scores}
     lines.append("| *chance* | " + " | ".join(f"{chance[m]:.1f}" for m in metrics) + " |")
+    return "\n".join(lines)
+
+
+def champion_markdown(layout: DataLayout, model_id: str) -> str:
+    """Write a line a corpus: the scores of one version of a model, and chance, in percent."""
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import read_scores
+
+    lines = ["| corpus | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    for path in sorted(layout.scores(EVALUATION, "corpus").parent.glob("*/manifest.json")):
+        names = {scored: name for name, scored in read_json(path)["identity"]["models"]}
+        rows = read_scores(layout, evaluation=EVALUATION, corpus=path.parent.name)
+        own = {row["metric"]: row for row in rows if row["model"] == names.get(model_id)}
+        cells = [
+            f"{_cell(r)}, chance {r['chance']:.1f}" if (r := own.get(m)) else "–" for m in _COLUMNS
+        ]
+        if own:
+            lines.append(f"| {path.parent.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
