@@ -283,7 +283,7 @@ def render_page(template: str, **content: Any) -> str:
         shares=SHARES,
     )
     environment.filters.update(
-        figure=_figure, signed=_signed, duration=_duration, count=_count, p=p_text
+        figure=figure_text, signed=_signed, duration=_duration, count=_count, p=p_text
     )
     return environment.get_template(template).render(**content)
 
@@ -301,7 +301,7 @@ def p_text(p: float) -> str:
     return f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
 
 
-def _figure(value: float | None) -> str:
+def figure_text(value: float | None) -> str:
     """Write a figure with three digits at most: "4.4", "48.9", "100"."""
     if value is None:
         return "not measured"
