@@ -75,7 +75,7 @@ class ScoreTable:
 
 
 def leaders(models: Mapping[str, Scores], metric: str) -> frozenset[str]:
-    """Name the models with the best figure; none where nothing was measured."""
+    """Name the models with the best figure; none where nothing was measured or all are equal."""
     values = {
         name: row["value"]
         for name, scores in models.items()
@@ -83,7 +83,8 @@ def leaders(models: Mapping[str, Scores], metric: str) -> frozenset[str]:
     }
     choose = min if metric.partition("/")[0] in _LOWER_IS_BETTER else max
     best = choose(values.values(), default=None)
-    return frozenset(name for name, value in values.items() if value == best)
+    first = frozenset(name for name, value in values.items() if value == best)
+    return first if len(first) < len(values) or len(values) == 1 else frozenset()
 
 
 def is_share(metric: str) -> bool:
