@@ -22,6 +22,7 @@ _COLUMNS = (
     "right_instrument",
 )
 _PLOTTED = "recall@10"
+_GLANCE = ("within_label_rank", _PLOTTED, "normalized_rank_mean")
 
 
 def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -140,20 +141,17 @@ def presence_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
 
 
 def champion_markdown(layout: DataLayout, model_id: str) -> str:
-    """Write a line a corpus: the scores of one version of a model, and chance, in percent."""
+    """Write a line a corpus and metric: the scores of one version of a model, in percent."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.scores.files import read_scores
 
-    lines = ["| corpus | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    lines = ["| corpus | metric | score (95 % interval) | chance |", "|---|---|---|---|"]
     for path in sorted(layout.scores(EVALUATION, "corpus").parent.glob("*/manifest.json")):
         names = {scored: name for name, scored in read_json(path)["identity"]["models"]}
-        rows = read_scores(layout, evaluation=EVALUATION, corpus=path.parent.name)
-        own = {row["metric"]: row for row in rows if row["model"] == names.get(model_id)}
-        cells = [
-            f"{_cell(r)}, chance {r['chance']:.1f}" if (r := own.get(m)) else "–" for m in _COLUMNS
-        ]
-        if own:
-            lines.append(f"| {path.parent.name} | " + " | ".join(cells) + " |")
+        for row in read_scores(layout, evaluation=EVALUATION, corpus=path.parent.name):
+            if row["model"] == names.get(model_id) and row["metric"] in _GLANCE:
+                cells = (row["corpus"], row["metric"], _cell(row), f"{row['chance']:.1f}")
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
