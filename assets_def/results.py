@@ -1,5 +1,6 @@
 """What Dagster is told of an ``ml`` artifact, and what it recorded of earlier ones."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,22 +39,33 @@ def materialized(
         artifact: what the builder returned; its summary becomes metadata.
         rows: how many rows it has.
         table: a Parquet file of it, for its columns.
-        metadata: what else to show; wins over the summary.
+        metadata: what else to show, and first; wins over the summary.
     """
+    told = metadata or {}
     shown = {
+        **told,
+        **{
+            k: value for k, value in artifact.summary.items() if value is not None and k not in told
+        },
         "uri": dg.MetadataValue.path(artifact.path),
-        **{key: value for key, value in artifact.summary.items() if value is not None},
         "reused": artifact.reused,
         "git_revision": git_revision(),
-        **(metadata or {}),
     }
     if rows is not None:
         shown["dagster/row_count"] = rows
     if table is not None:
         shown["dagster/column_schema"] = _column_schema(table)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.fingerprint[:16]), metadata=shown
+        data_version=dg.DataVersion(artifact.fingerprint[:16]), metadata=readable(shown)
     )
+
+
+def readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Round numbers to three digits, for people; all else stays."""
+    return {
+        key: float(f"{value:.3g}") if isinstance(value, float) and math.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 def join_artifacts(folder: Path, artifacts: Mapping[str, Artifact], **summary: Any) -> Artifact:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml.artifacts import DataLayout, read_json
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,6 +22,7 @@ _COLUMNS = (
     "right_instrument",
 )
 _PLOTTED = "recall@10"
+_GLANCE = ("within_label_rank", _PLOTTED, "normalized_rank_mean")
 
 
 def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -134,6 +137,21 @@ def presence_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {model}, {conditioning} | {values} |")
     chance = {row["metric"]: row["chance"] for row in scores}
     lines.append("| *chance* | " + " | ".join(f"{chance[m]:.1f}" for m in metrics) + " |")
+    return "\n".join(lines)
+
+
+def champion_markdown(layout: DataLayout, model_id: str) -> str:
+    """Write a line a corpus and metric: the scores of one version of a model, in percent."""
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import read_scores
+
+    lines = ["| corpus | metric | score (95 % interval) | chance |", "|---|---|---|---|"]
+    for path in sorted(layout.scores(EVALUATION, "corpus").parent.glob("*/manifest.json")):
+        names = {scored: name for name, scored in read_json(path)["identity"]["models"]}
+        for row in read_scores(layout, evaluation=EVALUATION, corpus=path.parent.name):
+            if row["model"] == names.get(model_id) and row["metric"] in _GLANCE:
+                cells = (row["corpus"], row["metric"], _cell(row), f"{row['chance']:.1f}")
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

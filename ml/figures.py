@@ -1,4 +1,4 @@
-"""Figures of losses, scores and galleries: functions from plain tables to a ``Figure``.
+"""Figures of losses and scores: functions from plain tables to a ``Figure``.
 
 Nothing here shows a figure, chooses a path or touches pyplot. Figures of instruments, alignment and
 beats stand with their sections in ``ml.reports``, and share the canvas: size, ink, colours, axes
@@ -6,9 +6,9 @@ and legend.
 
 Figures are 360 points wide, about a phone's width, and are shown larger elsewhere. They are drawn
 in ``INK``, which ``figure_svg`` turns into the page's text colour, so that one figure suits a light
-and a dark page. Colours are those of Okabe and Ito (2008), which people with any kind of colour
-blindness can tell apart; a model has the same colour in all figures, and nothing is told by colour
-alone.
+and a dark page. A colour stands for a model, the same in all figures, and for nothing else; the
+colours of models are those of Okabe and Ito (2008), which people with any kind of colour blindness
+can tell apart. All else is drawn in shades of ``INK``, and nothing is told by colour alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ import io
 import re
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from ml.labels.taxonomy import CATEGORIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,10 +44,12 @@ _MODEL_COLOURS = {
     "pretrained": "#7F6000",
     "clap": VERMILION,
     "class": OLIVE,
+    "starter": "#B8336A",
+    "label": "#DDCC77",
+    "label+contrastive": "#7A9E3B",
 }
-_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, OLIVE)
-_MARKER_SIZES = {".": 2.2, "*": 1.8}
-"""Relative areas of markers that look smaller than others."""
+_OTHER_COLOURS = ("#44AA99", "#AA4499", "#DDCC77", "#8F7CEC", "#C06A77")
+"""Of what else a row is called."""
 _MAX_CURVE_POINTS = 300
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
@@ -179,63 +178,6 @@ def _mark_chance(axes: Axes, chance: float) -> None:
     )
 
 
-def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project vectors on the two directions of largest variance (PCA).
-
-    Args:
-        vectors: (stem, dim)
-
-    Returns:
-        (stem, 2) and (2,) the shares of the variance in percent. Each axis points to where its
-        largest coordinate is positive, so that the map does not flip between runs.
-    """
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    points = np.zeros((len(vectors), 2))
-    shares = np.zeros(2)
-    axes = min(2, len(sizes))
-    points[:, :axes] = left[:, :axes] * sizes[:axes]
-    total = float((sizes**2).sum())
-    shares[:axes] = 100 * sizes[:axes] ** 2 / total if total else 0.0
-    ends = points[np.abs(points).argmax(axis=0), np.arange(2)]
-    return points * np.where(ends < 0, -1, 1), shares
-
-
-def embedding_map(
-    points: np.ndarray, categories: Sequence[str | None], shares: np.ndarray
-) -> Figure:
-    """Draw a map of the gallery: one marker a stem, colour and shape by instrument category.
-
-    Args:
-        points: (stem, 2)
-        categories: (stem,) None: unlabelled.
-        shares: (2,) percent of the variance along each axis.
-    """
-    figure, axes = new_figure(height_in=4.9)
-    counts = Counter(category or "unlabelled" for category in categories)
-    names = np.array([category or "unlabelled" for category in categories])
-    size = float(np.clip(5000 / len(points), 8, 28))  # square points
-    for name, count in counts.most_common():
-        chosen = points[names == name]
-        colour, marker = (GREY, ".") if name == "unlabelled" else category_style(name)
-        axes.scatter(
-            *chosen.T,
-            s=size * _MARKER_SIZES.get(marker, 1.0),
-            marker=marker,
-            color=colour,
-            alpha=0.8,
-            linewidths=0,
-            label=plain(f"{name} ({count})"),
-            rasterized=len(points) > 3000,
-        )
-    axes.set_xlabel(f"1st principal component ({shares[0]:.0f} % of the variance)")
-    axes.set_ylabel(f"2nd ({shares[1]:.0f} %)")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    legend_below(figure, axes, columns=3)
-    return figure
-
-
 def new_figure(height_in: float) -> tuple[Figure, Axes]:
     """Make a figure of the common width with one pair of axes in the page's ink."""
     from matplotlib.figure import Figure
@@ -270,18 +212,10 @@ def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
 
 
 def model_colour(name: str) -> str:
-    """Give a model its colour, the same everywhere; ``"#rrggbb"``."""
-    return _MODEL_COLOURS.get(name) or _CYCLE[zlib.crc32(name.encode()) % len(_CYCLE)]
-
-
-def category_style(category: str) -> tuple[str, str]:
-    """Give an instrument category its colour and marker, the same everywhere.
-
-    The categories of the taxonomy all differ in marker, neighbours in colour too.
-    """
-    known = list(CATEGORIES)
-    place = known.index(category) if category in known else zlib.crc32(category.encode())
-    return _CYCLE[place % len(_CYCLE)], MARKERS[place % len(MARKERS)]
+    """Give a model its colour, the same everywhere, with labels or without; ``"#rrggbb"``."""
+    name = name.removesuffix("+label")
+    place = zlib.crc32(name.encode()) % len(_OTHER_COLOURS)
+    return _MODEL_COLOURS.get(name) or _OTHER_COLOURS[place]
 
 
 def plain(text: str) -> str:

@@ -28,7 +28,7 @@ from pipelines.home import open_instance
 from pipelines.jobs import Step
 from pipelines.progress import failure_text, is_interruption
 
-_PROCESS_TAG = "stems/process"
+_PROCESS_TAG = ".dagster/stems_process"
 _LOCATION = "__repository__@stems"
 """What ``workspace.yaml`` calls the code location: pages of jobs list the runs that carry it."""
 _log = logging.getLogger("stems.progress")

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     pool="gpu",
 )
 def beat_features(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
-    """Patches of every frozen encoder and the log-mel, one row a step of 160 ms."""
+    """Patches of every frozen encoder and the log-mel, one row a step of 160 ms.
+
+    Of the corpora in ``beats.corpora`` and ``beats.heldout``. Partitions of others stay missing:
+    nothing needs them.
+    """
     from ml.beats.feature_files import build_beat_features
 
     name = context.partition_key

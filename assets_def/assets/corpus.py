@@ -119,7 +119,10 @@ def label_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
     deps=[corpus_tracks, label_embeddings],
 )
 def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
-    """Training audio: WebDataset shards of segments with their stems, silence left out."""
+    """Training audio: WebDataset shards of segments with their stems, silence left out.
+
+    Of the corpora in ``training.corpora``. Partitions of others stay missing: nothing needs them.
+    """
     from ml.corpora.registration import render_missing
     from ml.processes import cluster
     from ml.shards.build import build_shards

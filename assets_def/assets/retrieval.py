@@ -5,6 +5,8 @@ candidate takes the champion's place only if it is not worse.
 """
 
 import logging
+from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -15,9 +17,11 @@ from assets_def.resources import StemsHome, corpora
 from assets_def.results import artifact_asset, join_artifacts, materialized
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, fingerprint
+from ml.mlflow_store import pages_url
 from ml.retrieval.embeddings import files as embedding_files
 from ml.retrieval.tables import publish as store
 from ml.scores import files as score_files
+from ml.settings import Settings
 
 _log = logging.getLogger("stems.progress")
 
@@ -183,8 +187,7 @@ def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.
     ],
 )
 def report(home: StemsHome) -> dg.MaterializeResult:
-    """One self-contained HTML page: loss curves, scores, a map of the embeddings, samples."""
-    from ml.mlflow_store import pages_url
+    """One self-contained HTML page: verdict, scores, samples to listen to, loss curves."""
     from ml.reports.report import PAGE_NAME, build_report
 
     settings = home.settings()
@@ -208,7 +211,7 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
     ``reason`` says why. It is one where there is no champion yet.
     """
-    from assets_def.score_table import comparison_markdown
+    from assets_def.score_table import champion_markdown, comparison_markdown
     from ml.retrieval.champion.promotion import promote
     from ml.retrieval.tables.database import database_uri
     from ml.training.models import champion_path, current_champion
@@ -231,19 +234,31 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
         reused=before is not None and before.model_id == now.model_id,
         summary={"model_id": now.model_id, "previous": now.previous, **rows},
     )
-    metadata = {
+    metadata: dict[str, Any] = {
         "promoted": done.outcome == "promoted",
         "reason": done.reason,
-        "candidate": f"{done.candidate.name} ({done.candidate.model_id})",
-        "mlflow_version": now.mlflow_version or "not registered yet",
-        "database": database_uri(layout, now.model_id),
+        "scores": dg.MetadataValue.md(champion_markdown(layout, now.model_id)),
     }
     shown = {"comparison": dg.MetadataValue.md(comparison_markdown(done.comparisons))}
     metadata |= shown if done.comparisons else {}
     metadata |= {
+        "mlflow_version": _version_page(settings, now.mlflow_version),
+        "candidate": f"{done.candidate.name} ({done.candidate.model_id})",
+        "database": database_uri(layout, now.model_id),
+    }
+    metadata |= {
         f"{one.corpus}/within_label_rank": one.interval.value for one in done.heard if one.interval
     }
     return materialized(artifact, rows=sum(rows.values()), metadata=metadata)
+
+
+def _version_page(settings: Settings, version: str | None) -> Any:
+    """Lead to a version of the model in MLflow's registry."""
+    if version is None:
+        return "not registered yet"
+    model = settings.promotion.registered_model
+    page = f"{pages_url(settings.tracking_uri)}/#/models/{quote(model)}/versions/{version}"
+    return dg.MetadataValue.url(page)
 
 
 def _published(home: StemsHome, model_id: str) -> dict[str, int]:

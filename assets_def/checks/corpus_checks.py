@@ -14,7 +14,7 @@ import dagster as dg
 
 from assets_def.assets.corpus import corpus_tracks, label_embeddings, stem_shards
 from assets_def.resources import StemsHome
-from assets_def.results import corpus_check, earlier_numbers
+from assets_def.results import corpus_check, earlier_numbers, readable
 from ml.shards.folders import ShardFolder, built_folder, intact_indexes
 from ml.shards.index import read_shards_manifest
 
@@ -40,7 +40,7 @@ def corpus_has_not_drifted(
     from ml.corpora.table import read_corpus_tracks
 
     name = context.partition_key
-    now = corpus_statistics(read_corpus_tracks(home.layout, name)) | {"corpus": name}
+    now = readable(corpus_statistics(read_corpus_tracks(home.layout, name)) | {"corpus": name})
     earlier = earlier_numbers(context, corpus_tracks, "corpus_has_not_drifted")
     before = next((x for x in earlier if _is_other_build(x, now)), None)
     changes = {} if before is None else corpus_changes(before, now)
@@ -52,7 +52,7 @@ def corpus_has_not_drifted(
     return dg.AssetCheckResult(
         passed=all(abs(change) <= limits[key] for key, change in changes.items()),
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={**now, **changes},
+        metadata={**now, **readable(changes)},
     )
 
 

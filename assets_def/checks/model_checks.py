@@ -12,7 +12,7 @@ import dagster as dg
 from assets_def.assets.retrieval import stem_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome
-from assets_def.results import corpus_check
+from assets_def.results import corpus_check, readable
 from ml.artifacts import read_json
 
 MAX_COSINE = 0.99
@@ -50,7 +50,7 @@ def embeddings_are_not_collapsed(
         numbers |= {f"{name}/mean_cosine": cosine, f"{name}/effective_rank": rank}
         if name != UNTRAINED:
             is_spread &= cosine <= MAX_COSINE and rank >= min(MIN_RANK, gallery.num_rows)
-    return dg.AssetCheckResult(passed=is_spread, metadata=numbers)
+    return dg.AssetCheckResult(passed=is_spread, metadata=readable(numbers))
 
 
 @corpus_check(asset=stem_embeddings, blocking=True)
@@ -91,7 +91,7 @@ def _losses_are_finite(home: StemsHome, presets: Any) -> dg.AssetCheckResult:
             last |= {f"{preset}/{name}": value for name, value in losses.items()}
     shown = {name: value if math.isfinite(value) else str(value) for name, value in last.items()}
     is_finite = bool(last) and all(math.isfinite(value) for value in last.values())
-    return dg.AssetCheckResult(passed=is_finite, metadata=shown)
+    return dg.AssetCheckResult(passed=is_finite, metadata=readable(shown))
 
 
 def _spread(vectors: Any) -> tuple[float, float]:

@@ -7,16 +7,19 @@ https://docs.dagster.io/guides/test/asset-checks
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets_def.assets.beats import beat_scores
-from assets_def.assets.retrieval import retrieval_scores
+from assets_def.assets.retrieval import champion, retrieval_scores
 from assets_def.resources import StemsHome
-from assets_def.results import corpus_check, earlier_numbers
+from assets_def.results import corpus_check, earlier_numbers, readable
 from ml import kinds
 from ml.artifacts import ArtifactError, read_json, read_manifest
+
+if TYPE_CHECKING:
+    from ml.retrieval.champion.heard import MixHeard
 
 BEAT_METRIC = "f_measure"
 _FIGURES = ("value", "low", "high", "chance", "n_queries", "n_gallery")
@@ -85,18 +88,36 @@ def mix_is_heard(context: dg.AssetCheckExecutionContext, home: StemsHome) -> dg.
 
     Passes where it cannot be said: no two stems of one label, one track, only seen tracks.
     """
+    model = _served(home, context.partition_key)
+    heard, shown = _heard(home, context.partition_key, model)
+    return _report(not heard.is_deaf, {"model": model, **shown}, f"{model}: {heard.text}")
+
+
+@dg.asset_check(asset=champion)
+def champion_hears_the_mix(home: StemsHome) -> dg.AssetCheckResult:
+    """``mix_is_heard`` of the champion, on every corpus that it was scored on (a warning)."""
+    from ml.retrieval.evaluation.evaluate import EVALUATION
+
+    scores = home.layout.scores(EVALUATION, "corpus").parent
+    said, shown, is_deaf = [], {}, False
+    for corpus in sorted(path.parent.name for path in scores.glob("*/manifest.json")):
+        heard, row = _heard(home, corpus, _served(home, corpus))
+        shown |= {f"{corpus}/{key}": value for key, value in row.items()}
+        said, is_deaf = [*said, heard.text], is_deaf or heard.is_deaf
+    return _report(not is_deaf, shown, "; ".join(said) or "it was not scored")
+
+
+def _heard(home: StemsHome, corpus: str, model: str) -> tuple["MixHeard", dict[str, Any]]:
+    """Tell whether a model hears the mix by its scores on a corpus, with the figures."""
     from ml.retrieval.champion.heard import heard_by_scores
     from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.retrieval.evaluation.ranks import WITHIN_LABEL
     from ml.scores.files import read_scores
 
-    corpus, model = context.partition_key, _served(home, context.partition_key)
     rows = read_scores(home.layout, evaluation=EVALUATION, corpus=corpus)
-    chosen = [r for r in rows if r["model"] == model and r["metric"] == WITHIN_LABEL]
-    row = chosen[0] if chosen else None
+    row = next((r for r in rows if (r["model"], r["metric"]) == (model, WITHIN_LABEL)), None)
     shown = {key: row[key] for key in _FIGURES if row[key] is not None} if row else {}
-    heard = heard_by_scores(corpus, row)
-    return _report(not heard.is_deaf, {"model": model, **shown}, f"{model}: {heard.text}")
+    return heard_by_scores(corpus, row), shown
 
 
 def _served(home: StemsHome, corpus: str) -> str:
@@ -170,5 +191,5 @@ def _report(
 ) -> dg.AssetCheckResult:
     severity = dg.AssetCheckSeverity.WARN
     return dg.AssetCheckResult(
-        passed=passed, severity=severity, metadata=metadata, description=sentence
+        passed=passed, severity=severity, metadata=readable(metadata), description=sentence
     )

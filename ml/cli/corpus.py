@@ -41,26 +41,44 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    inspect = _action(actions, "inspect", "print labels, lengths, levels and problems of all stems")
+    inspect = _action(
+        actions,
+        "inspect",
+        "print labels, lengths, levels and problems of all stems",
+        "stems corpus inspect demo",
+        "stems corpus inspect folder ~/multitracks --option labels=none",
+    )
     inspect.add_argument("target", metavar="NAME|KIND", help="corpus of the settings, or a kind")
     inspect.add_argument("root", nargs="?", metavar="ROOT", help="its root, after a kind")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     _add_workers(inspect)
     _add_options(inspect)
-    add = _action(actions, "add", "add a corpus to config.yaml")
+    add = _action(
+        actions,
+        "add",
+        "add a corpus to config.yaml",
+        "stems corpus add mine folder ~/multitracks",
+        "stems corpus add mine manifest stems.csv",
+    )
     add.add_argument("name", metavar="NAME", help="its name from now on")
     add.add_argument("kind", metavar="KIND", help=kinds_help())
     add.add_argument("root", metavar="ROOT", help="its folder, or the CSV")
     _add_options(add)
-    build = _action(actions, "build", "scan a corpus into its corpus_tracks table")
+    build = _action(
+        actions, "build", "scan a corpus into its corpus_tracks table", "stems corpus build mine"
+    )
     build.add_argument("name", metavar="NAME", help="name of the corpus")
     _add_workers(build)
     remove = _action(
-        actions, "remove", "list (and remove) what was made of a corpus; its audio stays"
+        actions,
+        "remove",
+        "list (and remove) what was made of a corpus; its audio stays",
+        "stems corpus remove mine",
+        "stems corpus remove mine --delete",
     )
     remove.add_argument("name", metavar="NAME", help="name of the corpus")
     remove.add_argument("--delete", action="store_true", help="remove it, also from config.yaml")
-    _action(actions, "list", "list the corpora of the settings")
+    _action(actions, "list", "list the corpora of the settings", "stems corpus list")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -68,8 +86,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     return _ACTIONS[args.action](args, settings)
 
 
-def _action(actions: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+def _action(
+    actions: argparse._SubParsersAction, name: str, text: str, *lines: str
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=examples(*lines)
+    )
     parser.set_defaults(run=run)
     return parser
 

@@ -70,6 +70,7 @@ def _add_retrieval(evaluations: argparse._SubParsersAction) -> None:
         "all stems of the corpus. Embeds the corpus first where that was not done. Queries of "
         "tracks that a model was trained on are left out and counted; where nothing else is left, "
         "they are scored and marked as seen.",
+        epilog=examples("stems evaluate retrieval --corpus demo"),
     )
     add_corpus(parser)
     parser.add_argument(
@@ -261,6 +262,7 @@ def _add_instruments(evaluations: argparse._SubParsersAction) -> None:
         description="From the retrieval scores of a corpus: recall by whether training met the "
         "label (same text, other words, not at all), what the nearest stem of each instrument's "
         "queries was (Fig. 2), and which category was found instead.",
+        epilog=examples("stems evaluate instruments --corpus demo"),
     )
     add_corpus(parser)
     parser.add_argument(
@@ -369,6 +371,7 @@ def _add_alignment(evaluations: argparse._SubParsersAction) -> None:
         "Prints how often the chunk of the same time comes first, its mean rank (0: always first, "
         "50: chance), and the mean rank by distance in time. Embeds the corpus first where that "
         "was not done.",
+        epilog=examples("stems evaluate alignment --corpus demo"),
     )
     add_corpus(parser)
     add_conditioning(parser)
@@ -428,6 +431,7 @@ def _add_beats(evaluations: argparse._SubParsersAction) -> None:
         "(±70 ms), CMLt and AMLt of a dynamic Bayesian network, the same of picked peaks "
         "(peak_…), and the average precision of frames; 95 %% intervals below. Beside them what "
         "needs no training. What is up to date is not done again.",
+        epilog=examples("stems evaluate beats", "stems evaluate beats --corpus demo"),
     )
     parser.add_argument(
         "--corpus",

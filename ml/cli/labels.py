@@ -32,6 +32,7 @@ def _add_build(actions: argparse._SubParsersAction) -> None:
         help="encode every label of a corpus",
         description="Encode every label of a corpus with the label encoder of the settings. "
         "Labels that are on disk already are taken over.",
+        epilog=examples("stems labels build demo"),
     )
     build.add_argument("name", metavar="NAME", help="name of the corpus")
     build.set_defaults(run=run_build)
@@ -44,6 +45,7 @@ def _add_fetch(actions: argparse._SubParsersAction) -> None:
         description="Download LAION's music checkpoint of CLAP and RoBERTa's vocabulary to "
         "models/clap in STEMS_HOME, and check their hashes. A download that broke off goes on "
         "where it stopped. Then set label_encoder.name to clap to train with it.",
+        epilog=examples("stems labels fetch"),
     )
     fetch.add_argument(
         "--mirror",
@@ -60,6 +62,7 @@ def _add_suggest(actions: argparse._SubParsersAction) -> None:
         description="Write a CSV that lists every stem of a corpus; those without labels get "
         "proposals from the taxonomy, nearest first. Copy what is right into the column labels, "
         "then add the CSV with: stems corpus add NAME manifest CSV. The corpus stays as it is.",
+        epilog=examples("stems labels suggest mine --out mine.csv"),
     )
     suggest.add_argument("name", metavar="CORPUS", help="name of the corpus")
     suggest.add_argument(

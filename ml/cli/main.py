@@ -54,6 +54,7 @@ GROUPS = {
         "config": ("upkeep", "show settings and where each came from"),
         "gc": ("upkeep", "list (and delete) what nothing needs any more"),
         "migrate": ("upkeep", "name artifacts of other formats; mend a moved home"),
+        "completion": ("main", "print what lets a shell complete all this"),
     },
 }
 """Heading in the help → its verbs: each with its module in ``ml.cli``, and what it does."""
@@ -77,6 +78,7 @@ _BEGIN_A_HOME = (
     "labels fetch",
     "evaluate rendered",
     "import-stem-jepa",
+    "completion",
 )
 """What works without a home; all else asks for one that is there."""
 _PACKAGE = "stem-retrieval"
@@ -84,6 +86,10 @@ _PACKAGE = "stem-retrieval"
 
 class _Verbs(argparse._SubParsersAction):
     """The verbs; the one that is called gets its options only then."""
+
+    def add_parser(self, name: str, **options: Any) -> Any:
+        """Add a verb, with what it does in a line."""
+        return super().add_parser(name, help=VERBS[name][1], **options)
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Let the verb's module add its options, and parse them."""
@@ -113,8 +119,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Make the parser of all verbs."""
+def get_parser(*, is_complete: bool = False) -> argparse.ArgumentParser:
+    """Make the parser of all verbs.
+
+    Args:
+        is_complete: whether all verbs have their options at once, not only when they are called.
+    """
     parser = Parser(
         prog="stems",
         usage="stems [-h] [--version] [--home HOME] [-v] VERB ...",
@@ -135,15 +145,55 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="VERB",
         prog="stems",
         action=_Verbs,
-        help=argparse.SUPPRESS,
+        help="what to do" if is_complete else argparse.SUPPRESS,  # GROUPS say it better
     )
-    for verb in VERBS:
-        verbs.add_parser(verb)
+    if is_complete:
+        for module in dict.fromkeys(module for module, _ in VERBS.values()):
+            importlib.import_module(f"ml.cli.{module}").add_parser(verbs)
+    else:
+        for verb in VERBS:
+            verbs.add_parser(verb)
     width = max(map(len, VERBS))
     for title, group in GROUPS.items():
         lines = [f"{verb:{width}}  {text}" for verb, (_, text) in group.items()]
         parser.add_argument_group(title, "\n".join(lines))
     return parser
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb ``completion``."""
+    parser = verbs.add_parser(
+        "completion",
+        description="Print a script that lets the shell complete verbs, options and files.",
+        epilog=examples(
+            'eval "$(stems completion bash)"    # in ~/.bashrc',
+            "stems completion zsh > ~/.zfunc/_stems    # a folder of fpath",
+        ),
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"), help="which shell")
+    parser.set_defaults(run=run_completion)
+
+
+def run_completion(args: argparse.Namespace, _: Any) -> int:
+    """Print the script."""
+    import shtab
+
+    parser = get_parser(is_complete=True)
+    _complete_files(parser)
+    print(shtab.complete(parser, args.shell))
+    return 0
+
+
+def _complete_files(parser: argparse.ArgumentParser) -> None:
+    """Let arguments that are paths be completed with files."""
+    import shtab
+
+    for action in parser._actions:
+        if action.type is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _complete_files(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -136,6 +136,7 @@ def check_audio(path: Path) -> None:
             raise ValueError(f"{reason}; convert it to wav or flac, or name another file") from None
         return
     folder = path if path.is_dir() else path.parent
+    folder = folder if folder.name else folder.absolute()  # "." says nothing
     if not folder.is_dir():
         raise ValueError(f"{path} does not exist, nor does the folder {folder}; correct the path")
     names = sorted(x.name for x in folder.iterdir() if x.suffix.lower() in AUDIO_SUFFIXES)

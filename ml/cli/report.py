@@ -224,14 +224,14 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--samples-of",
         metavar="CORPUS",
-        help="corpus whose sample queries can be listened to (default: the first with scores)",
+        help="corpus whose sample queries can be listened to (default: all with scores)",
     )
     parser.add_argument(
         "--samples",
         type=int,
         default=10,
         metavar="N",
-        help="number of sample queries (default: %(default)s)",
+        help="number of sample queries, shared by the corpora (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 

@@ -28,6 +28,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Cut a corpus into segments, leave silence out, write WebDataset shards. "
         "Shards that are up to date stay; an interrupted build goes on where it stopped; where "
         "labels alone have changed, audio is copied, not encoded again.",
+        epilog=examples("stems shards build demo --dry-run", "stems shards build demo"),
     )
     build.add_argument("name", metavar="NAME", help="name of the corpus")
     build.add_argument(
@@ -44,6 +45,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "inspect",
         help="verify checksums; print hours, stems per label, dropped silence",
         description="Verify the checksum of every shard and print what is in them.",
+        epilog=examples("stems shards inspect demo"),
     )
     inspect.add_argument("name", metavar="NAME", help="name of the corpus")
     inspect.set_defaults(run=run)
@@ -134,6 +136,7 @@ def _add_push(actions: argparse._SubParsersAction) -> None:
         description="Copy the shards of a corpus below a URL, only what is not there yet; the "
         "manifest comes last. Endpoint and credentials come from the environment "
         "(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).",
+        epilog=examples("stems shards push demo s3://bucket/prefix"),
     )
     parser.add_argument("name", metavar="NAME", help="name of the corpus")
     parser.add_argument(

@@ -33,8 +33,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, (text, act) in _ACTIONS.items():
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    for name, (text, act, words) in _ACTIONS.items():
+        action = actions.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=examples(f"stems table {name}{words}"),
+        )
         _add_arguments(name, action)
         action.set_defaults(run=run, act=act)
 
@@ -110,15 +115,25 @@ def _drop_model(args: argparse.Namespace, settings: Settings) -> int:
 
 
 _ACTIONS = {
-    "path": ("print the database that lancedb.connect takes", _path),
-    "describe": ("print tables, versions, columns, rows by corpus, indices and sizes", _describe),
-    "optimize": ("join small files, index large tables, measure the index", _optimize),
-    "export": ("write a table to a Parquet or CSV file", _export),
+    "path": ("print the database that lancedb.connect takes", _path, ""),
+    "describe": (
+        "print tables, versions, columns, rows by corpus, indices and sizes",
+        _describe,
+        " --model film",
+    ),
+    "optimize": ("join small files, index large tables, measure the index", _optimize, ""),
+    "export": (
+        "write a table to a Parquet or CSV file",
+        _export,
+        " stems.parquet --where \"corpus = 'demo'\"",
+    ),
     "drop-model": (
         "list (and delete) the tables of a model; never the champion's, nor the one before it",
         _drop_model,
+        " film --delete",
     ),
 }
+"""What it does, in words and in fact; and words of an example."""
 
 
 def _database(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:

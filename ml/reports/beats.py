@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ml.beats.experiment import BeatExample
 
-EVALUATION, PAIRED = "beats", "beats-paired"
+EVALUATION, PAIRED, ANNOTATION = "beats", "beats-paired", "annotation"
 COLUMNS = {
     "f_measure": "F",
     "cmlt": "CMLt",
@@ -34,7 +34,6 @@ COLUMNS = {
 """Metrics that the table shows."""
 _DRAWN = ("untrained", "onset curve")
 """Rows of the figure below the best trained encoder."""
-_BARE = ("untrained", "log-mel", "onset curve", "annotation")
 _FPS = 50.0
 """Frames per second of the activations."""
 _STRIP, _ROW = 1.1, 0.55
@@ -55,7 +54,14 @@ class BeatSection:
     differences: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """``A minus B`` → metric → row."""
     chance: Mapping[str, float]
+    best: str
+    """The trained encoder with the highest F-measure, or the first row where there is none."""
     plots: Sequence[Plot]
+
+    @property
+    def rivals(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """All rows but what perfect activations reach."""
+        return {name: cells for name, cells in self.models.items() if name != ANNOTATION}
 
 
 def beat_inputs(layout: DataLayout) -> dict[str, str]:
@@ -64,18 +70,22 @@ def beat_inputs(layout: DataLayout) -> dict[str, str]:
     return {path.parent.name: read_json(path)["fingerprint"] for path in paths}
 
 
-def beat_sections(layout: DataLayout) -> list[BeatSection]:
-    """Make a section for each corpus that was scored."""
-    return [_section(layout, corpus, place) for place, corpus in enumerate(beat_inputs(layout))]
+def beat_sections(layout: DataLayout, champion: str | None = None) -> list[BeatSection]:
+    """Make a section for each corpus that was scored; its figures show the champion too."""
+    return [
+        _section(layout, corpus, place, champion)
+        for place, corpus in enumerate(beat_inputs(layout))
+    ]
 
 
-def _section(layout: DataLayout, corpus: str, place: int) -> BeatSection:
-    from ml.beats.experiment import read_examples
+def _section(layout: DataLayout, corpus: str, place: int, champion: str | None) -> BeatSection:
+    from ml.beats.experiment import BARE, read_examples
 
     scores = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
     models = by_model(scores)
-    best = _best(models)
-    drawn = [name for name in (best, *_DRAWN) if name in models]
+    trained = [name for name in models if name not in BARE] or list(models)[:1]
+    best = max(trained, key=lambda name: models[name]["f_measure"]["value"])
+    drawn = [name for name in (best, champion, *_DRAWN) if name in models]
     examples = read_examples(layout.scores(EVALUATION, corpus))
     return BeatSection(
         title=corpus,
@@ -84,17 +94,12 @@ def _section(layout: DataLayout, corpus: str, place: int) -> BeatSection:
         models=models,
         differences=by_model(read_scores(layout, evaluation=PAIRED, corpus=corpus)),
         chance={row["metric"]: row["chance"] for row in scores},
+        best=best,
         plots=[
             _plot(example, list(dict.fromkeys(drawn)), f"beats{place}-{number}")
             for number, example in enumerate(examples)
         ],
     )
-
-
-def _best(models: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Name the trained encoder with the highest F-measure, or the first row where there is none."""
-    trained = [name for name in models if name not in _BARE] or list(models)[:1]
-    return max(trained, key=lambda name: models[name]["f_measure"]["value"])
 
 
 def _plot(example: BeatExample, models: Sequence[str], name: str) -> Plot:

@@ -15,15 +15,9 @@ import numpy as np
 
 from ml.artifacts import MANIFEST_NAME, Artifact, DataLayout, read_json
 from ml.figures import (
-    BLUE,
     FONT_POINTS,
-    GREEN,
-    GREY,
     INK,
     MARKERS,
-    ORANGE,
-    SKY,
-    VERMILION,
     figure_svg,
     legend_below,
     model_colour,
@@ -59,24 +53,14 @@ SHARE_NAMES = (
 PRESENCE_NAMES: dict[str, str] = dict(
     zip(PRESENCES, ("same text", "other words", "zero-shot", "no label"), strict=True)
 )
-_SHARE_COLOURS = (GREEN, BLUE, SKY, "#BFE0F5", ORANGE, "#F5D48C", "#B8B8B8")
-_PRESENCE_COLOURS = {OTHER_WORDS: BLUE, ZERO_SHOT: VERMILION}
+_SHARE_LOOKS = (0.9, 0.65, 0.45, 0.2, "////////", "////", "...")
+"""Opacity or hatching of ``SHARES``: what is plain is of the right song."""
 _PRESENCE_MARKS = {OTHER_WORDS: "≈ ", ZERO_SHOT: "new: "}
 _TABLE_METRICS = {"recall@1": "R@1", "normalized_rank_mean": "NR mean"}
 _PLOTTED = {"recall@10": "Recall@10 in %", "normalized_rank_mean": "mean normalised rank in %"}
 _DPI = 130
 _FOLDER = "instruments"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PresenceColumn:
-    """A metric over the queries of one presence group."""
-
-    metric: str
-    name: str
-    group: str
-    n_queries: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +71,11 @@ class InstrumentSection:
     corpus: str
     best: str
     """The model whose instruments are shown."""
-    columns: Sequence[PresenceColumn]
+    columns: Mapping[str, str]
+    """A metric over the queries of one presence group → what to call it."""
     presence: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Model → metric → row."""
     chance: Mapping[str, float]
-    """Metric without its group → percent."""
     threshold: float
     facts: Sequence[str]
     plots: Sequence[Plot]
@@ -146,23 +130,14 @@ def _section(layout: DataLayout, table: ScoreTable, place: int) -> InstrumentSec
         title=f"{table.corpus}{conditioned(table)}",
         corpus=table.corpus,
         best=table.best,
-        columns=[
-            PresenceColumn(
-                metric=f"{metric}/{group}",
-                name=name,
-                group=PRESENCE_NAMES[group],
-                n_queries=best[f"{metric}/{group}"]["n_queries"],
-            )
+        columns={
+            metric: f"{name}, {PRESENCE_NAMES[group]} ({best[metric]['n_queries']})"
             for group in PRESENCES
-            for metric, name in _TABLE_METRICS.items()
-            if f"{metric}/{group}" in best
-        ],
-        presence=presence,
-        chance={
-            row["metric"].partition("/")[0]: row["chance"]
-            for row in scores
-            if row["metric"].partition("/")[2] in PRESENCES
+            for measured, name in _TABLE_METRICS.items()
+            if (metric := f"{measured}/{group}") in best
         },
+        presence=presence,
+        chance={row["metric"]: row["chance"] for row in scores},
         threshold=manifest["identity"]["threshold"],
         facts=list(_facts(best)),
         plots=_plots(layout, table, scores, rows, place),
@@ -245,22 +220,31 @@ def share_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: of ``read_instruments``, one model and conditioning, in the order of the figure.
-            Labels that training met in other words are blue and begin with "≈", those it never met
-            are red and begin with "new:". Counts of queries stand in brackets.
+            Labels that training met in other words begin with "≈", those it never met with "new:".
+            Counts of queries stand in brackets.
     """
     figure, axes = new_figure(height_in=1.5 + 0.19 * len(rows))
     places, left = np.arange(len(rows)), np.zeros(len(rows))
-    for share, name, colour in zip(SHARES, SHARE_NAMES, _SHARE_COLOURS, strict=True):
+    for share, name, look in zip(SHARES, SHARE_NAMES, _SHARE_LOOKS, strict=True):
         values = np.array([row[share] for row in rows])
-        axes.barh(places, values, left=left, height=0.78, color=colour, label=name)
+        is_hatched = isinstance(look, str)
+        axes.barh(
+            places,
+            values,
+            left=left,
+            height=0.78,
+            facecolor="none" if is_hatched else (INK, look),
+            hatch=look if is_hatched else None,
+            edgecolor=INK,
+            linewidth=0,
+            label=name,
+        )
         left += values
     labels = [
         plain(f"{_PRESENCE_MARKS.get(row['presence'], '')}{row['instrument']} ({row['queries']})")
         for row in rows
     ]
     axes.set_yticks(places, labels, fontsize=FONT_POINTS - 1)
-    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_color(_PRESENCE_COLOURS.get(row["presence"], INK))
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 100)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -316,7 +300,7 @@ def confusion_matrix(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         rows: of ``read_confusion``, one model and conditioning.
     """
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
     asked = sorted({row["category"] for row in rows})
     found = sorted({row["nearest_category"] for row in rows} | set(asked))
@@ -325,10 +309,8 @@ def confusion_matrix(rows: Sequence[Mapping[str, Any]]) -> Figure:
         shares[asked.index(row["category"]), found.index(row["nearest_category"])] = row["share"]
         counts[row["category"]] += row["queries"]
     figure, axes = new_figure(height_in=1.9 + 0.27 * len(asked))
-    clear_to_blue = LinearSegmentedColormap.from_list(
-        "shares", [(*to_rgb(BLUE), 0.0), (*to_rgb(BLUE), 0.75)]
-    )
-    axes.pcolormesh(shares, cmap=clear_to_blue, vmin=0, vmax=100, edgecolors=GREY, linewidth=0.2)
+    shades = LinearSegmentedColormap.from_list("", [to_rgba(INK, 0), to_rgba(INK, 0.4)])
+    axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=100, edgecolors=(INK, 0.2), linewidth=0.2)
     for (i, j), share in np.ndenumerate(shares):
         if share:
             axes.text(

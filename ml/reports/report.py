@@ -1,13 +1,16 @@
 """The report: one self-contained HTML page with what was trained on what, and how well it finds.
 
 ``reports/index.html`` needs no network and no script: figures are inline SVG, sounds are data
-URIs. Each section appears when its artifacts exist; what is missing is said in so many words.
+URIs, and what is long is folded. Each section appears when its artifacts exist; what is missing is
+said in so many words.
 ``render_page`` fills any of the templates beside this file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,9 @@ from ml.reports.scored import (
     RANKED_BY,
     ScoreTable,
     artifact_version,
+    is_share,
+    leaders,
+    leaves_out_0,
     read_queries,
     score_tables,
     verdict,
@@ -48,7 +54,6 @@ from ml.reports.sections import (
     alignment_sections,
     conditioned,
     curve_plots,
-    map_plots,
     score_plots,
 )
 from ml.reports.trained import TrainedModel, trained_models
@@ -81,8 +86,8 @@ def build_report(
         title: of the page.
         tracking_url: of the MLflow server that run links lead to; a user and password in it are
             left out.
-        samples_of: corpus whose sample queries can be listened to; default: the first with scores.
-        n_samples: how many sample queries; about 0.2 MB each.
+        samples_of: corpus whose sample queries can be listened to; default: all with scores.
+        n_samples: how many sample queries, shared by these corpora; about 0.2 MB each.
 
     Returns:
         The artifact: ``index.html``, and the manifest, whose list ``missing`` says in sentences
@@ -92,43 +97,61 @@ def build_report(
         ArtifactError: an artifact that exists is damaged or has a newer format.
         ValueError: there are scores, but none of ``samples_of``.
     """
-    models, tables = trained_models(layout), score_tables(layout)
-    sampled = _sampled(tables, samples_of)
-    tracking_url = _without_secrets(tracking_url)
-    identity = _inputs(layout, models, tables, sampled) | {
+    tables, champion = score_tables(layout), current_champion(layout)
+    read = _Read(
+        models=trained_models(layout),
+        tables=tables,
+        sampled=_sampled(tables, samples_of),
+        champion_id=champion and champion.model_id,
+    )
+    told = {
         "title": title,
-        "tracking_url": tracking_url,
+        "tracking_url": _without_secrets(tracking_url),
         "n_samples": n_samples,
     }
+    identity = _inputs(layout, read) | told
     current = find_current(layout.reports, identity, kinds.REPORT)
     if current is not None and (layout.reports / PAGE_NAME).is_file():
         return current
     with lock(layout.reports / ".lock"):
-        page, missing = _page(layout, models, tables, sampled, title, tracking_url, n_samples)
+        page, missing = _page(layout, read, told)
         with write_aside(layout.reports / PAGE_NAME) as aside:
             aside.write_text(page, encoding="utf-8")
         summary = {
             "megabytes": round(len(page.encode()) / 1e6, 2),
-            "models": len(models),
+            "models": len(read.models),
             "score_tables": len(tables),
             "missing": len(missing),
         }
         return finish(layout.reports, identity, kinds.REPORT, summary=summary, missing=missing)
 
 
-def _inputs(
-    layout: DataLayout,
-    models: Sequence[TrainedModel],
-    tables: Sequence[ScoreTable],
-    sampled: ScoreTable | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What the page is made from, read once."""
+
+    models: Sequence[TrainedModel]
+    tables: Sequence[ScoreTable]
+    sampled: Sequence[ScoreTable]
+    """Of whose best models there are sample queries."""
+    champion_id: str | None
+
+    @property
+    def champion(self) -> str | None:
+        """What tables call the model that queries use."""
+        scored = {i: name for table in self.tables for name, i in table.model_ids.items()}
+        names = scored | {model.model_id: model.name for model in self.models}
+        return names.get(self.champion_id or "")
+
+
+def _inputs(layout: DataLayout, read: _Read) -> dict[str, Any]:
     """Fingerprint all that the page is made from."""
-    champion = current_champion(layout)
-    trained_on = {seen.corpus for model in models for seen in model.trained_on}
+    tables = read.tables
+    trained_on = {seen.corpus for model in read.models for seen in model.trained_on}
     return {
         "templates": templates_fingerprint(),
-        "champion": champion and champion.model_id,
-        "models": {model.name: model.identity for model in models},
+        "champion": read.champion_id,
+        "models": {model.name: model.identity for model in read.models},
         "scores": {t.corpus: artifact_version(layout.scores(EVALUATION, t.corpus)) for t in tables},
         "instruments": instrument_inputs(layout, tables),
         "alignment": alignment_inputs(layout, tables),
@@ -137,31 +160,22 @@ def _inputs(
             t.corpus: artifact_version(layout.embeddings(t.best_id, t.corpus)) for t in tables
         },
         "shards": {corpus: artifact_version(layout.shards(corpus)) for corpus in trained_on},
-        "sampled": sampled and (sampled.corpus, artifact_version(layout.tracks(sampled.corpus))),
+        "sampled": {t.corpus: artifact_version(layout.tracks(t.corpus)) for t in read.sampled},
     }
 
 
-def _page(
-    layout: DataLayout,
-    models: Sequence[TrainedModel],
-    tables: Sequence[ScoreTable],
-    sampled: ScoreTable | None,
-    title: str,
-    tracking_url: str,
-    n_samples: int,
-) -> tuple[str, list[str]]:
+def _page(layout: DataLayout, read: _Read, told: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Render the page, and say what it lacks."""
-    champion = current_champion(layout)
-    maps, no_maps = map_plots(layout, tables)
+    models, tables = read.models, read.tables
     instruments, no_instruments = instrument_sections(layout, tables)
-    samples, no_samples = _samples(layout, sampled, n_samples)
-    missing = [*_missing(models, tables), *no_instruments, *no_maps, *no_samples]
+    sampled, no_samples = _samples(layout, read.sampled, told["n_samples"])
+    missing = [*_missing(models, tables), *no_instruments, *no_samples]
     page = render_page(
         TEMPLATE,
-        title=title,
-        verdict=verdict(tables, champion and champion.model_id),
+        **told,
+        verdict=verdict(tables, read.champion_id),
+        champion=read.champion,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        tracking_url=tracking_url,
         missing=missing,
         models=models,
         curves=curve_plots(models),
@@ -169,11 +183,9 @@ def _page(
         score_plots=score_plots(tables),
         instruments=instruments,
         alignments=alignment_sections(layout, tables),
-        beats=beat_sections(layout),
+        beats=beat_sections(layout, read.champion),
         headlines=HEADLINES,
-        maps=maps,
         sampled=sampled,
-        samples=samples,
     )
     return page, missing
 
@@ -183,30 +195,39 @@ def _without_secrets(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
-def _sampled(tables: Sequence[ScoreTable], corpus: str | None) -> ScoreTable | None:
+def _sampled(tables: Sequence[ScoreTable], corpus: str | None) -> list[ScoreTable]:
+    """Choose one table a corpus: of this corpus, or of all."""
+    of_corpora = {table.corpus: table for table in reversed(tables)}
     if corpus is None or not tables:
-        return tables[0] if tables else None
-    for table in tables:
-        if table.corpus == corpus:
-            return table
-    known = ", ".join(sorted({table.corpus for table in tables}))
+        return list(of_corpora.values())[::-1]
+    if corpus in of_corpora:
+        return [of_corpora[corpus]]
+    known = ", ".join(sorted(of_corpora))
     raise ValueError(f"corpus {corpus!r} has no scores; expected one of: {known}")
 
 
 def _samples(
-    layout: DataLayout, table: ScoreTable | None, n: int
-) -> tuple[list[Sample], list[str]]:
-    """Sample queries of a table's best model; and say why there are none."""
-    if table is None:
-        return [], []
-    queries = read_queries(layout, table, table.best)
-    try:
-        samples = sample_queries(
-            layout, table.corpus, table.best_id, queries, conditioning=table.conditioning, n=n
-        )
-    except ArtifactError as error:
-        return [], [f"There are no sample queries of {table.corpus}: {error}"]
-    return samples, []
+    layout: DataLayout, tables: Sequence[ScoreTable], n: int
+) -> tuple[list[tuple[ScoreTable, list[Sample]]], list[str]]:
+    """Sample queries of each table's best model; and say why there are none."""
+    sampled: list[tuple[ScoreTable, list[Sample]]] = []
+    missing: list[str] = []
+    for table in tables:
+        try:
+            samples = sample_queries(
+                layout,
+                table.corpus,
+                table.best_id,
+                read_queries(layout, table, table.best),
+                conditioning=table.conditioning,
+                n=math.ceil(n / len(tables)),
+            )
+        except ArtifactError as error:
+            missing.append(f"There are no sample queries of {table.corpus}: {error}")
+            continue
+        if samples:
+            sampled.append((table, samples))
+    return sampled, missing
 
 
 def _missing(models: Sequence[TrainedModel], tables: Sequence[ScoreTable]) -> Iterator[str]:
@@ -250,16 +271,19 @@ def render_page(template: str, **content: Any) -> str:
     environment.globals.update(
         colour=model_colour,
         conditioned=conditioned,
+        is_share=is_share,
+        leaders=leaders,
+        leaves_out_0=leaves_out_0,
         metric_names=METRIC_NAMES,
         lower_is_better=LOWER_IS_BETTER,
         intervals_said=INTERVALS_SAID,
         ranked_by=RANKED_BY,
         presence_names=PRESENCE_NAMES,
         share_names=list(SHARE_NAMES),
-        shares=list(zip(SHARE_NAMES, SHARES, strict=True)),
+        shares=SHARES,
     )
     environment.filters.update(
-        figure=_figure, signed=_signed, duration=_duration, count=_count, p=p_text
+        figure=figure_text, signed=_signed, duration=_duration, count=_count, p=p_text
     )
     return environment.get_template(template).render(**content)
 
@@ -277,8 +301,11 @@ def p_text(p: float) -> str:
     return f"{p:.2f}" if p >= 0.095 else f"{p:.3f}"
 
 
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1f}"
+def figure_text(value: float | None) -> str:
+    """Write a figure with three digits at most: "4.4", "48.9", "100"."""
+    if value is None:
+        return "not measured"
+    return f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
 
 
 def _signed(value: float) -> str:

@@ -1,7 +1,8 @@
-"""Sample queries to listen to: the mix, the stem that was left out of it, and what was found.
+"""Sample queries to listen to: the mix, and with it the stem left out and those that were found.
 
 The samples are spread evenly over the ranks of all queries, from the best to the worst, so that
-they show what the model does and not what it does well.
+they show what the model does and not what it does well. Mix and stem are one sound, so that they
+start and stay together in any browser, without a script.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Excerpt:
     name: str
     track_id: str
     audio: str | None
-    """An MP3 as a data URI; None when it could not be read."""
+    """An MP3 as a data URI, of a stem together with the mix; None when it could not be read."""
     remarks: tuple[str, ...] = ()
     """What of the right answer it has: "right stem", "same song", "right instrument"."""
     score: float | None = None
@@ -186,9 +187,11 @@ def _with_audio(
     return replace(
         sample,
         mix=replace(sample.mix, audio=mp3_uri(mix)),
-        truth=replace(sample.truth, audio=mp3_uri(audio.stem_chunk(place, start, samples))),
+        truth=replace(
+            sample.truth, audio=mp3_uri(together(mix, audio.stem_chunk(place, start, samples)))
+        ),
         found=[
-            replace(excerpt, audio=mp3_uri(sound))
+            replace(excerpt, audio=mp3_uri(together(mix, sound)))
             for excerpt, sound in zip(sample.found, sounds, strict=True)
         ],
     )
@@ -204,8 +207,7 @@ def _found_sound(
     samples = round(EXCERPT_S * RATE_HZ)
     if row["track_id"] != track.track_id:
         start = loudest_start(waveform, samples)
-    sound = waveform[start : start + samples]
-    return sound if len(sound) else np.zeros(samples, dtype=np.float32)
+    return waveform[start : start + samples]
 
 
 def loudest_start(waveform: np.ndarray, samples: int) -> int:
@@ -218,11 +220,23 @@ def loudest_start(waveform: np.ndarray, samples: int) -> int:
     return int(starts[np.argmax(energy[starts + samples] - energy[starts])])
 
 
+def together(mix: np.ndarray, stem: np.ndarray) -> np.ndarray:
+    """Let a stem sound with a mix, both equally loud: (samples,) of the longer one."""
+    both = np.zeros(max(len(mix), len(stem)), dtype=np.float32)
+    for sound in (mix, stem):
+        both[: len(sound)] += sound / (_rms(sound) or 1.0)
+    return both
+
+
+def _rms(waveform: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0
+
+
 def mp3_uri(waveform: np.ndarray) -> str:
     """Encode (samples,) at ``RATE_HZ`` as a data URI that browsers play, at an even loudness."""
     import soundfile
 
-    rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0
+    rms = _rms(waveform)
     peak = float(np.abs(waveform).max(initial=0.0))
     gain = min(_LEVEL_RMS / rms, _PEAK / peak) if rms else 1.0
     buffer = io.BytesIO()

@@ -20,6 +20,7 @@ from ml.training.models import UNTRAINED
 
 METRIC_NAMES = {name: metric.title for name, metric in SCORE_METRICS.items() if metric.title}
 RANKED_BY = "recall@10"
+_LOWER_IS_BETTER = LOWER_IS_BETTER | {"aligned_rank"}
 _FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), (*REFERENCES, LABEL_FIRST)
 
 Scores = Mapping[str, Mapping[str, Any]]
@@ -50,15 +51,17 @@ class ScoreTable:
     """Which queries a figure leaves out."""
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """What was measured, in the order of the table."""
-        return tuple(m for m in METRICS if any(m in scores for scores in self.models.values()))
+    def columns(self) -> dict[str, str]:
+        """What was measured, in the order of the table, and what it is called."""
+        measured = {metric for scores in self.models.values() for metric in scores}
+        return {metric: METRIC_NAMES[metric] for metric in METRICS if metric in measured}
 
     @property
     def best(self) -> str:
         """The model with the highest recall@10; rows that know the labels are no models."""
-        names = [name for name in self.models if name in self.model_ids]
-        return max(names, key=lambda name: self.value(name, RANKED_BY))
+        models = {n: scores for n, scores in self.models.items() if n in self.model_ids}
+        first = leaders(models, RANKED_BY)
+        return max(models, key=lambda name: name in first)
 
     @property
     def best_id(self) -> str:
@@ -70,17 +73,28 @@ class ScoreTable:
         row = self.paired.get(f"{model} minus {UNTRAINED}", {}).get(RANKED_BY)
         return row is not None and row["low"] is not None and row["low"] <= 0 <= row["high"]
 
-    def value(self, model: str, metric: str) -> float:
-        """Give percent; worse than anything when it was not measured."""
-        row = self.models[model].get(metric)
-        worst = float("inf") if metric in LOWER_IS_BETTER else float("-inf")
-        return worst if row is None or row["value"] is None else row["value"]
 
-    def leaders(self, metric: str) -> frozenset[str]:
-        """Name the models with the best figure."""
-        choose = min if metric in LOWER_IS_BETTER else max
-        best = choose(self.value(model, metric) for model in self.models)
-        return frozenset(m for m in self.models if self.value(m, metric) == best)
+def leaders(models: Mapping[str, Scores], metric: str) -> frozenset[str]:
+    """Name the models with the best figure; none where nothing was measured or all are equal."""
+    values = {
+        name: row["value"]
+        for name, scores in models.items()
+        if (row := scores.get(metric)) and row["value"] is not None
+    }
+    choose = min if metric.partition("/")[0] in _LOWER_IS_BETTER else max
+    best = choose(values.values(), default=None)
+    first = frozenset(name for name, value in values.items() if value == best)
+    return first if len(first) < len(values) or len(values) == 1 else frozenset()
+
+
+def is_share(metric: str) -> bool:
+    """Tell whether a figure is a share of queries, which is so many times what chance gives."""
+    return metric.startswith(("recall@", "right_", "aligned_first"))
+
+
+def leaves_out_0(row: Mapping[str, Any]) -> bool:
+    """Tell whether the interval of a difference lies on one side of 0."""
+    return row["low"] is not None and row["low"] * row["high"] > 0
 
 
 def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:

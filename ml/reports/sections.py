@@ -1,4 +1,4 @@
-"""The figures of losses, scores, galleries and alignment as the template takes them.
+"""The figures of losses, scores and alignment as the template takes them.
 
 Beats and instruments have modules of their own, which make ``Plot`` too.
 """
@@ -10,26 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ml.artifacts import MANIFEST_NAME, DataLayout
+from ml.artifacts import DataLayout
 from ml.figures import (
     INK,
     MARKERS,
     Bar,
     Curve,
-    embedding_map,
     figure_svg,
     legend_below,
     loss_curves,
     model_colour,
     new_figure,
     plain,
-    principal_plane,
     score_bars,
 )
-from ml.parquet import read_table
 from ml.reports.scored import METRIC_NAMES, RANKED_BY, ScoreTable, artifact_version, by_model
 from ml.reports.trained import TrainedModel
-from ml.retrieval.embeddings.files import GALLERY, read_embedding_manifest, vectors_of
 from ml.retrieval.evaluation.alignment import EVALUATION, read_offsets
 from ml.scores.files import read_scores
 
@@ -162,36 +158,6 @@ def _between(bar: Bar) -> str:
 def conditioned(table: ScoreTable) -> str:
     """Say how queries were conditioned where not the usual way, to stand behind a corpus."""
     return "" if table.conditioning == "fine" else f", {table.conditioning} labels"
-
-
-def map_plots(layout: DataLayout, tables: Sequence[ScoreTable]) -> tuple[list[Plot], list[str]]:
-    """Draw a map of each corpus's gallery by its best model; and say what is missing for one."""
-    plots: list[Plot] = []
-    missing: list[str] = []
-    for table in {table.corpus: table for table in reversed(tables)}.values():
-        folder = layout.embeddings(table.best_id, table.corpus)
-        if not (folder / MANIFEST_NAME).is_file() or not (folder / GALLERY).is_file():
-            missing.append(
-                f"There is no map of {table.corpus}: it has no embeddings by {table.best}. "
-                f"Make them with: stems embed {table.corpus}"
-            )
-            continue
-        read_embedding_manifest(layout, table.best_id, table.corpus)  # of a format that is read
-        gallery = read_table(folder / GALLERY)
-        points, shares = principal_plane(vectors_of(gallery))
-        categories = gallery["category"].to_pylist()
-        figure = embedding_map(points, categories, shares)
-        n_categories = len(set(categories))
-        plots.append(
-            Plot(
-                title=f"Gallery of {table.corpus} by {table.best}",
-                svg=figure_svg(figure, f"map{len(plots)}"),
-                alt=f"Map of {len(points)} stems of {n_categories} instrument categories on the "
-                f"first two principal components, which hold {shares.sum():.0f} % of the variance.",
-                caption="One mark a stem. Near marks need not be near in all dimensions.",
-            )
-        )
-    return plots[::-1], missing
 
 
 @dataclass(frozen=True, kw_only=True)

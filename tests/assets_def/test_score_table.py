@@ -1,6 +1,15 @@
 import base64
+from pathlib import Path
 
-from assets_def.score_table import evaluation_metadata, score_markdown, score_metadata
+from assets_def.score_table import (
+    champion_markdown,
+    evaluation_metadata,
+    score_markdown,
+    score_metadata,
+)
+from ml import kinds
+from ml.artifacts import DataLayout, finish
+from ml.scores.files import write_scores
 
 
 def row(model: str, metric: str, value: float | None, low: float | None = None):
@@ -57,3 +66,16 @@ def test_evaluations_stand_apart_and_published_figures_below_their_protocol():
     assert "published" not in ours
     coarse = [x | {"conditioning": "coarse"} for x in rows[:1]]
     assert evaluation_metadata([*rows, *coarse], "demo")["coarse/film/recall@10"] == 35.0
+
+
+def test_the_champion_is_shown_where_its_version_was_scored(tmp_path: Path):
+    layout = DataLayout(home=tmp_path)
+    for corpus, model_id in (("ours", "a"), ("theirs", "earlier")):
+        row = {"evaluation": "retrieval", "corpus": corpus, "model": "film", "value": 40.0}
+        row |= {"conditioning": "fine", "metric": "recall@10", "n_queries": 9, "n_gallery": 9}
+        folder = layout.scores("retrieval", corpus)
+        folder.mkdir(parents=True)
+        write_scores([{**row, "low": 30.0, "high": 50.0, "chance": 10.0}], folder)
+        finish(folder, {"models": [["film", model_id]]}, kinds.SCORES, summary={})
+    _, _, *lines = champion_markdown(layout, "a").splitlines()
+    assert lines == ["| ours | recall@10 | 40.0 (30.0–50.0) | 10.0 |"]

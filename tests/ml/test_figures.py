@@ -10,25 +10,24 @@ from ml.figures import (
     INK,
     Bar,
     Curve,
-    category_style,
-    embedding_map,
     figure_svg,
     loss_curves,
     model_colour,
-    principal_plane,
     score_bars,
     thinned,
 )
-from ml.labels.taxonomy import CATEGORIES
 from ml.training.config import PRESETS
 
 
-def test_models_and_categories_can_be_told_apart():
-    assert len({model_colour(name) for name in (*PRESETS, "untrained", "spectrum")}) == 9
-    markers = {category_style(name)[1] for name in CATEGORIES}
-    assert len(markers) == len(CATEGORIES)
-    assert category_style("kazoo") == category_style("kazoo")
-    assert re.fullmatch("#[0-9A-F]{6}", model_colour("a new model"))
+def test_models_can_be_told_apart_and_from_what_is_no_model():
+    models = {model_colour(name) for name in (*PRESETS, "untrained", "spectrum", "starter")}
+    rows = {model_colour(name) for name in ("label", "label+contrastive")}
+    assert len(models) == 10
+    assert len(models | rows) == 12
+    assert model_colour("two-part+label") == model_colour("two-part")
+    others = {model_colour(name) for name in ("annotation", "log-mel", "onset curve", "new")}
+    assert not others & (models | rows)
+    assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in models | rows | others)
 
 
 def test_thinning_keeps_short_curves_the_ends_and_the_mean_level():
@@ -41,26 +40,6 @@ def test_thinning_keeps_short_curves_the_ends_and_the_mean_level():
     assert (few[0], few[-1]) == (0, 10_000)
     assert (np.diff(few) > 0).all()
     np.testing.assert_allclose(means[1:-1], 2.0, atol=0.05)
-
-
-def test_the_plane_keeps_distances_of_points_that_lie_in_a_plane():
-    random = np.random.default_rng(0)
-    flat = random.standard_normal((30, 2)) * [3, 1]
-    turn, _ = np.linalg.qr(random.standard_normal((8, 8)))
-    points, shares = principal_plane((flat @ turn[:2] + 5).astype(np.float32))
-    distances = np.linalg.norm(flat[:, None] - flat, axis=-1)
-    found = np.linalg.norm(points[:, None] - points, axis=-1)
-    np.testing.assert_allclose(found, distances, atol=1e-4)
-    np.testing.assert_allclose(shares.sum(), 100, atol=1e-3)
-    assert shares[0] > shares[1]
-
-
-def test_the_plane_does_not_flip_and_takes_few_stems():
-    vectors = np.random.default_rng(1).standard_normal((20, 6))
-    np.testing.assert_allclose(principal_plane(vectors)[0], principal_plane(vectors[::-1])[0][::-1])
-    points, shares = principal_plane(np.ones((1, 6)))
-    assert points.tolist() == [[0, 0]]
-    assert shares.tolist() == [0, 0]
 
 
 def test_a_curve_figure_shows_train_valid_and_chance():
@@ -94,7 +73,7 @@ def test_svg_fits_into_a_page():
     bars = [Bar(name=label, value=50.0) for label in labels]
     figures = [
         score_bars(bars, label="Recall@10 in %", chance=1.0, limit=100),
-        embedding_map(np.eye(2), ["piano", None], np.array([60.0, 40.0])),
+        score_bars(bars[1:], label="Recall@10 in %", chance=1.0, limit=100),
     ]
     first, second = (figure_svg(figure, name) for figure, name in zip(figures, "ab", strict=True))
     assert first == figure_svg(figures[0], "a")
@@ -102,8 +81,6 @@ def test_svg_fits_into_a_page():
     assert "$5 &lt;organ&gt;" in first
     assert INK not in first + second
     assert "currentColor" in first
-    assert "piano (1)" in second
-    assert "unlabelled (1)" in second
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
     assert not ids[0] & ids[1]
     for svg, own in zip((first, second), ids, strict=True):

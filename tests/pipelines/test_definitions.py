@@ -71,6 +71,7 @@ CHECKS = {
     ("retrieval_scores", "retrieval_is_above_chance", False),
     ("retrieval_scores", "retrieval_is_not_worse_than_the_champion", False),
     ("retrieval_scores", "mix_is_heard", False),
+    ("champion", "champion_hears_the_mix", False),
     ("beat_scores", "beats_are_above_chance", False),
     ("beat_scores", "beats_are_not_worse_than_the_champion", False),
 }

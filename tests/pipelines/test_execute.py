@@ -8,10 +8,12 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.workspace.load import location_origins_from_yaml_paths
 
 from assets_def.resources import StemsHome
 from pipelines.build import build_definitions
 from pipelines.execute import (
+    _PROCESS_TAG,
     Outcome,
     _reason_to_leave_out,
     close_dead_runs,
@@ -67,7 +69,11 @@ def test_second_time_is_reused_with_the_same_versions(resource: StemsHome):
         history = instance.event_log_storage.get_asset_check_execution_history
         (check,) = history(checked, limit=1)
     assert run is not None
-    assert run.tags[".dagster/repository"] == "__repository__@stems"  # its job's page lists it
+    # The page of its job lists the runs that carry the name of the code location.
+    (origin,) = location_origins_from_yaml_paths(
+        [str(Path(__file__).parents[2] / "workspace.yaml")]
+    )
+    assert run.tags[".dagster/repository"] == f"__repository__@{origin.location_name}"
     assert check.partition == "demo"
     assert made is not None
     assert made.partition == "demo"
@@ -86,7 +92,7 @@ def test_dead_runs_are_closed_and_living_ones_are_not(resource: StemsHome):
     with open_instance(resource.settings()) as instance:
         runs = [
             instance.create_run_for_job(
-                job, status=dg.DagsterRunStatus.STARTED, tags={"stems/process": process}
+                job, status=dg.DagsterRunStatus.STARTED, tags={_PROCESS_TAG: process}
             )
             for process in (alive, dead)
         ]

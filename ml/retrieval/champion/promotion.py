@@ -185,16 +185,21 @@ def judge(
     is_forced: bool = False,
 ) -> Promotion:
     """Say what would become of a candidate; writes nothing."""
-    gaps = gallery_gaps(settings.layout, candidate.model_id, rule.gallery)
+    layout, model_id = settings.layout, candidate.model_id
+    gaps = {corpus: gallery_gaps(layout, model_id, [corpus]) for corpus in rule.gallery}
+    said_gaps = [gap for own in gaps.values() for gap in own]
     if not rule.gallery:
-        gaps = ["no corpus was scanned yet"]
-    lacking = f"gallery incomplete: {'; '.join(gaps)}" if gaps else ""
+        said_gaps = ["no corpus was scanned yet"]
+    lacking = f"gallery incomplete: {'; '.join(said_gaps)}" if said_gaps else ""
     comparisons: Sequence[CorpusComparison] = ()
     heard: Sequence[MixHeard] = ()
     if champion is not None and champion.model_id == candidate.model_id:
         outcome, why = "champion already", lacking
     elif lacking:
-        outcome, why = "refused", f"{lacking}; embed these corpora first: stems embed CORPUS"
+        first = [
+            f"stems embed {corpus} --models {candidate.name}" for corpus in gaps if gaps[corpus]
+        ]
+        outcome, why = "refused", f"{lacking}; do first: {'; '.join(first) or 'stems embed CORPUS'}"
     elif champion is None:
         heard = _first_heard(settings.layout, candidate, rule)
         warned = [f"warning: {one.text}" if one.is_deaf else one.text for one in heard]

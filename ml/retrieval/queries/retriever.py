@@ -427,7 +427,7 @@ def _check_encoder(model: EmbeddingModel, encoder: LabelEncoder) -> None:
 
 
 def open_retriever(
-    home: Settings | Path | str | None = None, model: str | None = None
+    home: Settings | Path | str | None = None, model: str | None = None, *, has_files: bool = True
 ) -> StemRetriever:
     """Open what answers the queries of a home.
 
@@ -435,6 +435,8 @@ def open_retriever(
         home: its folder, or its settings; None: ``STEMS_HOME`` of the environment, else ``./data``.
         model: a name in ``runs/models.json``, or a checkpoint folder; None: the champion, and
             before there is one ``starter``.
+        has_files: whether it reads the stems' audio and titles; False: variants stay by
+            themselves, and places are chosen by vectors alone.
 
     Raises:
         ArtifactError: no such model, no champion yet, no table of it, a table of another model,
@@ -446,7 +448,8 @@ def open_retriever(
     uri = database_uri(settings.layout, loaded.model_id)
     encoder = _label_encoder(settings, loaded)
     texts = None if encoder is None else TextVectors(encoder, settings.layout)
-    retriever = StemRetriever(loaded, uri, texts, StemFiles(settings.layout))
+    files = StemFiles(settings.layout) if has_files else None
+    retriever = StemRetriever(loaded, uri, texts, files)
     if loaded.name == kinds.STARTER and not champion_path(settings.layout).is_file():
         _log.info("no model was promoted yet: %s answers", kinds.STARTER)
     return retriever

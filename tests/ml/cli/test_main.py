@@ -1,6 +1,5 @@
 import argparse
 import errno
-import importlib
 import re
 import resource
 import shlex
@@ -16,7 +15,6 @@ import soundfile
 
 from ml.cli import upkeep
 from ml.cli.main import FAILED, GROUPS, VERBS, WRONG_USE, get_parser, main
-from ml.cli.options import Parser
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -27,17 +25,21 @@ def test_every_verb_is_found_and_explains_itself(verb: str, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert said.startswith(f"usage: stems {verb} [-h]")
     assert len(said.splitlines()) > 4
-    _, heading, lines = said.partition("\nexample")
-    assert heading
-    for line in lines.splitlines()[1:]:  # an example is right as it stands
-        program, *words = shlex.split(line, comments=True)
-        assert program == "stems"
-        assert get_parser().parse_args(words).verb == verb
+
+
+def test_every_verb_and_action_has_examples_that_are_right_as_they_stand():
+    top = get_parser(is_complete=True)
+    for parser in _all_parsers(top):
+        _, heading, lines = parser.format_help().partition("\nexample")
+        assert heading, parser.prog
+        for line in lines.splitlines()[1:]:
+            words = re.findall(r"\bstems ([^#>)]*)", line)[0]
+            assert top.parse_args(shlex.split(words)).verb in parser.prog
 
 
 def test_no_help_names_a_default_that_says_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "1000")
-    parsers = list(_all_parsers())
+    parsers = list(_all_parsers(get_parser(is_complete=True)))
     assert len(parsers) > 35
     for parser in parsers:
         said = parser.format_help()
@@ -46,17 +48,32 @@ def test_no_help_names_a_default_that_says_nothing(monkeypatch: pytest.MonkeyPat
         assert all(line.count("default: ") < 2 for line in said.splitlines()), said
 
 
-def _all_parsers() -> Iterator[argparse.ArgumentParser]:
-    verbs = Parser(prog="stems").add_subparsers()
-    for module in dict.fromkeys(module for module, _ in VERBS.values()):
-        importlib.import_module(f"ml.cli.{module}").add_parser(verbs)
-    todo = list(verbs.choices.values())
-    while todo:
-        parser = todo.pop()
-        yield parser
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                todo += action.choices.values()
+def _all_parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield verb
+                yield from _all_parsers(verb)
+
+
+def test_shells_complete_verbs_options_and_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "mix.wav").touch()
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    asked = "COMP_WORDS=(stems %s); COMP_CWORD=%d; _shtab_stems; echo ${COMPREPLY[@]}"
+    for words, expected in (
+        (("que",), "query"),
+        (("query", "--instr"), "--instrument"),
+        (("corpus", "insp"), "inspect"),
+        (("query", "mi"), "mix.wav"),
+    ):
+        program = script + asked % (" ".join(words), len(words))
+        ran = subprocess.run(["bash", "-c", program], capture_output=True, text=True, cwd=tmp_path)
+        assert expected in ran.stdout.split(), ran.stderr
+    assert main(["completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef stems\n")
 
 
 def test_verbs_stand_in_groups_that_fit_a_screen(capsys: pytest.CaptureFixture[str]):

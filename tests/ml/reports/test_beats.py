@@ -8,6 +8,8 @@ from ml.figures import figure_svg
 from ml.reports.beats import COLUMNS, beat_inputs, beat_sections, beat_strip
 from ml.scores.files import write_scores
 
+ROWS = (("untrained", 90.0), ("film", 50.0), ("film-nce", 60.0), ("annotation", 100.0))
+
 
 def example(*, has_mel: bool = True) -> BeatExample:
     random = np.random.default_rng(0)
@@ -56,13 +58,15 @@ def test_sections_come_from_scores(tmp_path):
             "high": value + 1,
             "chance": 10.0,
         }
-        for model, value in (("untrained", 90.0), ("film", 50.0), ("film-nce", 60.0))
+        for model, value in ROWS
         for metric in COLUMNS
     ]
     write_scores(rows, folder)
     write_json(folder / "manifest.json", {"format_version": 1, "fingerprint": "f"})
     assert beat_inputs(layout) == {"demo": "f"}
-    (section,) = beat_sections(layout)
+    (section,) = beat_sections(layout, "film")
     assert section.n_tracks == 4
-    assert list(section.models) == ["untrained", "film", "film-nce"]
+    assert list(section.models) == [name for name, _ in ROWS]
     assert section.chance["cmlt"] == 10.0
+    assert section.best == "film-nce"
+    assert list(section.rivals) == ["untrained", "film", "film-nce"]

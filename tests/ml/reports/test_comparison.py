@@ -9,6 +9,7 @@ import pytest
 from ml.artifacts import DataLayout
 from ml.cli.main import main
 from ml.reports.comparison import better, comparison_page, comparison_values
+from ml.reports.report import figure_text
 from ml.retrieval.evaluation.compare import ComparisonConfig, MetricDifference, compare_models
 from ml.scores.intervals import Interval
 from ml.training.models import find_model
@@ -31,7 +32,7 @@ def test_the_page_stands_alone_and_shows_what_was_compared(filled: DataLayout):
     assert text.count("<svg") == 3  # losses of phase 2
     assert 'href="http://mlflow.example/#/runs/0123456789-film-nce"' in text
     for row in compared(filled, "film-nce", "film").corpora[0].metrics:
-        assert f'<span class="value">{row.a:.1f}</span>' in text
+        assert f'<span class="value">{figure_text(row.a)}</span>' in text
     assert "grand piano" in text
     assert "preset" in text
 

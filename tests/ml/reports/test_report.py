@@ -16,12 +16,13 @@ import pytest
 from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, finish, read_json, write_json
 from ml.cli import report
-from ml.reports.report import build_report
+from ml.reports.report import build_report, figure_text
 from ml.reports.scored import score_tables, verdict
 from ml.reports.trained import trained_models
 from ml.retrieval.evaluation.instruments import read_instruments
 from ml.scores.files import read_scores, write_scores
 from ml.settings import load_settings
+from ml.training.models import champion_path
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
 
@@ -79,7 +80,7 @@ def test_the_page_stands_alone_and_is_well_formed(filled: DataLayout):
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags
-    assert page.tags.count("svg") == page.tags.count("figure") == 10
+    assert page.tags.count("svg") == page.tags.count("figure") == 9
     assert page.tags.count("audio") == 2 * 5
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert not re.search(r"@import|url\((?!#)", text)
@@ -99,16 +100,18 @@ def test_the_tables_say_what_the_scores_say(filled: DataLayout):
     assert replace(table, model_ids={"untrained": "id-untrained"}).best == "untrained"
     for name, scores in {**table.models, **table.paired}.items():
         of_an_order = {"normalized_rank_median"} if name.split(" minus ")[-1] == "label" else set()
-        assert set(scores) == set(table.metrics) - of_an_order
+        assert set(scores) == set(table.columns) - of_an_order
     [note, _] = table.notes
     assert f"{note}." in page.texts
-    for row in table.models["film"].values():
-        assert f"{row['value']:.1f}" in page.texts
-        assert f"{row['low']:.1f} to {row['high']:.1f}" in page.texts
+    for metric, row in table.models["film"].items():
+        assert figure_text(row["value"]) in page.texts
+        if metric.startswith("recall"):
+            assert f"{figure_text(row['value'] / table.chance[metric])}×" in page.texts
+        assert f"{figure_text(row['low'])} to {figure_text(row['high'])}" in page.texts
     assert "film-nce minus spectrum" in page.texts
     assert list(table.swapped) == list(table.models)
     for row in table.swapped["film"].values():
-        assert f"{row['value']:.1f}" in page.texts
+        assert figure_text(row["value"]) in page.texts
     lost = {name: rows["recall@10"]["value"] for name, rows in table.loss.items()}
     assert f"loses {lost['film-nce']:+.1f}" in page.texts
     assert lost["label"] == 0 < lost["film-nce"]
@@ -182,7 +185,7 @@ def test_what_is_missing_is_said(
     assert "pretrained has no scores on tones" in said
     assert "film on tones are of an earlier version (id-film, now newer)" in said
     assert "film has no loss curves" in said
-    assert "no map of tones" in said
+    assert "no sample queries of tones" in said
     assert "no instrument analysis of tones" in said
     assert "stems evaluate instruments --corpus tones" in said
     assert all(sentence in Page(page_of(filled)).texts for sentence in missing(filled))
@@ -243,9 +246,9 @@ def test_presence_groups_and_shares_are_those_of_the_analysis(filled: DataLayout
     }
     zero_shot = rows["normalized_rank_mean/zero-shot"]
     assert zero_shot["n_queries"] == 6
-    assert any("Chance: R@1 3.3, R@10 33.3, NR 51.7." in text for text in page.texts)
+    assert {"3.3", "51.7"} <= set(page.texts)  # by chance
     assert f"{zero_shot['value']:.1f}" in page.texts
-    assert "zero-shot (6)" in page.texts
+    assert "NR mean, zero-shot (6)" in page.texts
     assert "new: flute (6)" in page.texts
     assert "≈ synth bass (6)" in page.texts
     assert "grand piano (6)" in page.texts
@@ -285,7 +288,7 @@ def test_alignment_has_a_section_where_it_was_evaluated(filled: DataLayout):
     page = Page(page_of(filled))
     assert "77 query chunks of 7 stems, percent; small figures are 95 % intervals" in page.texts
     assert {"43.2", "17.7", "50.0"} <= set(page.texts)
-    assert page.tags.count("svg") == 11
+    assert page.tags.count("svg") == 10
 
 
 def test_there_are_ten_samples_with_a_link_to_the_run(filled: DataLayout):
@@ -293,3 +296,12 @@ def test_there_are_ten_samples_with_a_link_to_the_run(filled: DataLayout):
     text = page_of(filled)
     assert Page(text).tags.count("article") == 10
     assert 'href="http://127.0.0.1:5000/#/runs/0123456789-film-nce">its MLflow run' in text
+
+
+def test_the_model_that_answers_queries_is_marked(filled: DataLayout):
+    path = champion_path(filled)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"model_id": "id-film", "checkpoint": "runs/film-tiny-000/model"})
+    build_report(filled, n_samples=0)
+    marked = re.findall(r"([\w-]+) <span class=\"badge\">answers queries", page_of(filled))
+    assert set(marked) == {"film"}

@@ -100,7 +100,9 @@ def test_gallery_must_be_complete(home: Settings, write_corpus: Any, make_sine: 
     assert refused.outcome == "refused"
     assert "gallery incomplete: stem_embeddings holds 19 of 20 rows of songs" in refused.reason
     more = load_settings(home.home, {"promotion": {"gallery": ["more"]}})
-    assert "more is not embedded" in promote(more, "twin", is_forced=True).reason
+    reason = promote(more, "twin", is_forced=True).reason
+    assert "more is not embedded" in reason
+    assert "stems embed more --models twin" in reason
     write_corpus("songs", {"other": {"bass": ("bass", make_sine(3, 1.0))}})
     refused = promote(home, "twin", is_forced=True)
     assert "songs has changed since it was embedded" in refused.reason
