@@ -172,10 +172,10 @@ def untrained_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from ml.labels.encoder import described_encoder
     from ml.labels.encoders import build_label_encoder
+    from ml.models.pretrained import save_checkpoint
     from ml.models.stem_jepa import StemJepa
     from ml.settings import load_settings
     from ml.starter.make import make_starter
-    from ml.training.checkpoints import save_checkpoint
     from ml.training.config import training_config
 
     settings = load_settings(tmp_path_factory.mktemp("starter"))

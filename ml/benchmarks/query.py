@@ -24,6 +24,7 @@ from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.table import build_corpus_tracks
 from ml.labels.encoder import described_encoder
 from ml.labels.encoders import build_label_encoder
+from ml.models.pretrained import save_checkpoint
 from ml.models.stem_jepa import StemJepa
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.files import StemRow, stem_table, unit_rows
@@ -33,7 +34,6 @@ from ml.retrieval.tables.database import database_uri
 from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, merge_corpus
 from ml.settings import Settings, load_settings
 from ml.tracks import MUSIC
-from ml.training.checkpoints import save_checkpoint
 from ml.training.config import training_config
 
 STEMS, CHUNKS, K = 1000, 8, 10

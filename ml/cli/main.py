@@ -37,6 +37,7 @@ GROUPS = {
     "train and embed": {
         "train": ("train", "train a model, or resume or reuse it"),
         "embed": ("embed", "embed a corpus with the models, fill their tables"),
+        "export": ("train", "write a model as a folder for others, with a card"),
         "import-stem-jepa": ("train", "turn a public Stem-JEPA checkpoint into a model"),
     },
     "measure": {
@@ -77,6 +78,7 @@ _BEGIN_A_HOME = (
     "corpus add",
     "labels fetch",
     "evaluate rendered",
+    "export",
     "import-stem-jepa",
     "completion",
 )

@@ -1,6 +1,7 @@
 """``stems train``: one row of Table I at a size, on the shards of some corpora.
 
-``stems import-stem-jepa``: a checkpoint of the predecessor's public code as a model of ours.
+``stems export``: a model as a folder for others. ``stems import-stem-jepa``: a checkpoint of the
+predecessor's public code as a model of ours.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from ml.settings import Settings, TrainingSettings
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add the verbs ``train`` and ``import-stem-jepa``."""
+    """Add the verbs ``train``, ``export`` and ``import-stem-jepa``."""
     _add_train(verbs)
+    _add_export(verbs)
     _add_import(verbs)
 
 
@@ -230,6 +232,33 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+def _add_export(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser(
+        "export",
+        description="Write a model as a folder that loads anywhere: config.json, manifest.json, "
+        "model.safetensors and a card with what is known of its training and scores. Whatever "
+        "takes a model takes the folder; StemJepa.from_pretrained loads it, from a hub too. The "
+        "manifest names the tracks it was trained on.",
+        epilog=examples(
+            "stems export two-part models/two-part    # then: hf upload OWNER/NAME models/two-part"
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL", help="a name, a run, a checkpoint folder, an id")
+    parser.add_argument(
+        "out", type=Path, metavar="DIR", help="the folder to write; only an export is replaced"
+    )
+    parser.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace, settings: Settings) -> int:
+    """Write a model as a folder for others."""
+    from ml.training.export import export_model
+
+    made = export_model(settings, args.model, args.out)
+    print(f"{made.path}: model {made.fingerprint}, {made.summary['n_bytes']:,d} bytes")
+    return 0
+
+
 def _add_import(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "import-stem-jepa",
@@ -249,7 +278,7 @@ def _add_import(verbs: argparse._SubParsersAction) -> None:
 def run_import(args: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - the verb's shape
     """Read a foreign checkpoint and write a model folder."""
     from ml.models.predecessor import NAME, read_predecessor
-    from ml.training.checkpoints import save_checkpoint
+    from ml.models.pretrained import save_checkpoint
 
     if args.out.exists():
         raise ValueError(f"{args.out} exists already; give a folder that is not there yet")

@@ -7,7 +7,8 @@ model of phase 1, with one it is the JEPA of phase 2.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ from ml.labels.encoders import build_label_encoder
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.models.config import StemJepaConfig
 from ml.models.predictor import build_predictor
+from ml.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, pretrained_folder, save_pretrained
 from ml.models.running_means import RunningMeans
 from ml.models.vit import ViTEncoder
-from ml.plain import dataclass_from
+from ml.plain import dataclass_from, jsonable
 from ml.tracks import MUSIC
+
+Audio = str | Path | Tensor | np.ndarray | tuple[np.ndarray, int]
+"""A file; (samples,) at the model's rate, full scale ±1; or such an array with its rate in Hz."""
 
 
 class StemJepa(RunningMeans):
@@ -37,6 +42,8 @@ class StemJepa(RunningMeans):
     def __init__(self, config: StemJepaConfig) -> None:
         super().__init__(config)
         self.manifest: dict[str, Any] = {}
+        self.described: dict[str, Any] = {"model": jsonable(config)}
+        self.stored_types: dict[str, torch.dtype] = {}
         self._encoder_of_labels: LabelEncoder | None = None
         self.log_mel = LogMel(config.log_mel)
         self.encoder = ViTEncoder(config.encoder)
@@ -53,6 +60,71 @@ class StemJepa(RunningMeans):
                 for name in ("stem", "query")
             }
             self.instrument_heads = nn.ModuleDict(heads)
+
+    # As a folder that loads anywhere.
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        device: str = "cpu",
+    ) -> StemJepa:
+        """Load a model folder from here or from a hub, by the conventions of ``huggingface_hub``.
+
+        Args:
+            pretrained_model_name_or_path: a folder (of ``stems export``, ``save_pretrained``, any
+                checkpoint), or ``owner/name`` on a hub.
+            revision: branch, tag or commit there.
+            token: for what is not public.
+            cache_dir: where downloads are kept.
+            local_files_only: download nothing.
+            force_download: also what is kept already.
+            device: where the model goes.
+
+        Raises:
+            ArtifactError: as ``load_model``; there is no such folder, the hub cannot be reached or
+                has no such model.
+        """
+        folder = pretrained_folder(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return load_model(folder, device)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, model_card_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a folder that ``from_pretrained``, ``load_model`` and ``--model`` take.
+
+        A checkpoint (``ml.models.pretrained``) with a card. Weights that are as they were loaded
+        keep the model's id. The manifest names the tracks it was trained on, so that scores can
+        leave them out.
+
+        Args:
+            save_directory: where; what is there is replaced only if it is an exported model.
+            model_card_kwargs: what the card says beside the manifest (``card_text``).
+
+        Raises:
+            ArtifactError: something else lies there.
+        """
+        save_pretrained(
+            Path(save_directory),
+            self,
+            self.described,
+            {**self.manifest, "name": self.name},
+            types=self.stored_types,
+            facts=model_card_kwargs or {},
+        )
 
     # What a checkpoint says of itself.
 
@@ -224,37 +296,40 @@ class StemJepa(RunningMeans):
         return rows - mean if self.config.is_centred else rows
 
     @torch.inference_mode()
-    def embed_stem(self, waveform: Tensor | np.ndarray) -> Tensor:
+    def embed_stem(self, stem: Audio) -> Tensor:
         """Embed a whole stem as it stands in the gallery.
 
         Args:
-            waveform: (samples,) at ``rate_hz``, full scale ±1.
+            stem: a file or its samples (``Audio``).
 
         Returns:
             (dim,) float32, unit norm.
 
         Raises:
-            ValueError: the stem is silent or shorter than 0.25 s.
+            AudioError: the file is missing or cannot be decoded.
+            ValueError: the stem is silent or shorter than 0.25 s, or no array of samples.
         """
-        chunks = self._active_chunks(waveform)
+        chunks = self._active_chunks(stem)
         rows = torch.cat([self.gallery_vectors(self.log_mel(chunk[None])) for chunk in chunks])
         return weighted_parts(rows.mean(0), self.part_shares)
 
     @torch.inference_mode()
-    def predict(self, waveform: Tensor | np.ndarray, instrument: str) -> Tensor:
+    def predict(self, mix: Audio, instrument: str) -> Tensor:
         """Predict the embedding of the stem that would fit with a mix (``embed_stem``'s space).
 
         Args:
-            waveform: (samples,) of the mix at ``rate_hz``.
+            mix: a file or its samples (``Audio``).
             instrument: what the stem should play, free text; "music": anything.
 
         Returns:
             (dim,) float32, unit norm.
 
         Raises:
-            ValueError: the mix is silent or shorter than 0.25 s, or the text is empty.
+            AudioError: the file is missing or cannot be decoded.
+            ValueError: the mix is silent or shorter than 0.25 s, no array of samples, or the text
+                is empty.
         """
-        chunks = self._active_chunks(waveform)
+        chunks = self._active_chunks(mix)
         condition, classes = self._condition(instrument)
         rows = [self.query_vectors(self.log_mel(c[None]), condition, classes) for c in chunks]
         mean = torch.cat(rows).mean(0)
@@ -277,10 +352,8 @@ class StemJepa(RunningMeans):
             )
         return torch.from_numpy(encoder.encode([instrument])).to(device), classes
 
-    def _active_chunks(self, waveform: Tensor | np.ndarray) -> list[Tensor]:
-        samples = np.asarray(waveform, dtype=np.float32)
-        if samples.ndim != 1:
-            raise ValueError(f"waveform has shape {samples.shape}, expected (samples,)")
+    def _active_chunks(self, audio: Audio) -> list[Tensor]:
+        samples = self._samples(audio)
         intervals = active_intervals(samples, self.rate_hz, ActivityConfig())
         size = round(self.chunk_s * self.rate_hz)
         starts = active_starts(intervals, len(samples), size, self.rate_hz)
@@ -291,6 +364,21 @@ class StemJepa(RunningMeans):
             )
         chunks = [torch.from_numpy(samples[start : start + size]) for start in starts]
         return [chunk.to(self.target_mean.device) for chunk in chunks]
+
+    def _samples(self, audio: Audio) -> np.ndarray:
+        from ml.audio.files import read_audio, resample
+
+        if isinstance(audio, (str, Path)):
+            return read_audio(audio, rate_hz=self.rate_hz)
+        array, from_hz = audio if isinstance(audio, tuple) else (audio, self.rate_hz)
+        samples = np.asarray(array, dtype=np.float32)
+        if samples.ndim != 1:
+            raise ValueError(f"the waveform has shape {samples.shape}, expected (samples,)")
+        if not np.isfinite(samples).all():
+            raise ValueError("the waveform holds NaN or infinite samples; export it again")
+        if from_hz < 1:
+            raise ValueError(f"the waveform has a rate of {from_hz} Hz; expected 1 or more")
+        return resample(samples, from_hz, self.rate_hz)
 
 
 def weighted_parts(rows: Tensor, shares: Sequence[float]) -> Tensor:
@@ -339,7 +427,7 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
 
     path = Path(path)
     manifest = read_manifest(path, kinds.MODEL)
-    described = read_object(path / "config.json")
+    described = read_object(path / CONFIG_NAME)
     try:
         model = StemJepa(dataclass_from(StemJepaConfig, described["model"]))
     except (
@@ -351,9 +439,9 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
         ValueError,
     ) as error:
         raise ArtifactError(
-            f"{path / 'config.json'} describes no model ({error!r}); train again with: stems train"
+            f"{path / CONFIG_NAME} describes no model ({error!r}); train again with: stems train"
         ) from None
-    weights = path / "model.safetensors"
+    weights = path / WEIGHTS_NAME
     try:
         stored = load_file(weights, device="cpu")
         if model.has_song_part and not any(name.startswith("target_encoder.") for name in stored):
@@ -361,8 +449,10 @@ def load_model(path: str | Path, device: str = "cpu") -> StemJepa:
         model.load_state_dict(stored)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ArtifactError(
-            f"{weights} does not hold the weights that config.json beside it describes: {error}; "
-            f"make it again with: {kinds.MODEL.remedy(path)}"
+            f"{weights} does not hold the weights that {CONFIG_NAME} beside it describes: "
+            f"{textwrap.shorten(str(error), 300, placeholder=' …')}; make it again with: "
+            f"{kinds.MODEL.remedy(path)}"
         ) from None
-    model.manifest = manifest
+    model.manifest, model.described = manifest, described
+    model.stored_types = {name: tensor.dtype for name, tensor in stored.items()}
     return model.to(device).eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,20 @@ from ml import kinds
 from ml.artifacts import (
     Artifact,
     ArtifactError,
-    DataLayout,
-    file_fingerprint,
-    read_json,
     read_manifest,
     write_aside,
     write_folder_aside,
     write_json,
 )
+from ml.models.pretrained import CARRIED, card_text, save_checkpoint
 from ml.models.stem_jepa import load_model
-from ml.plain import dataclass_from
-from ml.scores.files import read_scores
 from ml.settings import LabelEncoderSettings, Settings
-from ml.training.checkpoints import save_checkpoint
-from ml.training.config import TrainingConfig
+from ml.training.export import card_facts
 from ml.training.models import find_checkpoint
-from ml.training.run_folder import RECORD_NAME, read_record, read_run
 
 CARD_NAME, RUN_NAME = "MODEL_CARD.md", "run.json"
 MAX_BYTES = 6_000_000
 """Of the folder ``model``."""
-WEIGHTS_NAME = "model.safetensors"
-_CARRIED = ("label_encoder", "size", "seed", "training_tracks", "training_labels")
-"""What of the manifest holds wherever the model is used."""
 
 
 def make_starter(
@@ -74,21 +65,11 @@ def make_starter(
             )
         with write_folder_aside(folder / "model") as place:
             shutil.copytree(Path(aside) / "model", place, dirs_exist_ok=True)
-    runs = list(_runs(layout, manifest))
-    write_json(folder / RUN_NAME, {"model_id": made["model_id"], "runs": runs})
-    facts = {
-        "version": version,
-        "model_id": made["model_id"],
-        "n_bytes": n_bytes,
-        "sha256": file_fingerprint(folder / "model" / WEIGHTS_NAME),
-        "config": read_json(folder / "model" / "config.json"),
-        "runs": runs,
-        "kinds": {name: corpus.kind for name, corpus in settings.corpora.items()},
-        "figures": list(_figures(layout, made["model_id"], manifest["model_id"])),
-        "label_encoder": manifest["label_encoder"],
-    }
+    facts = card_facts(settings, manifest, made["model_id"], manifest["model_id"])
+    write_json(folder / RUN_NAME, {"model_id": made["model_id"], "runs": facts["runs"]})
     with write_aside(folder / CARD_NAME) as card:
-        card.write_text(_card(facts), encoding="utf-8")
+        text = card_text(folder / "model", is_shipped=True, **facts)
+        card.write_text(text, encoding="utf-8")
     return Artifact(
         path=folder / "model", fingerprint=made["model_id"], summary={"n_bytes": n_bytes}
     )
@@ -107,77 +88,10 @@ def _write_model(
     source: Path, manifest: Mapping[str, Any], path: Path, version: str
 ) -> dict[str, Any]:
     model = load_model(source)
-    config = dataclass_from(TrainingConfig, read_json(source / "config.json"))
     if model.has_song_part:
         model.target_encoder = None
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
-    origin = {name: manifest[name] for name in _CARRIED if name in manifest}
+    origin = {name: manifest[name] for name in CARRIED if name in manifest}
     named = {"name": kinds.STARTER, "version": version, "made_from": manifest["model_id"]}
-    return save_checkpoint(path, model, config, origin=named | origin)
-
-
-def _runs(layout: DataLayout, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what is known of the runs behind a model, phase 1 first; no paths of this machine."""
-    if phase_1 := manifest.get("phase_1_model_id"):
-        yield from _runs(layout, read_json(find_checkpoint(layout, phase_1) / "manifest.json"))
-    if "run" not in manifest:
-        return  # it came with a package itself
-    folder = layout.runs / manifest["run"]
-    described = read_run(folder)
-    last: dict[str, Any] = {}
-    for line in read_record(folder / RECORD_NAME):
-        last |= line["metrics"] | {"step": line["step"]}
-    yield {
-        "run": folder.name,
-        "model_id": manifest["model_id"],
-        "step": manifest.get("step", described["identity"]["config"]["steps"]),
-        "identity": described["identity"],
-        "git_revision": described.get("tags", {}).get("git_revision", ""),
-        "datasets": [
-            {name: value for name, value in dataset.items() if name != "manifest"}
-            for dataset in described.get("datasets", ())
-        ],
-        "last_metrics": last,
-    }
-
-
-def _figures(layout: DataLayout, *model_ids: str) -> Iterator[dict[str, Any]]:
-    """Yield the scores of retrieval of the first of some models that a corpus was scored with.
-
-    The corpora that the first model was scored on, where there are any, else those of the others.
-    """
-    scored = list(_scored(layout, *model_ids))
-    yield from [row for row in scored if row["is_shipped"]] or scored
-
-
-def _scored(layout: DataLayout, *model_ids: str) -> Iterator[dict[str, Any]]:
-    for folder in sorted(layout.scores("retrieval", "x").parent.glob("*")):
-        models = read_manifest(folder, kinds.SCORES)["identity"]["models"]
-        names = {model_id: name for name, model_id in models}
-        found = next((model_id for model_id in model_ids if model_id in names), None)
-        if found is None:
-            continue
-        rows = read_scores(layout, evaluation="retrieval", corpus=folder.name)
-        own = [r for r in rows if r["model"] == names[found] and r["conditioning"] == "fine"]
-        metrics = {row["metric"]: row for row in own}
-        yield {"corpus": folder.name, "is_shipped": found == model_ids[0], "metrics": metrics}
-
-
-def _card(facts: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    card = environment.get_template("card.md.jinja")
-    return card.render(facts, interval=_interval_text, within=_within_text).rstrip() + "\n"
-
-
-def _within_text(metrics: Mapping[str, Mapping[str, float]], name: str) -> str:
-    return _interval_text(metrics[name]) if name in metrics else "–"
-
-
-def _interval_text(row: Mapping[str, float]) -> str:
-    return f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+    return save_checkpoint(path, model, model.described, origin=origin | named)

@@ -1,14 +1,12 @@
-"""Checkpoints: a model folder that can be loaded alone, plus what exact resume needs.
+"""Checkpoints: what a training takes of one that is there.
 
-``config.json`` (how to build the model), ``model.safetensors`` (weights and running means),
-``training_state.pt`` (optimizer, EMA master copy, temperature, step; tensors and plain types only)
-and ``manifest.json`` (what it is and what it has seen). Written aside, renamed last.
+A checkpoint is a model folder (``ml.models.pretrained`` writes it); one to resume from has beside
+the model a ``training_state.pt``: optimizer, EMA master copy, temperature, step; tensors and plain
+types only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,62 +15,13 @@ from typing import Any
 import torch
 
 from ml import kinds
-from ml.artifacts import (
-    MANIFEST_NAME,
-    ArtifactError,
-    read_json,
-    write_folder_aside,
-    write_json,
-)
+from ml.artifacts import ArtifactError, read_json
 from ml.models.config import StemJepaConfig
-from ml.models.predecessor import ImportedConfig
+from ml.models.pretrained import STATE_NAME
 from ml.models.stem_jepa import StemJepa
 from ml.plain import dataclass_from, first_line, jsonable
 from ml.training.config import TrainingConfig, changed_config
 from ml.training.run_folder import differing_fields
-
-STATE_NAME = "training_state.pt"
-
-
-def save_checkpoint(
-    path: Path,
-    model: StemJepa,
-    config: TrainingConfig | ImportedConfig,
-    *,
-    origin: dict[str, Any],
-    state: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write a checkpoint folder.
-
-    Args:
-        path: the folder; replaced when it exists.
-        model: whose weights are saved.
-        config: what it is trained with, or where it was imported from.
-        origin: what it has seen: ``name``, ``training_tracks``, ``training_labels``,
-            ``label_encoder``, …, copied into the manifest.
-        state: what exact resume needs; None for a checkpoint that is only used.
-
-    Returns:
-        The manifest; ``model_id`` is a fingerprint of configuration and weights.
-    """
-    from safetensors.torch import save
-
-    weights = save({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()})
-    built = json.dumps(jsonable(config), sort_keys=True)
-    model_id = hashlib.sha256(built.encode() + weights).hexdigest()[:16]
-    manifest = {
-        "format_version": kinds.MODEL.format_version,
-        "model_id": model_id,
-        "phase": model.phase,
-        **origin,
-    }
-    with write_folder_aside(path) as aside:
-        (aside / "model.safetensors").write_bytes(weights)
-        write_json(aside / "config.json", config)
-        if state is not None:
-            torch.save(state, aside / STATE_NAME)
-        write_json(aside / MANIFEST_NAME, manifest)
-    return manifest
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from torch import Tensor
 from ml import kinds
 from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, read_manifest
 from ml.audio.mel import LogMel, spectrum_vectors
+from ml.models.pretrained import save_checkpoint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
@@ -36,7 +37,6 @@ from ml.shards.reader import EmptySplitError, ShardPairs
 from ml.training.batches import waveforms
 from ml.training.checkpoints import (
     load_training_state,
-    save_checkpoint,
     start_from_encoder,
     start_from_phase_1,
 )

@@ -98,13 +98,13 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
     )
 
 
-def find_checkpoint(layout: DataLayout, text: str | None = None) -> Path:
+def find_checkpoint(layout: DataLayout, text: str | None = None, tracking_uri: str = "") -> Path:
     """Find the checkpoint folder of the model that a person means (``find_model``).
 
     Raises:
         ArtifactError: there is no such model, or it has no checkpoint here.
     """
-    model = find_model(layout, text)
+    model = find_model(layout, text, tracking_uri)
     if model.checkpoint is None:
         raise ArtifactError(
             f"the model {model.name} ({model.model_id}) has no checkpoint below {layout.runs}; "

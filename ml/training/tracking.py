@@ -134,12 +134,13 @@ class MlflowTracker:
     def _run(self, params: dict[str, Any], tags: dict[str, str]) -> None:
         with self._warning_of_trouble(), _SHIPPING[self.run_folder]:  # of an earlier thread's too
             client, run_id = self._open(params, tags)
-            while not self._stop.is_set():
-                self._wake.wait(timeout=_SHIP_EVERY_S)
-                self._wake.clear()
+            with _system_metrics(run_id, self.uri):
+                while not self._stop.is_set():
+                    self._wake.wait(timeout=_SHIP_EVERY_S)
+                    self._wake.clear()
+                    self._ship_lines(client, run_id)
+                    time.sleep(0.2)
                 self._ship_lines(client, run_id)
-                time.sleep(0.2)
-            self._ship_lines(client, run_id)
             if self._status != "RUNNING":
                 client.set_terminated(run_id, status=self._status)
 
@@ -239,6 +240,23 @@ class MlflowTracker:
             write_json(self.run_folder / SHIPPED_NAME, state | {"lines": len(lines)})
 
 
+@contextlib.contextmanager
+def _system_metrics(run_id: str, uri: str) -> Iterator[None]:
+    """Let MLflow note load, memory, disk and network of this machine (``system/…``), every 10 s.
+
+    Of GPUs where ``nvidia-ml-py`` is installed. They are not in the record: what a server missed
+    while it was down is not sent later.
+    """
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
 def mlflow_tracker(settings: Settings) -> Callable[[Path, str], MlflowTracker]:
     """Return what makes a run's tracker from its folder and name, by a home's settings."""
     return lambda folder, name: MlflowTracker(
@@ -307,10 +325,15 @@ def send_artifacts(client: Any, run_id: str, run_folder: Path) -> str | None:
             path = Path(scratch) / "loss.png"
             figure.savefig(path, dpi=200)
             client.log_artifact(run_id, str(path))
-    files = [path for path in sorted(model.iterdir()) if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):  # last, as on disk
-        client.log_artifact(run_id, str(path), CHECKPOINT)
+    send_folder(client, run_id, model, last=MANIFEST_NAME)  # as on disk
     return manifest["model_id"]
+
+
+def send_folder(client: Any, run_id: str, folder: Path, last: str) -> None:
+    """Upload the files of a folder into that of the model, one of them last."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == last):
+        client.log_artifact(run_id, str(path), CHECKPOINT)
 
 
 def loss_plot(run_folder: Path, name: str, phase: str) -> Figure | None:

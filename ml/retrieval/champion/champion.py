@@ -4,7 +4,9 @@ Two processes never promote over each other's heads: who replaces the champion s
 has seen, and is refused when that is no longer the one (``replace_champion``). The databases of
 models that are neither champion nor the one before can be dropped (``drop_model``).
 
-MLflow's registry mirrors it: one version a model_id, and the alias ``champion``.
+MLflow's registry mirrors it: one version a model_id, and the alias ``champion``. A version is a
+model that MLflow loads and serves (``mlflow_model``); its files lie once, in the artifacts of the
+run that trained it, or of one that was made for it.
 ``champion.json`` names the version only after the alias was set, so a promotion that was killed or
 met a server that was down is recognised, and finished by doing it again. Nobody reads the alias
 here; it is for people and programs that know a model as ``models:/stem-jepa@champion``.
@@ -14,8 +16,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +35,8 @@ from ml.artifacts import (
     write_json,
 )
 from ml.locks import lock
-from ml.mlflow_store import local_database, mlflow_client
+from ml.mlflow_store import find_or_make_experiment, local_database, mlflow_client
+from ml.retrieval.champion.mlflow_model import DESCRIPTION, MLMODEL_NAME, write_mlflow_model
 from ml.retrieval.tables.database import database_uri, drop_tables, stored_bytes, table_names
 from ml.retrieval.tables.publish import publication_folder
 from ml.training.models import (
@@ -43,7 +47,7 @@ from ml.training.models import (
     find_model,
     read_champion,
 )
-from ml.training.tracking import CHECKPOINT
+from ml.training.tracking import CHECKPOINT, send_folder
 
 if TYPE_CHECKING:
     from ml.models.stem_jepa import StemJepa
@@ -51,7 +55,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 ALIAS = "champion"
-_DESCRIPTION = "Finds the stem that fits a mix. A version is a model that answers queries or did."
 
 
 class ChampionChangedError(RuntimeError):
@@ -237,17 +240,18 @@ def mirror_champion(layout: DataLayout, uri: str, name: str) -> str | None:
 
 
 def _version(client: Any, name: str, model_id: str, checkpoint: Path) -> str:
-    """Find the registered version of a model; made from its run's artifact where there is none."""
+    """Find the registered version of a model; made of what its run keeps where there is none."""
     _ensure_registered(client, name)
     crash_point()
-    known = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'")
-    if known:
-        return str(known[0].version)
     manifest = read_json(checkpoint / MANIFEST_NAME)
-    run_id, called = manifest.get("mlflow_run_id"), manifest.get("name", "model")
+    run_id, called = _run_of(client, name, manifest), manifest.get("name", "model")
+    source = _uploaded(client, run_id, checkpoint)
+    found = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'")
+    if known := [version for version in found if version.source == source]:
+        return str(known[0].version)
     made = client.create_model_version(
         name,
-        _uploaded(client, run_id, checkpoint) if run_id else checkpoint.as_uri(),
+        source,
         run_id=run_id,
         tags={"model_id": model_id},
         description=f"{called}: `stems query mix.wav --instrument bass --model {model_id}`",
@@ -261,17 +265,40 @@ def _ensure_registered(client: Any, name: str) -> None:
     if client.search_registered_models(f"name = '{name}'"):
         return
     try:
-        client.create_registered_model(name, description=_DESCRIPTION)
+        client.create_registered_model(name, description=DESCRIPTION)
     except MlflowException as error:  # another process was faster
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
+def _run_of(client: Any, name: str, manifest: Mapping[str, Any]) -> str:
+    """Find the run that keeps a model; made where its training is unknown to this store."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id := manifest.get("mlflow_run_id"):
+        try:
+            return client.get_run(run_id).info.run_id
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    experiment, model_id = find_or_make_experiment(client, name), manifest["model_id"]
+    made = client.search_runs([experiment], f"tags.model_id = '{model_id}'", max_results=1)
+    if made:
+        return made[0].info.run_id
+    called, tags = manifest.get("name"), {"model_id": model_id}
+    run_id = client.create_run(experiment, tags=tags, run_name=called).info.run_id
+    client.set_terminated(run_id)
+    return run_id
+
+
 def _uploaded(client: Any, run_id: str, checkpoint: Path) -> str:
-    """Say where a run keeps its checkpoint; uploaded if it is not there, the manifest last."""
-    last = f"{CHECKPOINT}/{MANIFEST_NAME}"
-    if last not in {file.path for file in client.list_artifacts(run_id, CHECKPOINT)}:
-        files = [path for path in sorted(checkpoint.iterdir()) if path.is_file()]
-        for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):
-            client.log_artifact(run_id, str(path), CHECKPOINT)
+    """Say where a run keeps its model; what of it is not there is uploaded."""
+    kept = {Path(file.path).name for file in client.list_artifacts(run_id, CHECKPOINT)}
+    if MANIFEST_NAME not in kept:
+        send_folder(client, run_id, checkpoint, last=MANIFEST_NAME)
+    if MLMODEL_NAME not in kept:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / CHECKPOINT
+            write_mlflow_model(folder, run_id, CHECKPOINT)
+            send_folder(client, run_id, folder, last=MLMODEL_NAME)
     return f"runs:/{run_id}/{CHECKPOINT}"

@@ -5,6 +5,7 @@ corpus of embeddings the rows of a database, in one version. *Index*: what large
 through, with its recall measured.
 
 ``database`` opens and writes safely, ``publish`` fills, ``index`` indexes, ``search`` searches,
-``inspect`` describes, exports and compares with the embeddings.
+``inspect`` describes, exports and compares with the embeddings; ``embedding_function`` lets LanceDB
+search them alone.
 Who asks: ``ml.retrieval.queries``. Whose database is asked: ``ml.retrieval.champion``.
 """

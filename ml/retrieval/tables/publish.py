@@ -203,15 +203,16 @@ def _check_schema(table: Table, schema: pa.Schema, uri: str) -> None:
 
 
 def _keyed_schema(schema: pa.Schema, model_id: str) -> pa.Schema:
-    """Build the columns of a table: ``key`` in front, and the model in the metadata."""
+    """Build the columns of a table: ``key`` in front; in the metadata model and query."""
     import pyarrow as pa
 
-    columns = stem_schema(
-        schema.field("vector").type.list_size, has_start="start_s" in schema.names
-    )
+    from ml.retrieval.tables.embedding_function import table_metadata
+
+    dim = schema.field("vector").type.list_size
+    columns = stem_schema(dim, has_start="start_s" in schema.names)
     field = pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
     metadata = {"model_id": model_id, "format_version": str(kinds.PUBLICATION.format_version)}
-    return pa.schema([field, *columns], metadata=metadata)
+    return pa.schema([field, *columns], metadata=metadata | table_metadata(model_id, dim))
 
 
 def _with_key(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -67,3 +67,19 @@ def test_a_run_is_resumed_by_its_name_and_not_with_other_options(home, capsys):
 def test_an_option_given_twice_adds_to_what_was_given():
     args = get_parser().parse_args(["train", "--set", "steps=3", "--set", "batch_size=8", "seed=1"])
     assert args.overrides == ["steps=3", "batch_size=8", "seed=1"]
+
+
+def test_an_export_says_how_it_was_trained_and_names_nothing_of_its_home(
+    shared_home, tmp_path, capsys
+):
+    run = read_models(DataLayout(home=shared_home))["film"].parent
+    export, out = ["--home", str(shared_home), "export", "film"], tmp_path / "film"
+    for _ in range(2):
+        assert main([*export, str(out)]) == 0
+    manifest, card = read_json(out / "manifest.json"), (out / "README.md").read_text()
+    assert f"model {manifest['model_id']}" in capsys.readouterr().out
+    assert f"`{run.name}` (model `{manifest['model_id']}`)" in card
+    assert "| film | `demo` | " in card
+    assert not {"run", "mlflow_run_id", "phase_1_model_id", "shards"} & manifest.keys()
+    assert main([*export, str(tmp_path)]) == WRONG_USE
+    assert "no exported model" in capsys.readouterr().err

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from ml import kinds
 from ml.artifacts import ArtifactError, DataLayout, file_fingerprint, read_json
+from ml.models.pretrained import WEIGHTS_NAME
 from ml.models.stem_jepa import load_model
 from ml.settings import load_settings
 from ml.starter import make
-from ml.starter.make import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, make_starter
+from ml.starter.make import CARD_NAME, MAX_BYTES, make_starter
 from ml.training.models import find_checkpoint, find_model, has_starter
 from ml.upkeep.collect import read_holdings
 
