@@ -19,6 +19,8 @@ from ml.music.tempo import find_tempo
 
 MOST_SPEED = 4 / 3
 """How much faster or slower a stem is played at most."""
+_BEATS = 8
+"""Beats before and behind a place that tell its tempo."""
 _EARLY_S = 0.05
 """What begins so little before a beat begins on it."""
 _TONAL_HZ = 8000.0
@@ -86,7 +88,7 @@ def plan_fit(
     """
     speed, semitones, notes = 1.0, 0, []
     if to_tempo:
-        speed, why_not = _speed(stem.bpm, mix.bpm)
+        speed, why_not = _speed(_bpm_at(stem, start_s), _bpm_at(mix, mix_start_s))
         if why_not is None:
             beat_s = _beat_before(stem.beats_s, start_s)
             mix_start_s = _nearest(mix.beats_s, mix_start_s - (start_s - beat_s) / speed)
@@ -128,6 +130,18 @@ def stretched(audio: np.ndarray, rate_hz: int, speed: float, semitones: int) -> 
     played = np.asarray(stretch.process(np.ascontiguousarray(audio.T, dtype=np.float32))).T
     length = round(len(audio) / speed)
     return np.pad(played[:length], ((0, max(0, length - len(played))), (0, 0)))
+
+
+def _bpm_at(music: Music, place_s: float) -> float | None:
+    """Find the tempo around a place: people play, and tempi drift."""
+    if music.bpm is None or len(music.beats_s) < 2:
+        return music.bpm
+    beats = np.asarray(music.beats_s)
+    first = int(
+        np.clip(np.searchsorted(beats, place_s) - _BEATS, 0, max(0, len(beats) - 2 * _BEATS))
+    )
+    near = beats[first : first + 2 * _BEATS]
+    return 60 / float(np.polyfit(np.arange(len(near)), near, 1)[0])
 
 
 def _speed(from_bpm: float | None, to_bpm: float | None) -> tuple[float, str | None]:

@@ -41,10 +41,11 @@ _TAPPED_BPM, _TAPPED_OCTAVES = 120.0, 1.56
 """Centre and deviation of the bell."""
 _BEATS = 8
 """Multiples of the beat that are averaged."""
+_LOUD, _FAINT = 0.98, 0.02
+"""An onset that is higher than that share of all frames counts no more than these do, so that a
+crash after silence is not all there is; but for what is faint beside the highest."""
 _NEAR = 1.08
 """How far a beat may be from the tempo."""
-_MOST_UNSTEADY = 0.12
-"""Largest deviation of the beats from a straight line, in beats."""
 _BLOCK_S = 600
 
 
@@ -76,11 +77,7 @@ def find_tempo(waveform: np.ndarray) -> Tempo | None:
         return None
     near = DBNBeatDecoder(_FPS, min_bpm=bpm / _NEAR, max_bpm=bpm * _NEAR)
     beats = near(curve)
-    places = np.arange(len(beats))
-    beat_s, first_s = np.polyfit(places, beats, 1)
-    unsteady = np.std(beats - (first_s + beat_s * places)) / beat_s
-    if unsteady > _MOST_UNSTEADY:
-        return None
+    beat_s = np.polyfit(np.arange(len(beats)), beats, 1)[0]
     return Tempo(bpm=60 / float(beat_s), confidence=confidence, beats_s=beats)
 
 
@@ -108,6 +105,7 @@ def _periodicity(curve: np.ndarray) -> tuple[float, float]:
     """Find the beat that an onset curve repeats with: its tempo in bpm, and the confidence."""
     around = np.convolve(curve, np.full(_FPS, 1 / _FPS), "same")
     onsets = np.maximum(curve - around, 0)
+    onsets = np.minimum(onsets, max(_FAINT, np.quantile(onsets, _LOUD)))
     similarity = _autocorrelation(onsets - onsets.mean())
     bpm = np.geomspace(_SLOWEST_BPM, _FASTEST_BPM, 1000)
     lags = 60 * _FPS / bpm[:, None] * np.arange(1, _BEATS + 1)  # (tempo, beat) in frames

@@ -50,12 +50,14 @@ def test_of_six_eighths_it_is_the_beat_or_its_double():
 def test_what_has_no_steady_tempo_has_none():
     random = np.random.default_rng(1)
     free = np.cumsum(random.uniform(0.1, 1.1, 30))
+    hiss = 1e-3 * random.standard_normal(20 * RATE_HZ)
+    tone = 0.1 * np.sin(np.arange(20 * RATE_HZ) * 0.2) + hiss
     without = {
         "nothing": np.zeros(0, np.float32),
         "a second": metre(120, FOUR, 2, seconds=1.0),
         "silence": np.zeros(20 * RATE_HZ, np.float32),
         "noise": 0.1 * random.standard_normal(20 * RATE_HZ).astype(np.float32),
         "free time": clicks(free, np.ones(30), free[-1] + 1),
-        "a held tone": np.sin(np.arange(20 * RATE_HZ) * 0.2).astype(np.float32),
+        "a held tone": tone.astype(np.float32),
     }
     assert [name for name, audio in without.items() if find_tempo(audio)] == []
