@@ -108,6 +108,10 @@ class DataLayout:
         """Return the folder of the ``corpus_tracks`` table of a corpus."""
         return self.home / "tracks" / corpus
 
+    def music(self, corpus: str) -> Path:
+        """Return the folder of tempo and key of the tracks of a corpus."""
+        return self.home / "music" / corpus
+
     def labels(self, corpus: str) -> Path:
         """Return the folder of the ``label_embeddings`` of a corpus."""
         return self.home / "labels" / corpus

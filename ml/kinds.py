@@ -45,6 +45,7 @@ DEMO_CORPUS = ArtifactKind(
 CORPUS_TRACKS = ArtifactKind(
     name="corpus tracks", folders="tracks/*", made_by="stems corpus build {0}"
 )
+TRACK_MUSIC = ArtifactKind(name="tempo and key", folders="music/*", made_by="stems embed {0}")
 LABEL_EMBEDDINGS = ArtifactKind(
     name="label embeddings", folders="labels/*", made_by="stems labels build {0}"
 )

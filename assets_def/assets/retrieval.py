@@ -71,10 +71,15 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
             for conditioning in settings.evaluation.conditionings
         ][-1]
     artifacts = dict(zip(names, made, strict=True))
-    published = {
-        called: store.publish_corpus(layout, model.model_id, name)
+    searched = {
+        called: model.model_id
         for called, model in zip(names, models, strict=True)
         if not is_baseline(model)
+    }
+    store.hear_gallery(layout, searched.values(), name, workers=home.processes)
+    published = {
+        called: store.publish_corpus(layout, model_id, name)
+        for called, model_id in searched.items()
     }
     first = made[0]
     metadata = {f"{model}/uri": artifact.summary["uri"] for model, artifact in published.items()}

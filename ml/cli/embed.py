@@ -82,12 +82,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _publish(models: Sequence[EmbeddingModel], corpus: str, settings: Settings) -> None:
     from ml.retrieval.embeddings.baselines import is_baseline
-    from ml.retrieval.tables.publish import publish_corpus
+    from ml.retrieval.tables.publish import hear_gallery, publish_corpus
 
-    for model in models:
-        if not is_baseline(model):
-            published = publish_corpus(settings.layout, model.model_id, corpus)
-            print(f"{model.name} is published to {published.summary['uri']}")
+    searched = [model for model in models if not is_baseline(model)]
+    hear_gallery(settings.layout, [model.model_id for model in searched], corpus, workers=cores())
+    for model in searched:
+        published = publish_corpus(settings.layout, model.model_id, corpus)
+        print(f"{model.name} is published to {published.summary['uri']}")
 
 
 def embed(

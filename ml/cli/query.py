@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ from ml.cli.options import add_model, check_audio, examples
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    from ml.music.fit import Fit
     from ml.retrieval.queries.candidates import Candidate
     from ml.retrieval.queries.retriever import StemRetriever
+    from ml.retrieval.queries.stem_files import StemFiles
 
 _K = 10
 
@@ -36,6 +38,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "stems query drums.wav bass.wav --corpus demo --save hits",
             "stems query --like demo/heldout-009/01-acoustic-guitar",
             'stems query --instrument "grand piano"',
+            'stems query mix.wav --bpm 118..124 --key "A minor" --save hits --fit',
         ),
     )
     parser.add_argument(
@@ -60,6 +63,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     add_model(parser)
     parser.add_argument("--corpus", metavar="NAME", help="only stems of this corpus")
+    parser.add_argument(
+        "--bpm", metavar="LOW..HIGH", help="only stems of such a tempo: 118..124, or 120"
+    )
+    parser.add_argument("--key", help='only stems of this key: "A minor", Bb, F#m')
     parser.add_argument("--where", help="only stems for which this holds: \"category = 'guitar'\"")
     parser.add_argument(
         "--exclude-tracks",
@@ -84,6 +91,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="DIR",
         help="write the best chunk of each stem, alone and with the mix, and results.json",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="with --save: stretch each chunk to the tempo of the MIX, and begin both on a beat",
+    )
+    parser.add_argument(
+        "--fit-key", action="store_true", help="with --fit: transpose it to the key of the MIX too"
     )
     parser.set_defaults(run=run)
 
@@ -148,6 +163,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             "nothing to ask with; give MIX, --instrument TEXT, --like KEY, or MIX and TEXT"
         )
+    if args.fit_key and not args.fit:
+        raise ValueError("--fit-key goes with --fit")
+    if args.fit and (args.save is None or not args.mix):
+        raise ValueError("--fit brings what --save DIR writes to a MIX; give both")
     if args.save is not None:
         from ml.retrieval.queries.excerpts import check_folder
 
@@ -178,7 +197,7 @@ def _is_path(text: str, settings: Settings) -> bool:
 def _search(args: argparse.Namespace, retriever: StemRetriever) -> list[Candidate]:
     filters: dict[str, Any] = {
         "k": min(_K, len(retriever.tables)) if args.k is None else args.k,
-        "where": _where(args.corpus, args.where),
+        "where": _where(args, retriever),
         "exclude_tracks": args.exclude_tracks,
         "per_track": args.per_track,
         "variants": args.variants,
@@ -208,6 +227,7 @@ def _save(
         lambda candidate: files.stem(asdict(candidate)),
         chunk_s=model.chunk_s,
         played=PlayedMix(mix=list(args.mix), rate_hz=model.rate_hz) if args.mix else None,
+        fit_of=_fit_of(args, files, model.rate_hz) if args.fit else None,
         about={
             "mix": [str(path) for path in args.mix],
             "instrument": args.instrument,
@@ -219,15 +239,38 @@ def _save(
     quieter = [row for row in rows if row["preview_gain_db"] < 0]
     said = f", {len(quieter)} previews turned down to full scale" if quieter else ""
     print(f"{len(rows)} stems saved in {args.save}{said}", file=sys.stderr)
+    for row in rows:
+        for note in (row["fit"] or {}).get("notes", ()):
+            print(f"{row['excerpt']}: {note}", file=sys.stderr)
     return rows
 
 
-def _where(corpus: str | None, where: str | None) -> str | None:
-    from ml.retrieval.tables.database import sql_text
+def _fit_of(args: argparse.Namespace, files: StemFiles, rate_hz: int) -> Callable[[Candidate], Fit]:
+    """Listen to the mix, say what it is, and plan for it."""
+    from ml.music.fit import plan_fit
+    from ml.retrieval.queries.mix import hear_mix
 
-    parts = [f"corpus = {sql_text(corpus)}"] if corpus else []
-    parts += [f"({where})"] if where else []
-    return " AND ".join(parts) or None
+    mix = hear_mix(list(args.mix), rate_hz)
+    tempo = "no steady tempo" if mix.bpm is None else f"{mix.bpm:.1f} bpm"
+    print(f"the mix has {tempo} and {mix.key or 'no plain key'}", file=sys.stderr)
+
+    def plan(candidate: Candidate) -> Fit:
+        places = (candidate.best_start_s or 0.0, candidate.mix_start_s or 0.0)
+        return plan_fit(files.music(asdict(candidate)), mix, *places, to_key=args.fit_key)
+
+    return plan
+
+
+def _where(args: argparse.Namespace, retriever: StemRetriever) -> str | None:
+    from ml.retrieval.tables.database import sql_text
+    from ml.retrieval.tables.search import music_filter
+
+    parts = [
+        f"corpus = {sql_text(args.corpus)}" if args.corpus else None,
+        music_filter(retriever.tables, args.bpm, args.key),
+        f"({args.where})" if args.where else None,
+    ]
+    return " AND ".join(filter(None, parts)) or None
 
 
 def print_candidates(candidates: Sequence[Candidate], *, like: bool = False) -> None:
@@ -244,12 +287,13 @@ def print_candidates(candidates: Sequence[Candidate], *, like: bool = False) -> 
     alone = ("likeness", "most alike at") if like else ("label match", "typical at")
     score, place = ("score", "fits best at") if has_mix else alone
     rows: list[tuple[str, ...]] = [
-        ("rank", score, "label", "corpus", "stem", "variants", place, "with mix at")
+        ("rank", score, "label", "corpus", "stem", "variants", place, "with mix at", "bpm", "key")
     ]
     for c in candidates:
         cells = (str(c.rank), f"{c.score:.3f}", c.label, c.corpus, c.stem_id)
         places = (_seconds(c.best_start_s), _seconds(c.mix_start_s))
-        rows.append((*cells, f"+{len(c.variants)}" if c.variants else "", *places))
+        music = ("" if c.bpm is None else f"{c.bpm:.1f}", c.musical_key or "")
+        rows.append((*cells, f"+{len(c.variants)}" if c.variants else "", *places, *music))
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
+from ml.retrieval.tables.publish import BPM, MUSICAL_KEY
+
 if TYPE_CHECKING:
     from ml.retrieval.tables.search import StemTables
 
@@ -46,7 +48,8 @@ class Catalog:
     @property
     def columns(self) -> tuple[str, ...]:
         """What a condition may name; where the files lie is nobody's business."""
-        return (*(name for name in _COLUMNS if name != "audio"), "split", "labels")
+        music = [name for name in (BPM, MUSICAL_KEY) if name in self.tables.columns]
+        return (*(name for name in _COLUMNS if name != "audio"), "split", "labels", *music)
 
     def row(self, key: str) -> Mapping[str, Any]:
         """Look a stem up by its key.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 
 from ml.artifacts import fingerprint
 from ml.audio.files import resample
-from ml.retrieval.queries.mix import read_chunks
+from ml.music.fit import Music
+from ml.retrieval.queries.mix import hear_mix, read_chunks
 from ml.retrieval.queries.retriever import Retrievers
 from ml.retrieval.queries.stem_files import StemFiles
 from ml.serve.catalog import TrackStems
@@ -40,6 +41,8 @@ class ServedMix:
     """Where it comes from; None: an upload."""
     left_out: tuple[Mapping[str, Any], ...] = ()
     """Rows of the track's stems that it lacks."""
+    music: Music = field(default_factory=Music)
+    """Its tempo, beats and key."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -145,6 +148,7 @@ class Mixes:
         try:
             model = self._retrievers.current().model
             read_chunks(mix.waveform(), model.rate_hz, model.chunk_s)
+            mix = replace(mix, music=hear_mix(mix.waveform(), QUERY_RATE_HZ))
         except ValueError:
             for path in mix.paths:
                 path.unlink()

@@ -123,6 +123,8 @@ class MixInfo(BaseModel):
     corpus: str | None = Field(description="Where its track comes from; null for an upload.")
     track_id: str | None
     left_out: list[StemSummary] = Field(description="Stems of the track that the mix lacks.")
+    bpm: float | None = Field(description="Its tempo; null where it is not steady.")
+    musical_key: str | None = Field(description="Its key, such as A minor; null where none is.")
 
 
 class CandidateInfo(BaseModel):
@@ -144,12 +146,31 @@ class CandidateInfo(BaseModel):
         description="Where in the mix that fits best; null without a mix or when not known."
     )
     duration_s: float
+    bpm: float | None = Field(description="Tempo of its song; null where it is not steady.")
+    musical_key: str | None = Field(
+        description="Key of its song, such as A minor; null where there is none, as of drums."
+    )
     audio: str = Field(description="Link to the decoded audio; takes ranges.")
     peaks: str = Field(description="Link to its waveform.")
     file: str = Field(description="Link to the file to keep.")
     variants: list[str] = Field(
         description="Keys of other recordings of the same thing, which this one stands for."
     )
+
+
+class FitInfo(BaseModel):
+    """How a stem is played with a mix."""
+
+    speed: float = Field(description="How much faster it is played.")
+    semitones: int = Field(description="How much higher it is played.")
+    start_s: float = Field(description="Where to play what `audio` sends from: on a beat.")
+    mix_start_s: float = Field(description="Which beat of the mix goes with that.")
+    duration_s: float = Field(description="Length of what `audio` sends.")
+    notes: list[str] = Field(
+        description="Why it was not brought to the tempo or key of the mix: a sentence each."
+    )
+    audio: str = Field(description="Link to the stem, played so; takes ranges.")
+    excerpt: str = Field(description="Link to the chunk of it that fits best, to keep.")
 
 
 class Found(BaseModel):

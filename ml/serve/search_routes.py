@@ -20,7 +20,7 @@ from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.retriever import StemRetriever
 from ml.retrieval.queries.words import WordsRead, read_words
 from ml.retrieval.tables.database import sql_text
-from ml.retrieval.tables.search import label_filter
+from ml.retrieval.tables.search import StemTables, label_filter, music_filter
 from ml.serve.catalog import Catalog
 from ml.serve.schemas import (
     LINE_PATTERN,
@@ -133,6 +133,12 @@ class Search(BaseModel):
         max_length=50,
         description="Only stems that have one of these labels, at any level.",
     )
+    bpm: Text | None = Field(
+        default=None, description="Only stems of such a tempo.", examples=["118..124"]
+    )
+    musical_key: Text | None = Field(
+        default=None, description="Only stems of this key.", examples=["A minor", "Bb"]
+    )
     variants: bool = Field(
         default=False,
         description="Each recording of one thing by itself, not only the best of them.",
@@ -190,7 +196,7 @@ def _candidates(
 ) -> Sequence[Candidate]:
     k, instrument = wanted.k, wanted.instrument
     filters: dict[str, Any] = {
-        "where": _where(wanted),
+        "where": _where(wanted, catalog.tables),
         "per_track": wanted.per_track,
         "variants": wanted.variants,
     }
@@ -209,7 +215,7 @@ def _candidates(
     return retriever.query_by_text(instrument, k, **filters)
 
 
-def _where(wanted: Search) -> str | None:
+def _where(wanted: Search, tables: StemTables) -> str | None:
     parts = [
         f"{column} IN ({', '.join(map(sql_text, values))})"
         for column, values in (("corpus", wanted.corpus), ("category", wanted.category))
@@ -217,6 +223,8 @@ def _where(wanted: Search) -> str | None:
     ]
     if wanted.label:
         parts.append(f"({' OR '.join(map(label_filter, wanted.label))})")
+    if music := music_filter(tables, wanted.bpm, wanted.musical_key):
+        parts.append(music)
     if wanted.where is not None:
         parts.append(f"({wanted.where})" if parts else wanted.where)
     return " AND ".join(parts) or None

@@ -16,13 +16,14 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
+from ml.music.fit import Fit
 from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.retriever import Retrievers, StemRetriever
 from ml.retrieval.queries.stem_files import StemFiles
 from ml.serve.catalog import Catalog, TrackStems
 from ml.serve.limits import ServeLimits
 from ml.serve.mixes import Mixes, ServedMix
-from ml.serve.schemas import CandidateInfo, MixInfo, StemSummary, TrackSummary, Waveform
+from ml.serve.schemas import CandidateInfo, FitInfo, MixInfo, StemSummary, TrackSummary, Waveform
 from ml.serve.security import TRY_AGAIN
 from ml.serve.sounds import Sound
 from ml.serve.stem_audio import StemAudio
@@ -146,6 +147,8 @@ def mix_info(mix: ServedMix) -> MixInfo:
         corpus=mix.track and mix.track.corpus,
         track_id=mix.track and mix.track.track_id,
         left_out=[stem_summary(row) for row in mix.left_out],
+        bpm=mix.music.bpm and round(mix.music.bpm, 2),
+        musical_key=mix.music.key,
     )
 
 
@@ -158,4 +161,21 @@ def candidate_info(candidate: Candidate) -> CandidateInfo:
         audio=f"{base}/audio",
         peaks=f"{base}/peaks",
         file=f"{base}/file",
+    )
+
+
+def fit_info(row: Mapping[str, Any], fit: Fit, chunk_s: float) -> FitInfo:
+    """Describe how a stem is played with a mix, with its links."""
+    base = f"/api/stems/{quote(row['key'], safe='')}/audio"
+    audio = f"{base}?speed={fit.speed}&semitones={fit.semitones}"
+    start_s = round(fit.start_s / fit.speed, 6)
+    return FitInfo(
+        speed=fit.speed,
+        semitones=fit.semitones,
+        start_s=start_s,
+        mix_start_s=fit.mix_start_s,
+        duration_s=row["duration_s"] / fit.speed,
+        notes=list(fit.notes),
+        audio=audio,
+        excerpt=f"{audio}&start_s={start_s}&duration_s={chunk_s}",
     )

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 
 from ml.artifacts import fingerprint
 from ml.audio.files import AudioError, probe
+from ml.music.fit import Music, stretched
 from ml.retrieval.queries.excerpts import safe_name
 from ml.retrieval.queries.stem_files import StemFiles, stem_window
 from ml.serve.limits import ServeLimits
-from ml.serve.sounds import Sound, SoundCache, as_played, write_sound
+from ml.serve.sounds import PLAY_RATE_HZ, Sound, SoundCache, as_played, write_sound
 from ml.tracks import Stem
 
 _LOCKS = 16
@@ -59,19 +60,28 @@ class StemAudio:
         self._kept: SoundCache[ServedStem] = SoundCache(_MOST_STEMS, limits.stem_bytes)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
-    def sound(self, row: Mapping[str, Any]) -> ServedStem:
+    def music(self, row: Mapping[str, Any]) -> Music:
+        """Give tempo, beats and key of a stem, as far as they are known."""
+        return self._files.music(row)
+
+    def sound(self, row: Mapping[str, Any], speed: float = 1.0, semitones: int = 0) -> ServedStem:
         """Decode a stem unless it is kept; requests for the same one wait for each other.
+
+        Args:
+            row: of the table.
+            speed: how much faster it is played.
+            semitones: how much higher.
 
         Raises:
             HTTPException: its files are gone or cannot be decoded.
         """
         stem = self._files.stem(row)
-        version = _version(row["key"], stem)
+        version = _version(row["key"], stem, speed, semitones)
         with self._locks[int(version[:8], 16) % _LOCKS]:
             if (kept := self._kept.get(version)) is not None:
                 return kept
             try:
-                samples = read_sound(stem)
+                samples = stretched(read_sound(stem), PLAY_RATE_HZ, speed, semitones)
             except AudioError as error:
                 sentence = f"stem {row['key']!r} cannot be heard: {error}"
                 raise HTTPException(404, sentence) from None
@@ -110,7 +120,8 @@ def read_sound(stem: Stem) -> np.ndarray:
     return as_played(*stem_window(stem, 0.0, stem.start_s + max(lengths_s)))
 
 
-def _version(key: str, stem: Stem) -> str:
+def _version(key: str, stem: Stem, *played: float) -> str:
     states = [path.stat() for path in stem.files if path.is_file()]
     stamps = [(str(path), stem.stream, stem.start_s) for path in stem.files]
-    return fingerprint([key, stamps, [(state.st_size, state.st_mtime_ns) for state in states]])
+    times = [(state.st_size, state.st_mtime_ns) for state in states]
+    return fingerprint([key, played, stamps, times])

@@ -21,9 +21,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 from starlette.types import Receive, Scope, Send
 
-from ml.serve.schemas import KEY_PATTERN, MixInfo, Text, TrackMix, Waveform
+from ml.music.fit import MOST_SPEED, plan_fit
+from ml.serve.schemas import KEY_PATTERN, FitInfo, MixInfo, Text, TrackMix, Waveform
 from ml.serve.security import UPLOAD_PATH, responses
-from ml.serve.service import Service, TheService, mix_info, waveform_info
+from ml.serve.service import Service, TheService, fit_info, mix_info, waveform_info
 from ml.serve.sounds import cut_sound
 from ml.serve.stem_audio import ServedStem
 
@@ -90,6 +91,10 @@ class Player:
 
 
 ThePlayer = Annotated[Player, Depends()]
+Speed = Annotated[
+    float, Query(ge=1 / MOST_SPEED, le=MOST_SPEED, description="How much faster it is played.")
+]
+Semitones = Annotated[int, Query(ge=-6, le=6, description="How much higher it is played.")]
 
 
 def _answers(whole: str, *types: str) -> dict[int | str, dict[str, Any]]:
@@ -186,10 +191,42 @@ async def stem_peaks(key: Key, service: TheService) -> Waveform:
     response_class=Response,
     responses=_SOUND,
 )
-async def stem_audio(key: Key, player: ThePlayer) -> Response:
-    """Send a stem, or a piece of it, as 16-bit WAV; takes ranges. Several files are summed."""
-    served = await _served(player.service, key)
+async def stem_audio(
+    key: Key, player: ThePlayer, speed: Speed = 1.0, semitones: Semitones = 0
+) -> Response:
+    """Send a stem, or a piece of it, as 16-bit WAV; takes ranges. Several files are summed.
+
+    Pieces are of what is played: of a stem at twice the speed, second 4 is second 8 of the stem.
+    """
+    served = await _served(player.service, key, speed, semitones)
     return await player.play(served.wav, served.version)
+
+
+@stem_router.get("/{key:key}/fit", summary="Bring a stem to a mix", responses=responses(404))
+async def stem_fit(
+    key: Key,
+    service: TheService,
+    mix: Annotated[str, Query(pattern=r"^[0-9a-f]{24}$", description="Id of the mix.")],
+    start_s: StartS = 0,
+    mix_start_s: StartS = 0,
+    to_tempo: Annotated[bool, Query(description="Stretch it, both from a beat on.")] = True,
+    to_key: Annotated[bool, Query(description="Transpose it.")] = False,
+) -> FitInfo:
+    """Plan how a stem is played at the tempo and in the key of a mix; its `audio` sends that.
+
+    `start_s` and `mix_start_s`, in the time of the stem and of the mix, are where the two fit:
+    `best_start_s` and `mix_start_s` of a search.
+    """
+
+    def plan() -> FitInfo:
+        retriever, catalog = service.current()
+        row = catalog.row(key)
+        stem, wanted = service.stems.music(row), service.mixes.get(mix).music
+        places, asked = (start_s, mix_start_s), {"to_tempo": to_tempo, "to_key": to_key}
+        fit = plan_fit(stem, wanted, *places, **asked)
+        return fit_info(row, fit, retriever.model.chunk_s)
+
+    return await service.queries.run(plan)
 
 
 @stem_router.get(
@@ -211,9 +248,9 @@ async def stem_file(key: Key, request: Request, service: TheService) -> Response
     return _answer(request, opened, kind, file.version, save_as=file.name)
 
 
-async def _served(service: Service, key: str) -> ServedStem:
+async def _served(service: Service, key: str, speed: float = 1.0, semitones: int = 0) -> ServedStem:
     row = await service.queries.run(lambda: service.catalog().row(key))
-    return await service.decodes.run(service.stems.sound, row)
+    return await service.decodes.run(service.stems.sound, row, speed, semitones)
 
 
 def _answer(

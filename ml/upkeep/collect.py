@@ -46,7 +46,7 @@ audio branch, belong to no run."""
 _SHARD_FILE = re.compile(r"((?:train|valid|test)-\d{6,}-[0-9a-f]{8})(?:\.tar|\.index\.json)")
 _PLACES = (
     *("shards", "runs", "embeddings", "lancedb", "scores"),
-    *("labels", "tracks", "beats", "reports"),
+    *("labels", "tracks", "music", "beats", "reports"),
 )
 """Folders of a home in which temporaries are looked for; corpora belong to their owners."""
 

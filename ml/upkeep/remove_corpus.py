@@ -105,7 +105,7 @@ def _folders(settings: Settings, name: str, removal: Removal) -> Iterator[Path]:
             yield layout.shards(name)
     if layout.shards_uri is not None:
         removal.kept.append(f"shards at {layout.training_shards(name)} stay; remove them there")
-    made = [layout.labels(name), layout.tracks(name)]
+    made = [layout.labels(name), layout.music(name), layout.tracks(name)]
     if name in settings.corpora and settings.corpora[name].kind == "midi":
         made.append(Path(settings.corpus(name).options["audio"]))
     yield from (path for path in made if path.is_dir())

@@ -22,6 +22,7 @@ import numpy as np
 
 from ml.retrieval.queries.places import Place
 from ml.retrieval.queries.stem_files import StemFiles
+from ml.retrieval.tables.publish import BPM, MUSICAL_KEY
 from ml.retrieval.tables.search import Hit
 
 _NEARLY_EQUAL = 0.98
@@ -55,6 +56,10 @@ class Candidate:
     """Length of the stem."""
     audio: str
     """Path of its audio; several files are separated by line breaks."""
+    bpm: float | None = None
+    """Tempo of its track; None: not steady, or not listened for."""
+    musical_key: str | None = None
+    """Key of its track, such as ``A minor``; None: it has none (drums), or none that is plain."""
     variants: list[str] = field(default_factory=list)
     """Keys of the recordings that were folded into this one, the best first."""
 
@@ -89,6 +94,8 @@ def candidates_of(
                 mix_start_s=place and place.mix_start_s,
                 variants=one.variants,
                 **{name: one.hit.row[name] for name in columns},
+                bpm=one.hit.row.get(BPM),
+                musical_key=one.hit.row.get(MUSICAL_KEY),
             )
         )
     return candidates

@@ -2,8 +2,10 @@
 
 A folder of excerpts holds ``01-<label>-<track>.wav`` (a chunk of the stem at its own rate, with
 its channels), ``01-<label>-<track>-with-mix.wav`` (the mix from ``mix_start_s`` on plus that chunk,
-sample by sample) and ``results.json``. All are 32-bit float WAV, so that nothing is clipped or
-rounded; a preview above full scale is turned down as a whole, and ``preview_gain_db`` says so.
+sample by sample) and ``results.json``. Where a stem is *fitted*, the chunk is brought to the tempo
+of the mix (and to its key, where asked), and both begin on a beat. All are 32-bit float WAV, so
+that nothing is clipped or rounded; a preview above full scale is turned down as a whole, and
+``preview_gain_db`` says so.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ml.artifacts import (
     write_json,
 )
 from ml.audio.windows import fit_channels
+from ml.music.fit import Fit, stretched
 from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.mix import Mix, mix_window
 from ml.retrieval.queries.stem_files import stem_window
@@ -53,6 +56,7 @@ def save_excerpts(
     *,
     chunk_s: float,
     played: PlayedMix | None = None,
+    fit_of: Callable[[Candidate], Fit] | None = None,
     about: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Write a folder of excerpts, aside and renamed; one that was written before is replaced.
@@ -63,11 +67,13 @@ def save_excerpts(
         stem_of: the files of a candidate.
         chunk_s: how long an excerpt is; shorter where the stem ends.
         played: the mix; None: no previews.
+        fit_of: how a stem is played with the mix; None: as it is.
         about: what was asked, for ``results.json``.
 
     Returns:
         What ``results.json`` lists: the fields of each candidate, ``excerpt`` and ``preview`` (file
-        names; null without a mix) and ``preview_gain_db`` (0, or less where it was turned down).
+        names; null without a mix), ``preview_gain_db`` (0, or less where it was turned down) and
+        ``fit`` (the fields of ``ml.music.fit.Fit``; null where nobody asked).
 
     Raises:
         ArtifactError: the folder holds something else.
@@ -76,7 +82,9 @@ def save_excerpts(
     folder = folder.resolve()
     check_folder(folder)
     with write_folder_aside(folder) as aside:
-        rows = [_save(aside, c, stem_of(c), chunk_s, played) for c in candidates]
+        rows = [
+            _save(aside, c, stem_of(c), chunk_s, played, fit_of and fit_of(c)) for c in candidates
+        ]
         written = {"made_by": MADE_BY, "format_version": FORMAT_VERSION, **about}
         write_json(aside / RESULTS_NAME, {**written, "candidates": rows})
     return rows
@@ -105,18 +113,32 @@ def safe_name(*texts: str) -> str:
 
 
 def _save(
-    folder: Path, candidate: Candidate, stem: Stem, chunk_s: float, played: PlayedMix | None
+    folder: Path,
+    candidate: Candidate,
+    stem: Stem,
+    chunk_s: float,
+    played: PlayedMix | None,
+    fit: Fit | None,
 ) -> dict[str, Any]:
-    start_s = candidate.best_start_s or 0.0
-    duration_s = min(chunk_s, candidate.duration_s - start_s)
-    audio, rate_hz = stem_window(stem, start_s, duration_s)
+    plan = fit or Fit(
+        start_s=candidate.best_start_s or 0.0, mix_start_s=candidate.mix_start_s or 0.0
+    )
+    duration_s = min(chunk_s * plan.speed, candidate.duration_s - plan.start_s)
+    audio, rate_hz = stem_window(stem, plan.start_s, duration_s)
+    audio = stretched(audio, rate_hz, plan.speed, plan.semitones)
     name = f"{candidate.rank:02}-{safe_name(candidate.label, candidate.track_id)}"
-    row = {**asdict(candidate), "excerpt": f"{name}.wav", "preview": None, "preview_gain_db": 0.0}
+    row = {
+        **asdict(candidate),
+        "excerpt": f"{name}.wav",
+        "preview": None,
+        "preview_gain_db": 0.0,
+        "fit": fit and asdict(fit),
+    }
     _write(folder / row["excerpt"], audio, rate_hz)
     if played is not None:
         mix = mix_window(
             played.mix,
-            candidate.mix_start_s or 0.0,
+            plan.mix_start_s,
             len(audio) / rate_hz,
             rate_hz=rate_hz,
             array_hz=played.rate_hz,

@@ -17,6 +17,8 @@ from ml.audio.activity import MIN_ACTIVE_S
 from ml.audio.files import CONTAINER_SUFFIXES, AudioError, mix_parts, probe, read_audio, resample
 from ml.audio.windows import read_window
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
+from ml.music.fit import Music, hear
+from ml.music.tempo import RATE_HZ
 from ml.retrieval.embeddings.model import Conditions, EmbeddingModel
 from ml.retrieval.embeddings.passes import ChunkRows, EmbeddingPass
 from ml.retrieval.embeddings.source import ACTIVITY, Chunk, sounding_chunks
@@ -101,6 +103,20 @@ def read_chunks(mix: Mix, rate_hz: int, chunk_s: float, what: str = "mix") -> Mi
             f"reaches {ACTIVITY.on_db:.0f} dB); give one that sounds"
         )
     return chunks
+
+
+def hear_mix(mix: Mix, array_hz: int) -> Music:
+    """Find tempo, beats and key of the sum of all parts, the whole of it.
+
+    Args:
+        mix: see ``Mix``.
+        array_hz: rate of arrays that come without one.
+
+    Raises:
+        AudioError: a file is missing or cannot be decoded.
+        ValueError: as ``read_chunks``.
+    """
+    return hear(mix_parts([_read(part, RATE_HZ) for part in _parts(mix, array_hz)]))
 
 
 def query_vectors(

@@ -1,4 +1,4 @@
-"""Which files a stem of the table is made of, as its corpus has them now, and pieces of them."""
+"""What a stem of the table is made of, as its corpus has it now: files, pieces of them, music."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 from ml.artifacts import MANIFEST_NAME, DataLayout
 from ml.audio.files import resample
 from ml.audio.windows import fit_channels, read_window
+from ml.music.fit import Music
+from ml.music.tracks import TABLE_NAME, TrackMusic, read_track_music
 from ml.retrieval.embeddings.source import song_key
 from ml.tracks import Stem
 
@@ -30,7 +32,7 @@ class StemRecord:
 
 
 class StemFiles:
-    """Looks stems up in ``corpus_tracks``; any thread may ask.
+    """Looks stems up in ``corpus_tracks`` and in what was heard there; any thread may ask.
 
     The table itself names files too, but knows nothing of a corpus that was moved since, of the
     streams of a container, of stems that begin late, or of titles.
@@ -43,6 +45,7 @@ class StemFiles:
         self._layout = layout
         self._lock = threading.Lock()
         self._read: dict[str, tuple[int, Mapping[str, StemRecord]]] = {}
+        self._heard: dict[str, tuple[int, Mapping[str, TrackMusic]]] = {}
 
     def stem(self, row: Mapping[str, Any]) -> Stem:
         """Find the stem of a row of the table; its files are not looked at.
@@ -63,6 +66,17 @@ class StemFiles:
             return known[row["stem_id"]]
         files = tuple(Path(line) for line in row["audio"].splitlines() if line)
         return StemRecord(stem=Stem(stem_id=row["stem_id"], files=files))
+
+    def music(self, row: Mapping[str, Any]) -> Music:
+        """Give tempo, beats and key of the stem of a row; none where nobody listened."""
+        name = row["corpus"]
+        table = self._layout.music(name) / TABLE_NAME
+        with self._lock:
+            written_ns = table.stat().st_mtime_ns if table.is_file() else 0
+            if name not in self._heard or self._heard[name][0] != written_ns:
+                self._heard[name] = written_ns, read_track_music(self._layout, name)
+            heard = self._heard[name][1].get(row["track_id"])
+        return Music() if heard is None else heard.of_stem(row["stem_id"])
 
     def _corpus(self, name: str) -> Mapping[str, StemRecord]:
         """Read the stems of a corpus by their ids; none when it has no ``corpus_tracks`` here."""

@@ -4,6 +4,8 @@ A database holds ``stem_embeddings`` (one row a stem) and ``chunk_embeddings`` (
 chunk of it), published from the Parquet embeddings. Publishing a corpus is *one* merge in each
 table: it updates, inserts, and deletes what has left the corpus, in one version; files pass by in
 batches. The record of it lies in ``lancedb/<model_id>/published/<corpus>``, wherever the database.
+Stems come with tempo and key (``ml.music.tracks``) where these were heard; a table from before
+there were such columns gets them at its next publication.
 
 Stem ids repeat across corpora, and LanceDB 0.40 takes a single column as primary key, so rows
 carry a ``key``: ``<corpus>/<stem_id>``, for chunks with ``@<start_s>``. The key is declared in the
@@ -12,14 +14,17 @@ schema at creation; without it, two processes that insert the same rows at once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml import kinds
-from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, finish
+from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, fingerprint, finish
 from ml.locks import lock
+from ml.music.fit import Music
+from ml.music.tracks import TrackMusic, build_track_music, read_track_music
+from ml.parquet import read_frame
 from ml.plain import first_line
 from ml.retrieval.embeddings.files import CHUNKS, GALLERY, read_embedding_manifest, stem_schema
 from ml.retrieval.tables.database import (
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 STEM_TABLE, CHUNK_TABLE = "stem_embeddings", "chunk_embeddings"
+BPM, MUSICAL_KEY = "bpm", "musical_key"
+"""Columns of the stem table; ``key`` is the stem's name."""
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key:position": b"1"}
 _BATCH_ROWS = 8192
 
@@ -56,6 +63,7 @@ def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
     manifest = read_embedding_manifest(layout, model_id, corpus)
     made = manifest["summary"]
     counts = {CHUNK_TABLE: made["chunks"], STEM_TABLE: made["gallery"]}
+    music = read_track_music(layout, corpus)
     record = publication_folder(layout, model_id, corpus)
     uri = database_uri(layout, model_id)
     identity = {
@@ -63,16 +71,33 @@ def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
         "corpus": corpus,
         "embeddings": manifest["fingerprint"],
         "place": _place(layout, uri),
+        "music": fingerprint({track_id: row.content for track_id, row in music.items()}),
     }
     current = find_current(record, identity, kinds.PUBLICATION)
     if current is not None and all(count_rows(uri, t, corpus) == n for t, n in counts.items()):
         return replace(current, summary={**current.summary, "uri": uri})
     folder = layout.embeddings(model_id, corpus)
     for name, file_name in ((CHUNK_TABLE, CHUNKS), (STEM_TABLE, GALLERY)):
-        merge_file(uri, name, folder / file_name, corpus=corpus, model_id=model_id)
+        path = folder / file_name
+        merge_file(uri, name, path, corpus=corpus, model_id=model_id, music=music)
     optimize_tables(uri)
     with lock(layout.lancedb / model_id / ".lock", waits=True):
         return finish(record, identity, kinds.PUBLICATION, summary={"uri": uri, **counts})
+
+
+def hear_gallery(
+    layout: DataLayout, model_ids: Iterable[str], corpus: str, *, workers: int = 1
+) -> None:
+    """Listen for tempo and key of all tracks that models' galleries of a corpus have stems of.
+
+    Raises:
+        ArtifactError: there are no embeddings, or no ``corpus_tracks``.
+        LockedError: another process does.
+    """
+    galleries = (layout.embeddings(model_id, corpus) / GALLERY for model_id in model_ids)
+    tracks = {i for path in galleries for i in read_frame(path)["track_id"].unique()}
+    if tracks:
+        build_track_music(corpus, layout, tracks, workers=workers)
 
 
 def publication_folder(layout: DataLayout, model_id: str, corpus: str = "") -> Path:
@@ -97,8 +122,24 @@ def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: 
     merge_batches(uri, name, rows.schema, rows.to_batches, corpus=corpus, model_id=model_id)
 
 
-def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -> None:
+def merge_file(
+    uri: str,
+    name: str,
+    path: Path,
+    *,
+    corpus: str,
+    model_id: str,
+    music: Mapping[str, TrackMusic] | None = None,
+) -> None:
     """Merge as ``merge_corpus`` the rows of a Parquet file, a few thousand in memory at a time.
+
+    Args:
+        uri: the database.
+        name: the table.
+        path: the file.
+        corpus: whose rows are replaced.
+        model_id: whose vectors these are.
+        music: what was heard in its tracks, by their ids.
 
     Raises:
         ArtifactError: as ``merge_corpus``; or the file is missing or damaged.
@@ -120,7 +161,7 @@ def merge_file(uri: str, name: str, path: Path, *, corpus: str, model_id: str) -
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     try:
-        merge_batches(uri, name, schema, batches, corpus=corpus, model_id=model_id)
+        merge_batches(uri, name, schema, batches, corpus=corpus, model_id=model_id, music=music)
     except (pa.ArrowException, OSError, RuntimeError):
         if not unreadable:
             raise
@@ -135,6 +176,7 @@ def merge_batches(
     *,
     corpus: str,
     model_id: str,
+    music: Mapping[str, TrackMusic] | None = None,
 ) -> None:
     """Merge as ``merge_corpus`` rows that pass by, a batch in memory at a time.
 
@@ -145,6 +187,7 @@ def merge_batches(
         batches: makes them, anew for each try when others write at the same time.
         corpus: whose rows are replaced.
         model_id: whose vectors these are.
+        music: as for ``merge_file``.
 
     Raises:
         ArtifactError: as ``merge_corpus``.
@@ -153,6 +196,7 @@ def merge_batches(
 
     keyed = _keyed_schema(schema, model_id)
     table = ensure_table(uri, name, keyed)
+    _add_music_columns(table, keyed)
     _check_schema(table, keyed, uri)
     merge = (
         table.merge_insert("key")
@@ -162,7 +206,7 @@ def merge_batches(
     )
 
     def write() -> None:
-        rows = (_with_key(batch, keyed) for batch in batches())
+        rows = (_with_key(batch, keyed, music or {}) for batch in batches())
         merge.execute(pa.RecordBatchReader.from_batches(keyed, rows))
 
     commit(table, write)
@@ -208,20 +252,44 @@ def _keyed_schema(schema: pa.Schema, model_id: str) -> pa.Schema:
 
     from ml.retrieval.tables.embedding_function import table_metadata
 
-    dim = schema.field("vector").type.list_size
-    columns = stem_schema(dim, has_start="start_s" in schema.names)
+    has_start, dim = "start_s" in schema.names, schema.field("vector").type.list_size
+    columns = stem_schema(dim, has_start=has_start)
     field = pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
     metadata = {"model_id": model_id, "format_version": str(kinds.PUBLICATION.format_version)}
-    return pa.schema([field, *columns], metadata=metadata | table_metadata(model_id, dim))
+    music = [] if has_start else [pa.field(BPM, pa.float64()), pa.field(MUSICAL_KEY, pa.string())]
+    metadata |= table_metadata(model_id, dim)
+    return pa.schema([field, *columns, *music], metadata=metadata)
 
 
-def _with_key(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def _add_music_columns(table: Table, schema: pa.Schema) -> None:
+    """Give a table from before there were columns of tempo and key these columns, empty."""
+
+    def missing() -> list[pa.Field]:
+        names = (BPM, MUSICAL_KEY)
+        return [schema.field(n) for n in names if n in schema.names and n not in table.schema.names]
+
+    if missing():
+        commit(table, lambda: table.add_columns(missing()))  # another may have come before
+
+
+def _with_key(
+    rows: pa.RecordBatch, schema: pa.Schema, music: Mapping[str, TrackMusic]
+) -> pa.RecordBatch:
     import pyarrow as pa
 
     parts = zip(rows["corpus"].to_pylist(), rows["stem_id"].to_pylist(), strict=True)
-    keys = [f"{corpus}/{stem_id}" for corpus, stem_id in parts]
+    made: dict[str, list[Any]] = {"key": [f"{corpus}/{stem_id}" for corpus, stem_id in parts]}
     if "start_s" in schema.names:
-        starts = rows["start_s"].to_pylist()
-        keys = [f"{key}@{start:.6f}" for key, start in zip(keys, starts, strict=True)]
-    columns = [rows[field.name].cast(field.type) for field in list(schema)[1:]]
-    return pa.record_batch([pa.array(keys, pa.string()), *columns], schema=schema)
+        starts = zip(made["key"], rows["start_s"].to_pylist(), strict=True)
+        made["key"] = [f"{key}@{start:.6f}" for key, start in starts]
+    if BPM in schema.names:
+        stems = zip(rows["track_id"].to_pylist(), rows["stem_id"].to_pylist(), strict=True)
+        heard = [music[track].of_stem(stem) if track in music else Music() for track, stem in stems]
+        made |= {BPM: [one.bpm for one in heard], MUSICAL_KEY: [one.key for one in heard]}
+    columns = [
+        pa.array(made[field.name], field.type)
+        if field.name in made
+        else rows[field.name].cast(field.type)
+        for field in schema
+    ]
+    return pa.record_batch(columns, schema=schema)

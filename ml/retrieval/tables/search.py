@@ -12,6 +12,7 @@ from several threads at once.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ import numpy as np
 
 from ml import kinds
 from ml.artifacts import ArtifactError
+from ml.music.key import read_key
 from ml.retrieval.embeddings.files import unit_rows, vectors_of
 from ml.retrieval.tables.database import (
     checked_filter,
@@ -35,7 +37,7 @@ from ml.retrieval.tables.database import (
     sql_text,
 )
 from ml.retrieval.tables.index import EXACT_ROWS, nearest, read_tuning
-from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE
+from ml.retrieval.tables.publish import BPM, CHUNK_TABLE, MUSICAL_KEY, STEM_TABLE
 from ml.tracks import MUSIC
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ _SPARE = 16
 """Rows fetched beyond those asked for: equal scores at the end are then put in order by key."""
 _CENTROID_STEMS = 2000
 _LISTED_KEYS = 20_000
+_TEMPI = re.compile(r"(\d{1,4}(?:\.\d+)?)(?:\s*\.\.\s*(\d{1,4}(?:\.\d+)?))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,8 @@ class StemTables:
         """Whose vectors these are."""
         self.dim: int = schema.field("vector").type.list_size
         """Width of a vector."""
+        self.columns = frozenset(schema.names)
+        """Of the stems."""
         self.version: int = self._stems.version
         """Version of the stem table that is searched."""
         with reading():
@@ -271,6 +276,41 @@ def label_filter(label: str) -> str:
     """Write an SQL condition: the stem has this label, at any level."""
     has = f"array_has(labels, {sql_text(label)})"
     return f"({has} OR label = {sql_text(MUSIC)})" if label == MUSIC else has
+
+
+def music_filter(tables: StemTables, bpm: str | None, musical_key: str | None) -> str | None:
+    """Write an SQL condition: the stem has such a tempo and key.
+
+    Args:
+        tables: that it is for.
+        bpm: one tempo, or two with dots between: ``118..124``; None: any, or none.
+        musical_key: such as ``A minor``, ``Bb major``, ``F#m``; None: any, or none.
+
+    Raises:
+        ValueError: these are none, or the table was published before it had tempo and key.
+    """
+    parts = []
+    if bpm is not None:
+        low, high = _read_tempi(bpm)
+        parts.append(f"{BPM} BETWEEN {low} AND {high}")
+    if musical_key is not None:
+        parts.append(f"{MUSICAL_KEY} = {sql_text(read_key(musical_key))}")
+    if parts and not {BPM, MUSICAL_KEY} <= tables.columns:
+        raise ValueError(
+            f"the stems of {tables.uri} have no tempo and key: they were published before there "
+            f"were these columns; publish each corpus again with: stems embed CORPUS (or stems "
+            f"index FOLDER)"
+        )
+    return " AND ".join(parts) or None
+
+
+def _read_tempi(text: str) -> tuple[float, float]:
+    """Read ``118..124``, or ``120``, which half a beat more or less is too."""
+    found = _TEMPI.fullmatch(text.strip())
+    low, high = (float(found[1]), float(found[2] or found[1])) if found else (1.0, 0.0)
+    if low > high:
+        raise ValueError(f"{text!r} is no range of tempi; expected one such as 118..124")
+    return (low - 0.5, high + 0.5) if low == high else (low, high)
 
 
 class _Search(Protocol):

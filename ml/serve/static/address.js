@@ -13,6 +13,8 @@ export const EMPTY = Object.freeze({
   variants: false,
   ownTrack: false,
   perTrack: "",
+  bpm: "",
+  key: "",
   where: "",
   like: null,
   chosen: null, // key of the candidate
@@ -31,6 +33,8 @@ const NAMES = {
   variants: "variants",
   ownTrack: "own",
   perTrack: "per",
+  bpm: "bpm",
+  key: "key",
   where: "where",
   like: "like",
   chosen: "stem",
@@ -75,6 +79,8 @@ export function searchQuery(state, mix, rows) {
   if (state.variants) query.set("variants", "true");
   if (state.ownTrack) query.set("own_track", "true");
   if (state.perTrack) query.set("per_track", state.perTrack);
+  if (state.bpm) query.set("bpm", state.bpm);
+  if (state.key) query.set("musical_key", state.key);
   if (state.where) query.set("where", state.where);
   return query;
 }

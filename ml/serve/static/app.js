@@ -36,6 +36,8 @@ const dock = new Dock(player, {
   toggle: () => listening.toggle(),
   step: (by) => listening.step(by),
   seek: (placeS) => listening.seek(placeS),
+  fit: () => listening.fit({ tempo: !listening.fitted.tempo }),
+  fitKey: () => listening.fit({ key: !listening.fitted.key }),
 });
 const panel = new MixPanel({
   begin: hideProblem,
@@ -227,6 +229,8 @@ listenToKeys({
   n: () => listening.step(1),
   p: () => listening.step(-1),
   l: () => player.setLoop(!player.isLooping),
+  t: () => listening.fit({ tempo: !listening.fitted.tempo }),
+  k: () => listening.fit({ key: !listening.fitted.key }),
   "/": () => byId("instrument").focus(),
   ArrowLeft: () => listening.seek(player.placeS() - 2),
   ArrowRight: () => listening.seek(player.placeS() + 2),

@@ -19,6 +19,11 @@ export function seconds(value) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
+// Tempo and key of a stem or mix, as far as it has them.
+export function music({ bpm, musical_key: key }) {
+  return [bpm === null ? null : `${Math.round(bpm * 10) / 10} bpm`, key].filter(Boolean);
+}
+
 export class Cards {
   #list;
   #on;
@@ -134,7 +139,7 @@ export class Cards {
     part(".play").setAttribute("aria-label", `Play ${name(candidate)}`);
     part(".rank").textContent = candidate.rank;
     part(".label").textContent = candidate.label;
-    part(".card-track").textContent = `${candidate.track_id} · ${candidate.corpus}`;
+    part(".card-track").textContent = [candidate.track_id, candidate.corpus, ...music(candidate)].join(" · ");
     part(".card-track").title = candidate.key;
     part(".score").setAttribute("aria-label", `${scored.name} ${candidate.score.toFixed(3)}`);
     part(".score-name").textContent = scored.name;

@@ -21,7 +21,8 @@ export class Clips {
     const step = PIECE_S / 4;
     const last = Math.max(0, sound.durationS - PIECE_S);
     const startS = isWhole ? 0 : Math.min(last, Math.max(0, Math.floor((placeS - BEFORE_S) / step) * step));
-    const address = isWhole ? sound.url : `${sound.url}?start_s=${startS}&duration_s=${PIECE_S}`;
+    const piece = `${sound.url.includes("?") ? "&" : "?"}start_s=${startS}&duration_s=${PIECE_S}`;
+    const address = isWhole ? sound.url : sound.url + piece;
     const found = this.#kept.get(address) ?? this.#load(address, startS);
     this.#kept.delete(address);
     this.#kept.set(address, found);

@@ -12,10 +12,10 @@ export class Dock {
   #slider = document.getElementById("duet");
   #duet = new Duet(this.#slider);
   #parts = Object.fromEntries(
-    ["toggle", "previous", "next", "loop", "now-title", "now-time"].map((id) => [id, document.getElementById(id)]),
+    ["toggle", "previous", "next", "loop", "fit", "fit-key", "excerpt", "now-title", "now-time"].map((id) => [id, document.getElementById(id)]),
   );
 
-  // `on`: {toggle(), step(by), seek(placeS)}
+  // `on`: {toggle(), step(by), seek(placeS), fit(), fitKey()}
   constructor(player, on) {
     this.#player = player;
     this.#on = on;
@@ -23,6 +23,12 @@ export class Dock {
     this.#parts.toggle.addEventListener("click", () => on.toggle());
     this.#parts.previous.addEventListener("click", () => on.step(-1));
     this.#parts.next.addEventListener("click", () => on.step(1));
+    this.#parts.fit.addEventListener("click", () => on.fit());
+    this.#parts["fit-key"].addEventListener("click", () => on.fitKey());
+    this.#parts.excerpt.addEventListener("dragstart", (event) => {
+      const { href, download } = this.#parts.excerpt;
+      event.dataTransfer.setData("DownloadURL", `audio/wav:${download}:${href}`);
+    });
     this.#parts.loop.addEventListener("click", () => player.setLoop(!player.isLooping));
     for (const lane of this.#element.querySelectorAll(".lane")) this.#wireLane(lane);
     this.#wireSlider();
@@ -32,6 +38,20 @@ export class Dock {
 
   setTitle(text) {
     this.#parts["now-title"].textContent = text;
+  }
+
+  // Whether stems are brought to tempo and key of the mix.
+  setFit({ tempo, key }, isPossible) {
+    for (const [name, isOn] of [["fit", tempo], ["fit-key", key]]) {
+      this.#parts[name].setAttribute("aria-pressed", String(isOn));
+      this.#parts[name].disabled = !isPossible;
+    }
+  }
+
+  // What can be kept of the stem: {url, name}, or null.
+  setExcerpt(excerpt) {
+    this.#parts.excerpt.hidden = excerpt === null;
+    if (excerpt !== null) Object.assign(this.#parts.excerpt, { href: excerpt.url, download: excerpt.name });
   }
 
   show() {

@@ -10,6 +10,8 @@ export class Filters {
     byId("variants").addEventListener("change", (event) => onChange({ variants: event.target.checked }));
     byId("own-track").addEventListener("change", (event) => onChange({ ownTrack: event.target.checked }));
     byId("per-track").addEventListener("change", (event) => onChange({ perTrack: event.target.value }));
+    byId("bpm").addEventListener("change", (event) => onChange({ bpm: event.target.value.trim() }));
+    byId("key").addEventListener("change", (event) => onChange({ key: event.target.value.trim() }));
     byId("where").addEventListener("change", (event) => onChange({ where: event.target.value.trim() }));
   }
 
@@ -27,8 +29,9 @@ export class Filters {
     byId("variants").checked = state.variants;
     byId("own-track").checked = state.ownTrack;
     byId("per-track").value = state.perTrack;
-    byId("where").value = state.where;
-    const count = state.corpora.length + state.categories.length + Number(state.variants) + Number(state.ownTrack) + Number(Boolean(state.perTrack)) + Number(Boolean(state.where));
+    for (const field of ["bpm", "key", "where"]) byId(field).value = state[field];
+    const single = [state.variants, state.ownTrack, state.perTrack, state.bpm, state.key, state.where];
+    const count = state.corpora.length + state.categories.length + single.filter(Boolean).length;
     byId("filter-count").textContent = count ? ` (${count})` : "";
   }
 

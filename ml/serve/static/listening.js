@@ -1,8 +1,12 @@
-// What is heard: which stem is chosen, and what the page shows of it while it plays.
+// What is heard: which stem is chosen, how it is brought to the mix, and what the page shows of it
+// while it plays.
+
+import { askJson } from "./api.js";
 
 export class Listening {
   mix = null;
   chosen = null; // key of the candidate
+  fitted = { tempo: false, key: false }; // what stems are brought to
   #player;
   #cards;
   #dock;
@@ -22,6 +26,7 @@ export class Listening {
 
   setMix(mix) {
     this.mix = mix;
+    this.#dock.setFit(this.fitted, mix !== null);
     if (mix === null) {
       this.#player.setMix(null);
       return;
@@ -38,19 +43,31 @@ export class Listening {
     this.#cards.choose(key);
     if (isToReveal) this.#cards.reveal(key);
     const candidate = this.#cards.candidate(key);
-    this.#dock.setTitle(`${candidate.label} · ${candidate.track_id}`);
+    const sound = await this.#soundOf(candidate);
+    if (this.chosen !== key) return;
+    this.#dock.setTitle([candidate.label, candidate.track_id, ...sound.changes].join(" · "));
+    this.#dock.setExcerpt({ url: sound.excerpt, name: `${candidate.label} ${candidate.track_id}.wav` });
     if (isToPlay && player.lanes.stem.sound === null) player.pause(); // the mix alone has its own place
-    await this.#guarded(player.setStem(soundOf(candidate)));
+    await this.#guarded(player.setStem(sound));
     this.#showState();
     if (isToPlay && !player.isPlaying) this.#guarded(player.play());
     this.#addPeaks(key);
     const next = this.#cards.keys[this.#cards.keys.indexOf(key) + 1];
-    if (player.isPlaying && next !== undefined) player.preload(soundOf(this.#cards.candidate(next)));
+    if (player.isPlaying && next !== undefined) player.preload(await this.#soundOf(this.#cards.candidate(next)));
+  }
+
+  // Bring stems to tempo or key of the mix, or leave them as they are: {tempo}, {key}.
+  fit(changes) {
+    if (this.mix === null) return;
+    Object.assign(this.fitted, changes);
+    this.#dock.setFit(this.fitted, true);
+    if (this.chosen !== null) this.choose(this.chosen, { isToReveal: false });
   }
 
   chooseNone() {
     this.chosen = null;
     this.#cards.choose(null);
+    this.#dock.setExcerpt(null);
     this.#dock.setTitle(this.mix?.name ?? "");
     return this.#guarded(this.#player.setStem(null));
   }
@@ -90,7 +107,7 @@ export class Listening {
   async seekStem(key, share) {
     const player = this.#player;
     if (key !== this.chosen || !this.#isStemOn()) await this.choose(key, { isToReveal: false });
-    const ownS = share * this.#cards.candidate(key).duration_s;
+    const ownS = share * player.lanes.stem.sound.durationS;
     if (this.mix !== null) player.offsetS = ownS - player.bestS;
     const placeS = this.mix === null ? ownS : player.bestS;
     this.#guarded(player.isPlaying ? player.seek(placeS) : player.play(placeS));
@@ -124,6 +141,27 @@ export class Listening {
     this.#panel.showPlayed(mixS / mix.sound.durationS, isPlaying && stem.sound === null ? "playing" : "idle");
   }
 
+  // What plays of a candidate: itself, or what the server makes of it for the mix.
+  async #soundOf(candidate) {
+    const sound = soundOf(candidate, this.#player.loopS);
+    const { tempo, key: toKey } = this.fitted;
+    if (this.mix === null || !(tempo || toKey)) return sound;
+    const asked = { mix: this.mix.id, start_s: sound.bestS, mix_start_s: sound.mixBestS ?? 0, to_tempo: tempo, to_key: toKey };
+    try {
+      const fit = await askJson(`/api/stems/${encodeURIComponent(candidate.key)}/fit?${new URLSearchParams(asked)}`);
+      const changes = [
+        fit.speed === 1 ? null : `${fit.speed.toFixed(2)} × as fast`,
+        fit.semitones === 0 ? null : `${fit.semitones > 0 ? "+" : "−"}${Math.abs(fit.semitones)} semitones`,
+        ...fit.notes,
+      ];
+      const { audio: url, duration_s: durationS, start_s: bestS, mix_start_s: mixBestS, excerpt } = fit;
+      return { ...sound, url, durationS, bestS, mixBestS, excerpt, changes: changes.filter(Boolean) };
+    } catch (error) {
+      this.#on.problem(error);
+      return sound;
+    }
+  }
+
   async #guarded(work) {
     try {
       await work;
@@ -133,13 +171,16 @@ export class Listening {
   }
 }
 
-function soundOf(candidate) {
+function soundOf(candidate, chunkS) {
+  const bestS = candidate.best_start_s ?? 0;
   return {
     key: candidate.key,
     url: candidate.audio,
     durationS: candidate.duration_s,
-    bestS: candidate.best_start_s ?? 0,
+    bestS,
     mixBestS: candidate.mix_start_s,
     servedGain: 1,
+    excerpt: `${candidate.audio}?start_s=${bestS}&duration_s=${chunkS}`,
+    changes: [],
   };
 }

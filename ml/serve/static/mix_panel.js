@@ -1,7 +1,7 @@
 // The mix: dropping a file, taking a song, leaving stems out.
 
 import { ApiError, postJson, sendMix } from "./api.js";
-import { PLAY_ICON, seconds } from "./cards.js";
+import { music, PLAY_ICON, seconds } from "./cards.js";
 import { drawWave, showPlayed } from "./waveform.js";
 
 const byId = (id) => document.getElementById(id);
@@ -56,7 +56,7 @@ export class MixPanel {
     if (mix === null) return;
     byId("mix-name").textContent = mix.name;
     const from = mix.corpus === null ? "your file" : `song of ${mix.corpus}`;
-    byId("mix-about").textContent = `${from} · ${seconds(mix.waveform.duration_s)}`;
+    byId("mix-about").textContent = [from, seconds(mix.waveform.duration_s), ...music(mix)].join(" · ");
     drawWave(byId("mix-wave"), { peaks: mix.waveform.peaks, durationS: mix.waveform.duration_s });
     this.#showStems(mix, stems);
   }

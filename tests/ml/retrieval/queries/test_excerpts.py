@@ -10,6 +10,7 @@ import soundfile
 
 from ml.artifacts import ArtifactError
 from ml.audio.files import AudioError
+from ml.music.fit import Fit, stretched
 from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.excerpts import PlayedMix, save_excerpts
 from ml.retrieval.queries.stem_files import stem_window
@@ -154,3 +155,25 @@ def test_nothing_is_left_when_a_file_has_gone(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"gone\.wav"):
         save_excerpts(out, [candidate()], stem_of(tmp_path / "gone.wav"), chunk_s=2.0, about={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fitted_excerpt_is_stretched_and_goes_with_its_place_of_the_mix(tmp_path: Path) -> None:
+    path, mix_path = (
+        write(tmp_path / "a.wav", noise(4)),
+        write(tmp_path / "m.wav", noise(5, seed=1)),
+    )
+    fit = Fit(speed=1.25, start_s=0.5, mix_start_s=1.5)
+    (row,) = save_excerpts(
+        tmp_path / "out",
+        [candidate()],
+        stem_of(path),
+        chunk_s=2.0,
+        played=PlayedMix(mix=mix_path, rate_hz=RATE_HZ),
+        fit_of=lambda _: fit,
+        about={},
+    )
+    assert (row["fit"]["speed"], row["fit"]["start_s"]) == (1.25, 0.5)
+    excerpt, preview = (read(tmp_path / "out" / row[name]) for name in ("excerpt", "preview"))
+    played = stretched(read(path)[RATE_HZ // 2 : 3 * RATE_HZ], RATE_HZ, 1.25, 0)
+    assert excerpt == pytest.approx(played)
+    assert preview == pytest.approx(read(mix_path)[3 * RATE_HZ // 2 : 7 * RATE_HZ // 2] + played)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from ml.artifacts import ArtifactError, DataLayout
+from ml.music import tracks as music_tracks
+from ml.music.tracks import TrackMusic, read_track_music
 from ml.parquet import write_table
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.build import embed_corpus
@@ -19,10 +21,12 @@ from ml.retrieval.tables.publish import (
     STEM_TABLE,
     count_rows,
     database_uri,
+    hear_gallery,
     merge_corpus,
     merge_file,
     publish_corpus,
 )
+from ml.retrieval.tables.search import StemTables, music_filter
 from ml.training.models import checkpoint_path, read_champion
 
 
@@ -150,7 +154,7 @@ def test_a_corpus_is_published_once(
     assert opened(uri).count_rows() == 2
     assert opened(uri, CHUNK_TABLE).count_rows() == 4
     columns = "key stem_id track_id corpus split label category labels duration_s audio vector"
-    assert opened(uri).schema.names == columns.split()
+    assert opened(uri).schema.names == [*columns.split(), "bpm", "musical_key"]
     lancedb.connect(uri).drop_table(STEM_TABLE)
     assert not publish_corpus(layout, "id-bands", "songs").reused
     assert opened(uri).count_rows() == 2
@@ -169,3 +173,68 @@ def test_the_champion_remembers_who_was_before(layout: DataLayout) -> None:
     assert read_champion(layout) == second
     assert (second.previous, second.mlflow_version) == ("m1", None)
     assert checkpoint_path(layout, second) == Path("/elsewhere/model")
+
+
+def test_a_table_from_before_tempo_and_key_gets_both_with_its_next_publication(
+    tmp_path: Path,
+) -> None:
+    uri = str(tmp_path / "db")
+    publish_rows(uri, "old", 2)
+    opened(uri).drop_columns(["bpm", "musical_key"])
+    assert StemTables(uri).search(np.eye(4)[0], 1)[0].row.get("bpm") is None
+    with pytest.raises(ValueError, match=r"published before .*stems embed CORPUS"):
+        music_filter(StemTables(uri), "120", None)
+    write_table(rows("new", 2), tmp_path / "gallery.parquet")
+    heard = TrackMusic(
+        track_id="song",
+        content="",
+        bpm=120.0,
+        bpm_confidence=0.5,
+        beats_s=[0.5],
+        key="A minor",
+        key_confidence=0.9,
+        pitched=["song/it's 1"],
+    )
+    path = tmp_path / "gallery.parquet"
+    merge_file(uri, STEM_TABLE, path, corpus="new", model_id="m", music={"song": heard})
+    read = {
+        row["key"]: (row["bpm"], row["musical_key"]) for row in opened(uri).to_arrow().to_pylist()
+    }
+    assert read == {
+        "old/song/it's 0": (None, None),
+        "old/song/it's 1": (None, None),
+        "new/song/it's 0": (120.0, None),
+        "new/song/it's 1": (120.0, "A minor"),
+    }
+    tables, minor = StemTables(uri), "new/song/it's 1"
+    for bpm, key, count in (("118..122", None, 2), ("120", "Am", 1), ("90..119", None, 0)):
+        hits = tables.search(np.eye(4)[0], 4, where=music_filter(tables, bpm, key))
+        assert len(hits) == count
+        assert not key or hits[0].row["key"] == minor
+    for wrong in ("124..118", "fast", "118..", "-1"):
+        with pytest.raises(ValueError, match="no range of tempi"):
+            music_filter(tables, wrong, None)
+
+
+def test_tracks_are_heard_once_and_published_with_tempo_and_key(
+    write_corpus: Any, layout: DataLayout, band_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate_hz = band_model.rate_hz
+    time = np.arange(8 * rate_hz) / rate_hz
+    since_beat = np.mod(time, 0.5)
+    hits = np.exp(-since_beat / 0.05) * np.random.default_rng(0).standard_normal(len(time))
+    notes = sum(np.sin(2 * np.pi * hz * time) for hz in (220, 261.63, 329.63, 440)) / 16
+    stems = {"a": ("drums", 0.2 * hits), "b": ("piano", notes * np.exp(-since_beat))}
+    write_corpus("songs", {"one": stems})
+    embed_corpus("songs", [band_model()], layout, {})
+    hear_gallery(layout, ["id-bands"], "songs")
+    publish_corpus(layout, "id-bands", "songs")
+    uri = database_uri(layout, "id-bands")
+    table = opened(uri).to_arrow().sort_by("audio")
+    assert table["bpm"].to_pylist() == [pytest.approx(120, rel=0.01)] * 2
+    assert table["musical_key"].to_pylist() == [None, "A minor"]
+    heard = read_track_music(layout, "songs")
+    monkeypatch.setattr(music_tracks, "_hear", None)  # nothing is heard again
+    hear_gallery(layout, ["id-bands"], "songs")
+    assert read_track_music(layout, "songs") == heard
+    assert publish_corpus(layout, "id-bands", "songs").reused

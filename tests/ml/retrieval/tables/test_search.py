@@ -150,7 +150,9 @@ def test_equal_scores_come_in_the_order_of_their_keys(tmp_path: Path, clustered_
     ],
 )
 def test_a_wrong_filter_names_itself_and_the_columns(tables: StemTables, where: str) -> None:
-    with pytest.raises(ValueError, match=r"is not understood .*key, stem_id, .*audio$") as found:
+    with pytest.raises(
+        ValueError, match=r"is not understood .*key, stem_id, .*musical_key$"
+    ) as found:
         tables.search(queries(1)[0], 3, where=where)
     assert repr(where) in str(found.value)
     assert "\n" not in str(found.value)

@@ -1,0 +1,126 @@
+"""Tempo and beats of a recording with a steady tempo; of any other, nothing.
+
+The onset curve (``ml.beats.peaks``) of such a recording is like itself one beat later, and two, and
+eight: its autocorrelation (Percival and Tzanetakis, "Streamlined Tempo Estimation Based on
+Autocorrelation and Cross-correlation with Pulses", 2014; here without their pulses) is averaged
+over multiples of each candidate's beat and weighed by how people tap (Ellis, "Beat Tracking by
+Dynamic Programming", 2007: a bell on a logarithmic scale). That average is the *confidence*: how
+much of the curve comes back with the beat, 1 for a click track, about 0 for noise and speech. The
+decoder of ``ml.beats.dbn`` then places beats near that tempo, and a straight line through them says
+the tempo to a fraction of a frame.
+
+Differs from a trained probe (``ml.beats.tracker``): that is of a model and of a home where beats
+were evaluated; this is the same for all, and made once a corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ml.beats.dbn import DBNBeatDecoder
+from ml.beats.peaks import onset_curve
+
+if TYPE_CHECKING:
+    from ml.audio.mel import LogMel
+
+RATE_HZ = 16_000
+"""Of the waveforms that are listened to."""
+MIN_S = 6.0
+"""Less holds too few beats to tell."""
+LEAST_CONFIDENCE, _SURE_S = 0.1, 30.0
+"""Below it no tempo is steady (``README.md`` has the figures). Of less than so many seconds chance
+makes the curve as much more like itself as the square root of what is missing, and more is asked.
+"""
+_FPS = 50
+_SLOWEST_BPM, _FASTEST_BPM = 50.0, 215.0
+_TAPPED_BPM, _TAPPED_OCTAVES = 120.0, 1.56
+"""Centre and deviation of the bell."""
+_BEATS = 8
+"""Multiples of the beat that are averaged."""
+_LOUD, _FAINT = 0.98, 0.02
+"""An onset that is higher than that share of all frames counts no more than these do, so that a
+crash after silence is not all there is; but for what is faint beside the highest."""
+_NEAR = 1.08
+"""How far a beat may be from the tempo."""
+_BLOCK_S = 600
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tempo:
+    """A steady tempo."""
+
+    bpm: float
+    confidence: float
+    """How much of the onset curve comes back with the beat, 0…1."""
+    beats_s: np.ndarray
+    """(beat,) float64, increasing."""
+
+
+def find_tempo(waveform: np.ndarray) -> Tempo | None:
+    """Find the tempo of a recording.
+
+    Args:
+        waveform: (samples,) float32 mono at ``RATE_HZ``.
+
+    Returns:
+        None where it has no steady tempo: silence, speech, less than ``MIN_S``.
+    """
+    if len(waveform) < MIN_S * RATE_HZ or not waveform.any():
+        return None
+    curve = _onsets(waveform)
+    bpm, confidence = _periodicity(curve)
+    if confidence < LEAST_CONFIDENCE * max(1.0, (_SURE_S * RATE_HZ / len(waveform)) ** 0.5):
+        return None
+    near = DBNBeatDecoder(_FPS, min_bpm=bpm / _NEAR, max_bpm=bpm * _NEAR)
+    beats = near(curve)
+    beat_s = np.polyfit(np.arange(len(beats)), beats, 1)[0]
+    return Tempo(bpm=60 / float(beat_s), confidence=confidence, beats_s=beats)
+
+
+def _onsets(waveform: np.ndarray) -> np.ndarray:
+    """Compute the onset curve: (frame,) 0…1 at ``_FPS``."""
+    import torch
+
+    log_mel = _frontend()
+    fps = RATE_HZ / log_mel.config.hop_samples
+    blocks = torch.from_numpy(waveform).split(_BLOCK_S * RATE_HZ)
+    with torch.inference_mode():
+        mels = [log_mel(block[None])[0].T for block in blocks if len(block) >= RATE_HZ]
+    frames = round(len(waveform) / RATE_HZ * _FPS)
+    return onset_curve(torch.cat(mels).numpy(), fps, _FPS, frames)
+
+
+@lru_cache(maxsize=1)
+def _frontend() -> LogMel:
+    from ml.audio.mel import LogMel, LogMelConfig
+
+    return LogMel(LogMelConfig(rate_hz=RATE_HZ))
+
+
+def _periodicity(curve: np.ndarray) -> tuple[float, float]:
+    """Find the beat that an onset curve repeats with: its tempo in bpm, and the confidence."""
+    around = np.convolve(curve, np.full(_FPS, 1 / _FPS), "same")
+    onsets = np.maximum(curve - around, 0)
+    onsets = np.minimum(onsets, max(_FAINT, np.quantile(onsets, _LOUD)))
+    similarity = _autocorrelation(onsets - onsets.mean())
+    bpm = np.geomspace(_SLOWEST_BPM, _FASTEST_BPM, 1000)
+    lags = 60 * _FPS / bpm[:, None] * np.arange(1, _BEATS + 1)  # (tempo, beat) in frames
+    is_known = lags < len(similarity) - 1
+    values = np.interp(lags, np.arange(len(similarity)), similarity)
+    means = np.where(is_known, values, 0).sum(axis=1) / np.maximum(is_known.sum(axis=1), 1)
+    tapped = np.exp(-0.5 * (np.log2(bpm / _TAPPED_BPM) / _TAPPED_OCTAVES) ** 2)
+    best = int((means * tapped).argmax())
+    return float(bpm[best]), float(np.clip(means[best], 0, 1))
+
+
+def _autocorrelation(values: np.ndarray) -> np.ndarray:
+    """Correlate a curve with itself, (lag,) up to half of its length; 1 at lag 0."""
+    spectrum = np.fft.rfft(values, 2 * len(values))
+    sums = np.fft.irfft(np.abs(spectrum) ** 2)[: len(values) // 2]
+    means = sums / (len(values) - np.arange(len(sums)))
+    smooth = np.convolve(means, [0.25, 0.5, 0.25], "same")
+    return smooth / means[0] if means[0] > 0 else smooth
