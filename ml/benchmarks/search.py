@@ -114,8 +114,9 @@ def search_table(uri: str, rows: int) -> dict[str, Any]:
     """Search as queries do, then exactly; milliseconds, recall, memory in GB."""
     from dataclasses import asdict
 
+    from ml.retrieval.tables.database import open_table
     from ml.retrieval.tables.index import nearest, read_tuning
-    from ml.retrieval.tables.publish import STEM_TABLE, open_table
+    from ml.retrieval.tables.publish import STEM_TABLE
     from ml.retrieval.tables.search import StemTables
 
     queries = _points(np.random.default_rng(1), QUERIES + 20)[0]
