@@ -98,14 +98,9 @@ def _trained(presets: Sequence[str], settings: Settings) -> dict[str, Artifact]:
     training, trained = settings.training, {}
     for name in presets:
         if any(settings.layout.runs.glob(f"{name}-{training.size}-*/model/{MANIFEST_NAME}")):
-            from ml.training.runs import run_options, settings_start, trained_model
+            from ml.training.runs import run_options, trained_model
 
-            found = trained_model(
-                name,
-                layout=settings.layout,
-                start=settings_start(training, name),
-                **run_options(training),
-            )
+            found = trained_model(name, layout=settings.layout, **run_options(training, name))
             if found is not None:
                 trained[name] = found
     return trained

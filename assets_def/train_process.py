@@ -75,9 +75,8 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
         pipes: where to report; None in ranks that have nothing to report but trouble.
     """
     from ml.device import choose_device
-    from ml.training.config import LoopConfig
     from ml.training.loop import NonFiniteLossError
-    from ml.training.runs import run_options, settings_start, train_preset
+    from ml.training.runs import run_options, train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
 
     def tracker(folder: Path, name: str) -> RunTracker:
@@ -87,17 +86,15 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
 
     try:
         settings = load_settings(Path(request["home"]), request["overrides"])
-        training, device = settings.training, choose_device("auto")
+        device = choose_device("auto")
         for preset in request["presets"]:
             train_preset(
                 preset,
                 layout=settings.layout,
                 device=device,
-                loop=LoopConfig(workers=training.workers),
                 tracker=tracker,
                 tags=request["tags"],
-                start=settings_start(training, preset),
-                **run_options(training),
+                **run_options(settings.training, preset),
             )
     except KeyboardInterrupt as error:
         exit_code, sentence = STOPPED, str(error) or "stopped before its first step"

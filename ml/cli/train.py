@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml.cli.options import add_device, examples
 from ml.settings import Settings, TrainingSettings
+
+if TYPE_CHECKING:
+    from ml.training.runs import RunOptions
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -77,7 +80,8 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         dest="start",
         metavar="MODEL",
         help="model that phase 1 starts from, with its encoder and its log-mel as it was measured "
-        "(default: random weights); alone it means --preset contrastive",
+        "(default: random weights), or phase 1 that phase 2 starts from (default: the one that the "
+        "same options train); alone it means --preset contrastive",
     )
     parser.add_argument(
         "--resume",
@@ -100,9 +104,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Train, forecast, or send a record."""
     if args.sync:
         return _sync(args.sync, settings)
-    if args.resume:
-        return _resume(args, settings)
-    args.preset = args.preset or ("contrastive" if args.start else "two-part")
     training = settings.training.model_copy(
         update={
             "corpora": tuple(args.corpora or settings.training.corpora),
@@ -112,32 +113,38 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             "workers": settings.training.workers if args.workers is None else args.workers,
         }
     )
+    if args.resume:
+        return _resume(args, settings, training)
+    args.preset = args.preset or ("contrastive" if args.start else "two-part")
     return (_forecast if args.dry_run else _train)(args, settings, training)
 
 
 def _train(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
-    from ml.training.config import LoopConfig
-    from ml.training.runs import run_options, settings_start, train_preset
+    from ml.training.runs import train_preset
     from ml.training.tracking import mlflow_tracker
 
     artifact = train_preset(
         args.preset,
         layout=settings.layout,
         device=choose_device(args.device),
-        loop=LoopConfig(workers=training.workers),
         tracker=mlflow_tracker(settings),
-        start=args.start or settings_start(training, args.preset),
-        **run_options(training),
+        **_options(args, training),
     )
     print(f"{'reused' if artifact.reused else 'trained'}: {artifact.path}")
     return 0
 
 
-def _resume(args: argparse.Namespace, settings: Settings) -> int:
+def _options(args: argparse.Namespace, training: TrainingSettings) -> RunOptions:
+    from ml.training.runs import run_options
+
+    options = run_options(training, args.preset)
+    return {**options, "start": args.start or options["start"]}
+
+
+def _resume(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
-    from ml.training.config import LoopConfig
-    from ml.training.runs import resume_run
+    from ml.training.runs import loop_config, resume_run
     from ml.training.tracking import mlflow_tracker
 
     if args.dry_run:
@@ -153,9 +160,7 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
         corpora=settings.training.corpora,
         options={name: value for name, value in options.items() if value is not None},
         overrides=parse_overrides(args.overrides),
-        loop=LoopConfig(
-            workers=settings.training.workers if args.workers is None else args.workers
-        ),
+        loop=loop_config(training),
         device=choose_device(args.device),
         tracker=mlflow_tracker(settings),
     )
@@ -166,20 +171,12 @@ def _resume(args: argparse.Namespace, settings: Settings) -> int:
 def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
     from ml.device import choose_device
     from ml.training.cost import device_gb
-    from ml.training.distributed import loader_processes
     from ml.training.forecast import forecast_training
-    from ml.training.runs import open_training, run_options, settings_start, start_of
+    from ml.training.runs import open_run
 
-    device = choose_device(args.device)
-    start = args.start or settings_start(training, args.preset)
-    config, pairs = open_training(
-        args.preset,
-        layout=settings.layout,
-        start=start_of(settings.layout, args.preset, start) if start else None,
-        **run_options(training),
-    )
-    workers = loader_processes(training.workers, device)
-    forecast = forecast_training(config, pairs, device=device, workers=workers)
+    device, options = choose_device(args.device), _options(args, training)
+    run = open_run(args.preset, layout=settings.layout, device=device, is_forecast=True, **options)
+    config, forecast = run.config, forecast_training(run.config, run.pairs, device=device)
     cost, memory_gb = forecast.cost, device_gb(device)
     needed_gb = cost.state_gb + cost.activations_gb
     again_gb = cost.state_gb + cost.recomputed_gb
@@ -194,7 +191,7 @@ def _forecast(args: argparse.Namespace, settings: Settings, training: TrainingSe
         f"{forecast.steps} steps",
         f"measured on {device.type}: {forecast.flops_per_s / 1e12:.3g} TFLOP/s, "
         f"{forecast.compute_s:.3g} s computing and {forecast.loading_s:.3g} s loading a step, "
-        f"with {workers or 'no'} processes that load",
+        f"with {run.pairs.workers or 'no'} processes that load",
         f"{forecast.hours:.2g} h in all",
         sep="\n",
     )

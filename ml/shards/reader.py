@@ -73,6 +73,8 @@ class ShardPairs:
     """Segments that can give a pair."""
     batches_per_epoch: int
     """The same in every epoch; the segments that fill no batch differ."""
+    workers: int
+    """Number of reading processes; 0: this one reads."""
     counts: ReadCounts
     """What was read and skipped so far."""
 
@@ -153,7 +155,7 @@ class ShardPairs:
             rows=range(rank, batch_size, world),
             keeps_decoded=max(1, workers) * segments.decoded_bytes <= decoded_gb * 1e9,
         )
-        self._workers, self._is_pinned = workers, is_pinned
+        self.workers, self._is_pinned = workers, is_pinned
 
     def label_vectors(self) -> dict[str, np.ndarray]:
         """Read the condition of every text that a stem of the split is conditioned with.
@@ -180,11 +182,11 @@ class ShardPairs:
             self._dataset,
             batch_size=None,
             sampler=numbers,
-            num_workers=self._workers,
+            num_workers=self.workers,
             pin_memory=self._is_pinned,
             generator=torch.Generator(),  # else it would draw from torch's global state
         )
-        for batch in loader if self._workers else map(self._dataset.__getitem__, numbers):
+        for batch in loader if self.workers else map(self._dataset.__getitem__, numbers):
             if isinstance(batch, ArtifactError):
                 raise batch
             self._count(batch)

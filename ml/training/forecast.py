@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -34,7 +33,7 @@ class Forecast:
     compute_s: float
     """Of one step, from a few timed steps of a smaller batch on this device, by FLOPs."""
     loading_s: float
-    """Of one batch in one process, from a few timed pairs."""
+    """Of one batch, from a few that the processes of the training have loaded."""
     workers: int
     """Processes that load; 0: loading and computing take turns."""
 
@@ -43,7 +42,7 @@ class Forecast:
         """Seconds a step: loading beside computing where there are workers, else in turn."""
         if self.workers == 0:
             return self.compute_s + self.loading_s
-        return max(self.compute_s, self.loading_s / self.workers)
+        return max(self.compute_s, self.loading_s)
 
     @property
     def hours(self) -> float:
@@ -57,9 +56,9 @@ class Forecast:
 
 
 def forecast_training(
-    config: TrainingConfig, pairs: ShardPairs, *, device: torch.device, workers: int = 0
+    config: TrainingConfig, pairs: ShardPairs, *, device: torch.device
 ) -> Forecast:
-    """Count what a configuration costs and time a few steps of it.
+    """Count what a configuration costs and time a few steps of it, and of its reading processes.
 
     Raises:
         ArtifactError: a shard is damaged.
@@ -67,9 +66,7 @@ def forecast_training(
     cost = step_cost(config)
     per_pair = cost.flops / config.batch_size
     rows = max(2, min(config.batch_size, int(_PROBE_FLOPS.get(device.type, 2e11) / per_pair)))
-    started = time.perf_counter()
-    batch = next(iter(itertools.islice(pairs.batches(), 1)))
-    loading_s = time.perf_counter() - started
+    batch, loading_s = _time_loading(pairs)
     batch = _first(batch, rows)
     small = replace(config, batch_size=rows)
     state = build_state(small, StemJepa(config.model).to(device))
@@ -85,8 +82,21 @@ def forecast_training(
         steps=config.steps,
         compute_s=timed_s * config.batch_size / rows,
         loading_s=loading_s,
-        workers=workers,
+        workers=pairs.workers,
     )
+
+
+def _time_loading(pairs: ShardPairs) -> tuple[PairBatch, float]:
+    """Load two batches by each process and time the second; gives a batch, and seconds a batch.
+
+    When the first of all is there, each process is about to begin its second.
+    """
+    processes = max(1, pairs.workers)
+    batches = pairs.batches(stop=2 * processes)
+    batch, started = next(batches), time.perf_counter()
+    for _ in batches:
+        pass
+    return batch, (time.perf_counter() - started) / processes
 
 
 def _first(batch: PairBatch, rows: int) -> PairBatch:

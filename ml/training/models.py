@@ -308,19 +308,13 @@ def point_models(layout: DataLayout, preset: str, run: Path) -> None:
     write_json(layout.models_index, index)
 
 
-def phase_1_model(layout: DataLayout) -> Path:
-    """Find the contrastive model that phase 2 starts from.
-
-    Raises:
-        ArtifactError: there is none yet.
-    """
-    index = _index(layout)
-    if CONTRASTIVE not in index:
-        raise ArtifactError(
-            f"{layout.models_index} names no contrastive model to start phase 2 from; train it "
-            "first: stems train --preset contrastive"
-        )
-    return layout.home / index[CONTRASTIVE]
+def phase_1_models(layout: DataLayout) -> list[Path]:
+    """List the finished models of phase 1: the one that its name stands for, then the newest."""
+    manifests = layout.runs.glob(f"{CONTRASTIVE}-*/model/{MANIFEST_NAME}")
+    newest = sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True)
+    named = _index(layout).get(CONTRASTIVE)
+    current = [layout.home / named] if named else []
+    return list(dict.fromkeys((*current, *(path.parent for path in newest))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,27 +5,31 @@
 model), ``best`` (of the best validation) and ``model`` (the result). Under ``torchrun`` every rank
 trains and rank 0 writes.
 
-The same options find the same run. ``resume_run`` finds one by its folder, whatever the settings
-and the current phase-1 model are by now; options that would make it another run are refused.
+The same options find the same run, and phase 2 starts from the phase 1 of the same options, or from
+the one that is named. ``resume_run`` finds a run by its folder, whatever the settings are by now;
+options that would make it another run are refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 import torch
 
 from ml import kinds
-from ml.artifacts import Artifact, ArtifactError, DataLayout, read_manifest
+from ml.artifacts import Artifact, ArtifactError, DataLayout, read_manifest, read_object
 from ml.device import keep_freed_memory
 from ml.locks import lock
-from ml.plain import dataclass_from, jsonable
+from ml.plain import dataclass_from, flat, jsonable
 from ml.shards.folders import training_folder
-from ml.shards.reader import ShardPairs
+from ml.shards.index import split_fingerprint
 from ml.training.checkpoints import with_frontend
 from ml.training.config import (
     NEEDS_PHASE_1,
@@ -36,16 +40,23 @@ from ml.training.config import (
     training_config,
 )
 from ml.training.distributed import from_rank_0, process_group, rank
-from ml.training.execution import Run, execute_run, open_pairs, run_tags
+from ml.training.execution import (
+    ALGORITHM_VERSION,
+    Run,
+    execute_run,
+    open_pairs,
+    run_tags,
+)
 from ml.training.models import (
     CONTRASTIVE,
     find_checkpoint,
     keep_in_home,
-    phase_1_model,
+    phase_1_models,
     point_models,
 )
 from ml.training.run_folder import (
     RECORD_NAME,
+    RUN_NAME,
     describe_run,
     differing_fields,
     read_record,
@@ -56,7 +67,16 @@ from ml.training.tracking import NoTracker, RunTracker, describe_datasets
 if TYPE_CHECKING:
     from ml.settings import TrainingSettings
 
+_log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
+_NOT_OF_PHASE_1 = (
+    *("model.predictor", "model.target_norm", "model.is_context_centred", "model.song_share"),
+    *("objective.ema_", "objective.nce_", "objective.pooled_weight"),
+    *("optimizer.encoder_", "pairs.hard_negatives", "pairs.music_share"),
+)
+"""Fields that phase 1 does not read, by how they begin."""
+_OF_ITS_START = ("model.log_mel", "model.encoder.mel_bins")
+"""Fields that a phase 1 takes over from the model that it started from."""
 
 
 class ConfigOptions(TypedDict, total=False):
@@ -71,75 +91,71 @@ class ConfigOptions(TypedDict, total=False):
 
 
 class RunOptions(ConfigOptions):
-    """What, beside its preset, makes a run the one it is."""
+    """What a preset is trained on and how; all but ``loop`` makes a run the one it is."""
 
-    corpora: Sequence[str]
+    corpora: Required[Sequence[str]]
     """Names of the corpora whose shards are trained on."""
+    start: str | None
+    """The model that it starts from, as ``find_model`` takes it. Phase 1: its encoder and log-mel;
+    None: random weights. Presets that need phase 1: a phase 1; None: the one that these options
+    train."""
+    loop: LoopConfig
+    """How often to log, validate and save, and with how many processes to read."""
 
 
-def run_options(training: TrainingSettings) -> RunOptions:
-    """Take the options from the section ``training`` of the settings."""
+def run_options(training: TrainingSettings, preset: str) -> RunOptions:
+    """Take the options of a preset from the section ``training`` of the settings."""
     return {
         "corpora": training.corpora,
         "size": training.size,
         "seed": training.seed,
         "overrides": training.overrides,
+        "start": training.start if preset == CONTRASTIVE else None,
+        "loop": loop_config(training),
     }
 
 
-def settings_start(training: TrainingSettings, preset: str) -> str | None:
-    """Take the model that a preset starts from by the section ``training`` of the settings."""
-    return training.start if preset == CONTRASTIVE else None
+def loop_config(training: TrainingSettings) -> LoopConfig:
+    """Take from the section ``training`` of the settings what does not change the weights."""
+    return LoopConfig(workers=training.workers)
 
 
 def train_preset(
     preset: str,
     *,
     layout: DataLayout,
-    loop: LoopConfig | None = None,
     device: torch.device = _CPU,
     tracker: Callable[[Path, str], RunTracker] | None = None,
     tags: Mapping[str, str] | None = None,
-    start: str | None = None,
     **options: Unpack[RunOptions],
 ) -> Artifact:
     """Train one row of Table I, or reuse or resume it.
 
     Args:
-        preset: one of ``config.PRESETS``. Those that need phase 1 start from the current
-            ``contrastive`` model of ``runs/models.json``.
+        preset: one of ``config.PRESETS``.
         layout: where shards and runs lie.
-        loop: how often to log, validate and save.
         device: where to compute.
         tracker: makes a tracker from the run folder and the run's name; default: none.
         tags: what else the tracking run should carry.
-        start: a model, as ``find_model`` takes it, whose encoder and log-mel phase 1 starts from.
         options: see ``RunOptions``.
 
     Returns:
         The checkpoint folder; its summary holds the last metrics.
 
     Raises:
-        ArtifactError: shards or the phase-1 model are missing, or what it starts from is of another
-            size.
+        ArtifactError: shards are missing, no phase 1 is there as these options would train it, or
+            what it starts from is of another size.
         LockedError: another process trains this identity.
         ValueError: a wrong preset, size or field.
     """
     keep_freed_memory()
     with process_group(device) as device:
-        run = _open_run(
-            preset,
-            layout=layout,
-            loop=loop or LoopConfig(),
-            device=device,
-            start=start,
-            **options,
-        )
+        run = open_run(preset, layout=layout, device=device, **options)
         return _train_run(run, tracker=tracker, tags=tags)
 
 
 def trained_model(
-    preset: str, *, layout: DataLayout, start: str | None = None, **options: Unpack[RunOptions]
+    preset: str, *, layout: DataLayout, **options: Unpack[RunOptions]
 ) -> Artifact | None:
     """Find the model that ``train_preset`` would reuse; train nothing.
 
@@ -148,18 +164,16 @@ def trained_model(
     Args:
         preset: as for ``train_preset``; likewise what follows.
         layout: where shards and runs lie.
-        start: see there.
         options: see ``RunOptions``.
 
     Returns:
         The checkpoint folder; None: nothing like it was trained to its end.
 
     Raises:
-        ArtifactError: shards or the phase-1 model are missing.
+        ArtifactError: shards or the phase 1 are missing.
         ValueError: a wrong preset, size or field.
     """
-    loop = LoopConfig()
-    run = _open_run(preset, layout=layout, loop=loop, device=_CPU, start=start, **options)
+    run = open_run(preset, layout=layout, **options)
     if not run.is_finished:
         return None
     point_models(layout, preset, run.folder)
@@ -222,27 +236,30 @@ def resume_run(
         return _train_run(run, tracker=tracker, tags=tags)
 
 
-def open_training(
+def open_run(
     preset: str,
     *,
     layout: DataLayout,
     corpora: Sequence[str],
+    start: str | None = None,
     loop: LoopConfig | None = None,
     device: torch.device = _CPU,
-    start: Path | None = None,
+    is_forecast: bool = False,
     **options: Unpack[ConfigOptions],
-) -> tuple[TrainingConfig, ShardPairs]:
+) -> Run:
     """Make the configuration of a training and open its data; arguments as for ``train_preset``.
 
-    ``start`` is the checkpoint that it starts from (``start_of``).
+    ``is_forecast``: a phase 1 that is not named need not be there yet.
 
     Raises:
-        ArtifactError: shards are missing, or their conditions have another width than asked for.
+        ArtifactError: shards or what it starts from are missing, or do not fit.
         ValueError: a wrong preset, size or field.
     """
-    config = training_config(preset, **options)
-    if start is not None:
-        config = with_frontend(config, start, options.get("overrides") or {})
+    config, loop = training_config(preset, **options), loop or LoopConfig()
+    is_random = start is None and (is_forecast or preset not in NEEDS_PHASE_1)
+    begun = None if is_random else _find_start(layout, preset, start, corpora, options)
+    if begun is not None:
+        config = with_frontend(config, begun, options.get("overrides") or {})
     folders = [training_folder(layout, name) for name in corpora]
     pairs = open_pairs(folders, config, "train", loop, device=device)
     # Only the shards say how wide a condition is.
@@ -250,63 +267,104 @@ def open_training(
     if predictor is not None:
         fitting = replace(predictor, condition_dim=pairs.condition_dim)
         config = replace(config, model=replace(config.model, predictor=fitting))
-    return config, pairs
-
-
-def start_of(layout: DataLayout, preset: str, text: str | None = None) -> Path | None:
-    """Find the checkpoint that a preset starts from; None: it starts from random weights.
-
-    Args:
-        layout: where models lie.
-        preset: one of ``config.PRESETS``. Those that need phase 1 start from the current
-            ``contrastive`` model.
-        text: the model that phase 1 starts from, as ``find_model`` takes it.
-
-    Raises:
-        ArtifactError: there is no such model.
-        ValueError: the preset is not phase 1.
-    """
-    if text is None:
-        return phase_1_model(layout) if preset in NEEDS_PHASE_1 else None
-    if preset != CONTRASTIVE:
-        raise ValueError(
-            f"preset {preset} with a start ({text}): expected {CONTRASTIVE}, as phase 1 is what "
-            f"starts from a model; train that first: stems train --preset {CONTRASTIVE} --from "
-            f"{text}, then stems train --preset {preset}"
-        )
-    return keep_in_home(layout, find_checkpoint(layout, text))
-
-
-def _open_run(
-    preset: str,
-    *,
-    layout: DataLayout,
-    corpora: Sequence[str],
-    loop: LoopConfig,
-    device: torch.device,
-    start: str | None = None,
-    **options: Unpack[ConfigOptions],
-) -> Run:
-    training_config(preset, **options)  # wrong words are named before a model is looked for
-    phase_1 = start_of(layout, preset, start)
-    config, pairs = open_training(
-        preset,
-        layout=layout,
-        corpora=corpora,
-        loop=loop,
-        device=device,
-        start=phase_1,
-        **options,
-    )
     return Run(
         layout=layout,
         config=config,
-        shards=[training_folder(layout, name) for name in corpora],
+        shards=folders,
         pairs=pairs,
-        phase_1=phase_1,
+        phase_1=begun,
         loop=loop,
         device=device,
     )
+
+
+def _find_start(
+    layout: DataLayout,
+    preset: str,
+    text: str | None,
+    corpora: Sequence[str],
+    options: ConfigOptions,
+) -> Path:
+    """Find the checkpoint that a training starts from.
+
+    Raises:
+        ArtifactError: there is no such model, or no such phase 1.
+        ValueError: the preset does not start from the model that was named.
+    """
+    if text is None:
+        return _phase_1_of(layout, preset, corpora, options)
+    begun = find_checkpoint(layout, text)
+    phase = read_manifest(begun, kinds.MODEL)["phase"]
+    if preset != CONTRASTIVE and not (preset in NEEDS_PHASE_1 and phase == CONTRASTIVE):
+        raise ValueError(
+            f"preset {preset} with a start ({text}): expected {CONTRASTIVE}, as phase 1 is what "
+            f"starts from any model, or one of {', '.join(NEEDS_PHASE_1)} with a phase 1; train "
+            f"that first: stems train --preset {CONTRASTIVE} --from {text}, then stems train "
+            f"--preset {preset}"
+        )
+    return keep_in_home(layout, begun)
+
+
+def _phase_1_of(
+    layout: DataLayout, preset: str, corpora: Sequence[str], options: ConfigOptions
+) -> Path:
+    """Find the phase 1 that the options of a phase 2 would train: what it must be, not its name."""
+    asked = {
+        name: value
+        for name, value in (options.get("overrides") or {}).items()
+        if not name.startswith(_NOT_OF_PHASE_1)
+    }
+    config = training_config(CONTRASTIVE, **{**options, "overrides": asked})
+    shards = [_train_fingerprint(layout, name) for name in corpora]
+    wanted = _of_phase_1(_identity(jsonable(config), shards), corpora)
+    differing: dict[Path, list[str]] = {}
+    for found in phase_1_models(layout):
+        try:
+            differing[found] = differing_fields(_described_phase_1(found, corpora), wanted)
+        except ArtifactError as error:
+            _log.warning("%s is passed over as a phase 1: %s", found, error)
+            continue
+        if not differing[found]:
+            _log.info("%s starts from the phase 1 %s", preset, found.parent.name)
+            return found
+    near = min(differing, key=lambda found: len(differing[found]), default=None)
+    like = f"; {near.parent.name} is nearest: {'; '.join(differing[near])}" if near else ""
+    other = f", or start from another with --from {near.parent.name}" if near else ""
+    changes = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in asked.items()]
+    words = ["--preset", CONTRASTIVE, "--size", config.size, "--seed", str(config.seed)]
+    words += ["--corpora", *corpora, *(["--set", *changes] if changes else [])]
+    raise ArtifactError(
+        f"{layout.runs} holds no phase 1 as {preset} with these options needs it{like}; train it "
+        f"first: stems train {shlex.join(words)}{other}"
+    )
+
+
+def _described_phase_1(checkpoint: Path, corpora: Sequence[str]) -> dict[str, Any]:
+    path = checkpoint.parent / RUN_NAME
+    if path.is_file():
+        described = read_object(path)
+        return _of_phase_1(described["identity"], described.get("corpora", corpora))
+    shards = read_manifest(checkpoint, kinds.MODEL).get("shards", [])
+    return _of_phase_1(_identity(read_object(checkpoint / "config.json"), shards), corpora)
+
+
+def _identity(config: Mapping[str, Any], shards: Sequence[str]) -> dict[str, Any]:
+    return {"algorithm": ALGORITHM_VERSION, "config": config, "shards": shards}
+
+
+def _of_phase_1(identity: Mapping[str, Any], corpora: Sequence[str]) -> dict[str, Any]:
+    """Say by dotted field what a phase 1 must have in common with what phase 2 asks for."""
+    left_out = _NOT_OF_PHASE_1 + _OF_ITS_START
+    fields = flat(identity["config"]).items()
+    return {name: value for name, value in fields if not name.startswith(left_out)} | {
+        "algorithm": identity["algorithm"],
+        "corpora": sorted(corpora),
+        "shards": sorted(identity["shards"]),
+    }
+
+
+def _train_fingerprint(layout: DataLayout, corpus: str) -> str:
+    return split_fingerprint(training_folder(layout, corpus).manifest()["shards"], "train")
 
 
 def _train_run(

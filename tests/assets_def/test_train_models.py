@@ -152,6 +152,14 @@ def test_wrong_configuration_is_refused_before_a_process_starts(home: Path):
 def test_models_and_metadata_are_those_of_a_direct_call(
     home: Path, tmp_path: Path, small_jepa: dict[str, Any]
 ):
+    of_phase_1 = {name: value for name, value in small_jepa.items() if "predictor" not in name}
+    train_preset(
+        "contrastive",
+        layout=DataLayout(home=home),
+        corpora=["demo"],
+        overrides=of_phase_1,
+        seed=3,
+    )
     other = tmp_path / "direct" / "home"
     other.parent.mkdir()
     subprocess.run(["cp", "-r", home, other], check=True)
@@ -248,11 +256,11 @@ def test_a_refusal_is_not_tried_again(home: Path, small_jepa: dict[str, Any]):
     overrides = small_jepa | {"model.encoder.dim": 64, "model.predictor.dim": 64}
     stems = resource(home, overrides=overrides, presets=["pretrained"])
     failed = train("stem_jepa", stems)
-    assert "train phase 1 at the same size first" in failed.problem
+    assert "train it first: stems train --preset contrastive" in failed.problem
     assert count(stems, failed, KINDS.STEP_UP_FOR_RETRY) == 0
     shown = failure_metadata(stems, failed)
-    assert "train phase 1 at the same size first" in shown["log_end"]
-    assert "train phase 1 at the same size first" in Path(shown["log"]).read_text()
+    assert "train it first: stems train --preset contrastive" in shown["log_end"]
+    assert "train it first: stems train --preset contrastive" in Path(shown["log"]).read_text()
 
 
 @pytest.mark.service

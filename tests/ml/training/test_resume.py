@@ -30,7 +30,13 @@ def stopped(home, small_jepa, monkeypatch):
     monkeypatch.setattr(loop_module, "train_step", dying_step)
     with pytest.raises(_KilledError):
         train_preset(
-            "film-nce", layout=layout, corpora=["demo"], overrides=small_jepa, seed=31, loop=LOOP
+            "film-nce",
+            layout=layout,
+            corpora=["demo"],
+            overrides=small_jepa,
+            seed=31,
+            start="contrastive",
+            loop=LOOP,
         )
     monkeypatch.setattr(loop_module, "train_step", real_step)
     (checkpoints,) = home.glob("runs/*/checkpoints")

@@ -23,7 +23,7 @@ from ml.training.config import LoopConfig, training_config
 from ml.training.execution import measure_statistics
 from ml.training.loop import NonFiniteLossError, build_state, train
 from ml.training.models import read_models
-from ml.training.runs import train_preset, trained_model
+from ml.training.runs import open_run, train_preset, trained_model
 
 CPU = torch.device("cpu")
 
@@ -75,6 +75,7 @@ def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(
             overrides=overrides,
             loop=loop,
             seed=1 + seed_offset,
+            start=None if preset == "contrastive" else "contrastive",
         )
 
     straight = run().path
@@ -191,7 +192,7 @@ def test_a_checkpoint_remembers_what_it_was_trained_on(shared_home):
 def test_phase_2_starts_from_phase_1(home, small_jepa):
     layout = DataLayout(home=home)
     overrides = small_jepa | {"optimizer.learning_rate": 1e-9, "steps": 1}
-    artifact = train_preset("film", layout=layout, corpora=["demo"], overrides=overrides)
+    artifact = train_film(layout, overrides)
     started, phase_1 = weights(artifact.path), weights(read_models(layout)["contrastive"])
     for name in phase_1:
         if name.startswith(("encoder.", "log_mel.")):
@@ -201,7 +202,7 @@ def test_phase_2_starts_from_phase_1(home, small_jepa):
 def test_conditions_are_centred_by_the_mean_of_the_training_labels(home, small_jepa):
     layout = DataLayout(home=home)
     centred = {"model.predictor.is_condition_centred": True, "steps": 1}
-    artifact = train_preset("film", layout=layout, corpora=["demo"], overrides=small_jepa | centred)
+    artifact = train_film(layout, small_jepa | centred)
     model = load_model(artifact.path)
     assert model.predictor is not None
     labels = [*model.manifest["training_labels"], "music"]
@@ -211,10 +212,46 @@ def test_conditions_are_centred_by_the_mean_of_the_training_labels(home, small_j
     )
 
 
+def train_film(layout: DataLayout, overrides):
+    """Train phase 2 from the current phase 1, whose length and rate are others."""
+    return train_preset(
+        "film", layout=layout, corpora=["demo"], overrides=overrides, start="contrastive"
+    )
+
+
+def test_phase_2_starts_from_the_phase_1_of_its_options_and_refuses_any_other(home, small):
+    layout = DataLayout(home=home)
+    made = {
+        seed: train_preset(
+            "contrastive", layout=layout, corpora=["demo"], overrides=small, seed=seed
+        ).path
+        for seed in (7, 8)
+    }
+
+    def phase_1_of(seed, start=None, **more):
+        overrides = small | {"model.predictor.dim": 32, "objective.nce_weight": 0.1} | more
+        return open_run(
+            "film", layout=layout, corpora=["demo"], overrides=overrides, seed=seed, start=start
+        ).phase_1
+
+    assert read_models(layout)["contrastive"] == made[8]
+    assert {seed: phase_1_of(seed) for seed in made} == made
+    assert phase_1_of(9, start=made[7].parent.name) == made[7]
+    with pytest.raises(ArtifactError) as refused:
+        phase_1_of(8, steps=5)
+    run = made[8].parent.name
+    assert f"{run} is nearest: steps: 6 → 5; train it first: stems train --preset contrastive" in (
+        sentence := str(refused.value)
+    )
+    assert "--seed 8 --corpora demo --set steps=5 batch_size=4" in sentence
+    assert "predictor" not in sentence
+    assert sentence.endswith(f"--from {run}")
+
+
 def test_phase_2_without_phase_1_says_what_to_do(home, small_jepa):
     layout = DataLayout(home=home)
-    layout.models_index.unlink()
-    with pytest.raises(ArtifactError, match="stems train --preset contrastive"):
+    _remove(layout.runs)
+    with pytest.raises(ArtifactError, match="train it first: stems train --preset contrastive"):
         train_preset("film", layout=layout, corpora=["demo"], overrides=small_jepa)
 
 
@@ -222,7 +259,7 @@ def test_phase_2_of_another_shape_than_phase_1_is_refused(home, small_jepa):
     layout = DataLayout(home=home)
     overrides = small_jepa | {"model.encoder.dim": 64, "model.predictor.dim": 64}
     with pytest.raises(ArtifactError, match="at the same size"):
-        train_preset("film", layout=layout, corpora=["demo"], overrides=overrides)
+        train_film(layout, overrides)
 
 
 @pytest.mark.parametrize("preset", ["contrastive", "film", "film-nce"])
@@ -377,7 +414,7 @@ def test_phase_1_starts_from_the_encoder_and_the_log_mel_of_a_model(home, starte
 def test_phase_2_takes_the_log_mel_of_its_phase_1(home, small, small_jepa):
     layout = DataLayout(home=home)
     train_preset("contrastive", layout=layout, corpora=["demo"], overrides=small, start="starter")
-    model = train_preset("film", layout=layout, corpora=["demo"], overrides=small_jepa).path
+    model = train_film(layout, small_jepa).path
     assert read_json(model / "config.json")["model"]["log_mel"]["mel_bins"] == 64
 
 
@@ -394,4 +431,4 @@ def test_a_start_of_another_size_or_for_another_phase_is_refused(home, small):
     refuse("contrastive", r"model.encoder.layers: 1 → 2", **small | {"model.encoder.layers": 2})
     bins = {"model.log_mel.mel_bins": 80, "model.encoder.mel_bins": 80}
     refuse("contrastive", r"model.log_mel.mel_bins: 64 → 80", **small | bins)
-    refuse("film", "expected contrastive, as phase 1 is what starts from a model")
+    refuse("film", "expected contrastive, as phase 1 is what starts from any model")

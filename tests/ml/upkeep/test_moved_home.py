@@ -48,6 +48,7 @@ def make_everything(home: Path, small: dict[str, Any]) -> dict[str, Artifact]:
             layout=layout,
             corpora=["demo"],
             overrides=small,
+            start="contrastive",
             tracker=mlflow_tracker(settings),
         ),
     }
