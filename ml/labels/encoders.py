@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml.labels.clap_files import clap_files, clap_files_of
+from ml.labels.clap_files import clap_files_of
 from ml.labels.encoder import CheckedEncoder, EncodeOne, LabelEncoder, TextEncoder
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def build_label_encoder(name: str, **options: Any) -> LabelEncoder:
     Args:
         name: ``clap``, ``minilm``, or what an installed package brings.
         options: what that encoder takes. ``clap``: ``checkpoint`` (LAION's file; default: that of
-            ``stems labels fetch`` in ``STEMS_HOME``) and ``tokenizer`` (folder with RoBERTa's
-            ``vocab.json`` and ``merges.txt``; default: beside the checkpoint, else that of
-            ``stems labels fetch``); others: nothing.
+            the settings of ``STEMS_HOME``, else of ``stems labels fetch`` there) and ``tokenizer``
+            (folder with RoBERTa's ``vocab.json`` and ``merges.txt``; default: beside the
+            checkpoint, else likewise); others: nothing.
 
     Raises:
         ArtifactError: a file of the encoder is missing; says how to get it.
@@ -74,24 +74,19 @@ def label_encoder_of(settings: Settings, name: str | None = None) -> LabelEncode
     name = name or settings.label_encoder.name
     if name != "clap":
         return build_label_encoder(name)
-    files = clap_files_of(settings)
-    return build_label_encoder(name, checkpoint=files.checkpoint, tokenizer=files.tokenizer)
+    from ml.labels.clap import clap_text_encoder
+
+    return clap_text_encoder(clap_files_of(settings))
 
 
 def _clap(
     checkpoint: str | Path | None = None, tokenizer: str | Path | None = None
 ) -> LabelEncoder:
-    from ml.artifacts import DataLayout
-    from ml.labels.clap import clap_text_encoder
-    from ml.settings import default_home
+    from ml.settings import load_settings
 
-    return clap_text_encoder(
-        clap_files(
-            DataLayout(home=default_home()).clap,
-            None if checkpoint is None else Path(checkpoint).expanduser(),
-            None if tokenizer is None else Path(tokenizer).expanduser(),
-        )
-    )
+    options = {"checkpoint": checkpoint, "tokenizer": tokenizer}
+    named = {key: Path(x).expanduser().absolute() for key, x in options.items() if x}
+    return label_encoder_of(load_settings(overrides={"label_encoder": named}), "clap")
 
 
 def _minilm() -> LabelEncoder:

@@ -10,6 +10,7 @@ import pytest
 from ml.artifacts import read_json
 from ml.cli.main import main
 from ml.labels.clap_files import ClapFiles
+from ml.labels.encoders import build_label_encoder
 from ml.settings import load_settings
 
 
@@ -83,3 +84,11 @@ def test_clap_without_its_files_says_how_to_get_them(stems, home: Path) -> None:
     code, _, err = stems("labels", "suggest", "demo")
     assert code == 2
     assert "stems labels fetch" in err
+
+
+@pytest.mark.usefixtures("uses_clap")
+def test_a_model_alone_takes_the_clap_of_the_settings(
+    home: Path, tiny_clap: ClapFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMS_HOME", str(home))
+    assert build_label_encoder("clap").fingerprint == tiny_clap.fingerprint()
