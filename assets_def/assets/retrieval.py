@@ -44,12 +44,12 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
     from ml.labels.clap_files import clap_files_of
     from ml.processes import cluster
     from ml.retrieval.champion.champion import earlier_champion
-    from ml.retrieval.embeddings.baselines import is_baseline, load_models
+    from ml.retrieval.embeddings.baselines import fitting_models, is_baseline, load_models
     from ml.retrieval.embeddings.build import embed_corpus
 
     name, settings = context.partition_key, home.settings()
     layout = settings.layout
-    models = load_models(layout, clap=clap_files_of(settings))
+    models = fitting_models(load_models(layout, clap=clap_files_of(settings)), layout, name)
     names = [model.name for model in models]
     if champion := earlier_champion(layout, models, name):
         models, names = [*models, *champion], [*names, "champion"]
@@ -105,7 +105,7 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
     from ml.corpora.label_embeddings import read_label_vectors
     from ml.device import choose_device
     from ml.labels.clap_files import clap_files_of
-    from ml.retrieval.embeddings.baselines import load_models
+    from ml.retrieval.embeddings.baselines import fitting_models, load_models
     from ml.retrieval.evaluation.evaluate import EvaluationConfig, evaluate_by_protocol
 
     settings, name = home.settings(), context.partition_key
@@ -117,7 +117,7 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
         seed=chosen.seed,
         device=str(choose_device("auto")),
     )
-    models = load_models(layout, clap=clap_files_of(settings))
+    models = fitting_models(load_models(layout, clap=clap_files_of(settings)), layout, name)
     vectors = read_label_vectors(layout, name)
     made = {
         protocol: evaluate_by_protocol(

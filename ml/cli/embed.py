@@ -115,7 +115,7 @@ def embed(
     from ml.labels.encoders import label_encoder_of
     from ml.processes import cluster
     from ml.retrieval.champion.champion import earlier_champion
-    from ml.retrieval.embeddings.baselines import load_models
+    from ml.retrieval.embeddings.baselines import fitting_models, load_models
     from ml.retrieval.embeddings.build import embed_corpus
 
     if args.batch_chunks < 1:
@@ -126,6 +126,7 @@ def embed(
     corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
     build_corpus_tracks(name, corpus, layout, workers=cores())
     build_label_embeddings(name, layout, label_encoder_of(settings))
+    models = fitting_models(models, layout, name)
     if has_champion and not args.models:
         models += earlier_champion(layout, models, name)
     with cluster(settings.compute.dask_scheduler) as executor:

@@ -10,6 +10,7 @@ the sum is near stems that sound like the mix and like the word.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from ml import kinds
+from ml.artifacts import ArtifactError, read_manifest
 from ml.audio.mel import spectrum_vectors
 from ml.labels.clap import CLAP_DIM, CLIP_S, RATE_HZ, ClapAudio, clap_text_encoder, load_clap_audio
 from ml.labels.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.plain import did_you_mean
+from ml.retrieval.embeddings.model import check_label_encoder
 from ml.training.models import (
     CONTRASTIVE,
     UNTRAINED,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from ml.artifacts import DataLayout
     from ml.retrieval.embeddings.model import EmbeddingModel
 
+_log = logging.getLogger(__name__)
 CLAP_AUDIO = "clap-audio"
 SPECTRUM = "spectrum"
 BASELINES = (UNTRAINED, SPECTRUM, CLAP_AUDIO)
@@ -192,6 +196,34 @@ def load_models(
         )
     by_default = [name for name in named if (name == kinds.STARTER) == _is_new(layout)]
     return [open_model(name, layout, clap) for name in names or by_default]
+
+
+def fitting_models(
+    models: Sequence[EmbeddingModel], layout: DataLayout, corpus: str
+) -> list[EmbeddingModel]:
+    """Leave out, with a warning each, models that know other conditions than a corpus has.
+
+    Args:
+        models: of a home, of several label encoders.
+        layout: where the ``label_embeddings`` of the corpus lie.
+        corpus: its name.
+
+    Raises:
+        ArtifactError: no model was trained with the label encoder of the corpus.
+    """
+    encoder = read_manifest(layout.labels(corpus), kinds.LABEL_EMBEDDINGS)["encoder"]
+    fitting, errors = [], []
+    for model in models:
+        try:
+            check_label_encoder(model, encoder)
+            fitting.append(model)
+        except ArtifactError as error:
+            errors.append(error)
+    if errors and not fitting:
+        raise errors[0]
+    for error in errors:
+        _log.warning("left out of %s: %s", corpus, error)
+    return fitting
 
 
 def model_names(layout: DataLayout, clap: ClapFiles | None = None) -> list[str]:

@@ -7,7 +7,12 @@ import torch
 
 from ml.artifacts import ArtifactError, DataLayout
 from ml.models.stem_jepa import StemJepa
-from ml.retrieval.embeddings.baselines import SpectrumModel, is_baseline, load_models
+from ml.retrieval.embeddings.baselines import (
+    SpectrumModel,
+    fitting_models,
+    is_baseline,
+    load_models,
+)
 from ml.training.config import training_config
 
 
@@ -56,6 +61,21 @@ def test_the_starter_is_embedded_beside_trained_models_only_when_named(shared_ho
     layout = DataLayout(home=shared_home)
     assert "starter" not in [model.name for model in load_models(layout)]
     assert [model.name for model in load_models(layout, ["starter"])] == ["starter"]
+
+
+def test_models_of_another_label_encoder_are_left_out_by_name(
+    shared_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = DataLayout(home=shared_home)
+    models = load_models(layout, ["film", "film-nce", "contrastive"])
+    other, *fitting = models
+    assert isinstance(other, StemJepa)
+    other.manifest["label_encoder"] = {"name": "clap", "dim": 512, "fingerprint": "f" * 64}
+    assert fitting_models(models, layout, "demo") == fitting
+    assert "left out of demo" in caplog.text
+    assert f"model film ({other.model_id}) was trained with clap (512 dimensions" in caplog.text
+    with pytest.raises(ArtifactError, match="trained with clap"):
+        fitting_models([other], layout, "demo")
 
 
 @pytest.mark.usefixtures("no_starter")
