@@ -74,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Embed a corpus and publish it."""
-    models = embed(args, settings, args.conditioning, has_champion=True)
+    models = embed(args.corpus, args, settings, args.conditioning, has_champion=True)
     if not args.no_publish:
         _publish(models, args.corpus, settings)
     return 0
@@ -92,6 +92,7 @@ def _publish(models: Sequence[EmbeddingModel], corpus: str, settings: Settings) 
 
 
 def embed(
+    name: str,
     args: argparse.Namespace,
     settings: Settings,
     conditioning: str | None,
@@ -99,9 +100,10 @@ def embed(
     has_champion: bool = False,
     model: StemJepa | None = None,
 ) -> list[EmbeddingModel]:
-    """Embed ``args.corpus``, building what that needs; returns the models.
+    """Embed a corpus, building what that needs; returns the models.
 
     Args:
+        name: of the corpus.
         args: of the verb, with ``add_options``.
         settings: of the home.
         conditioning: of the queries; None: no queries.
@@ -120,7 +122,7 @@ def embed(
 
     if args.batch_chunks < 1:
         raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
-    name, layout = args.corpus, settings.layout
+    layout = settings.layout
     chosen, clap = settings.corpus(name), clap_files_of(settings)
     models: list[EmbeddingModel] = [model] if model else load_models(layout, args.models, clap)
     corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
@@ -183,12 +185,12 @@ def run_index(args: argparse.Namespace, settings: Settings) -> int:
     model = _answering_model(settings)
     open_corpus(args.kind, args.root)  # what is no corpus is refused before a home is begun
     with lock(settings.home / _INDEX_LOCK):
-        args.corpus = register_corpus(settings, args.kind, args.root, args.name)
+        name = register_corpus(settings, args.kind, args.root, args.name)
         settings = load_settings(settings.home)
-        models = embed(args, settings, None, model=model)
-        _print_problems(args.corpus, settings)
-        _publish(models, args.corpus, settings)
-        example = example_query(settings, args.corpus)
+        models = embed(name, args, settings, None, model=model)
+        _print_problems(name, settings)
+        _publish(models, name, settings)
+        example = example_query(settings, name)
     asked = f"ask for the stem that a mix lacks:\n  {example.command}" if example else None
     print(asked or "ask with: stems query")
     return 0

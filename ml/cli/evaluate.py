@@ -1,8 +1,8 @@
 """``stems evaluate``: score models on a corpus, by one of five evaluations.
 
 ``retrieval`` (Table I), ``rendered`` (the same on a corpus that anyone can make), ``instruments``
-(Fig. 2), ``alignment`` (the time at which a stem fits) and ``beats`` (Table II), in this order;
-each embeds or prepares what it needs, scores, and prints.
+(Fig. 2), ``alignment`` (the time at which a stem fits), in this order, and ``beats`` (Table II,
+``evaluate_beats``); each embeds or prepares what it needs, scores, and prints.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import json
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.cli.embed import add_options, embed
+from ml.cli.evaluate_beats import add_beats
 from ml.cli.options import (
     add_conditioning,
     add_corpus,
-    add_device,
     add_draws,
     draws,
     examples,
@@ -58,7 +58,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         ),
     )
     evaluations = parser.add_subparsers(dest="evaluation", required=True, metavar="EVALUATION")
-    for add in (_add_retrieval, _add_rendered, _add_instruments, _add_alignment, _add_beats):
+    for add in (_add_retrieval, _add_rendered, _add_instruments, _add_alignment, add_beats):
         add(evaluations)
 
 
@@ -104,6 +104,16 @@ def _add_retrieval(evaluations: argparse._SubParsersAction) -> None:
 
 def run_retrieval(args: argparse.Namespace, settings: Settings) -> int:
     """Embed what is missing, score, print the table."""
+    rows = _score(args.corpus, args, settings)
+    if args.json:
+        print(json.dumps(rows, indent=1, allow_nan=False))
+    else:
+        _print_tables(rows, settings.corpus(args.corpus).kind)
+    return 0
+
+
+def _score(corpus: str, args: argparse.Namespace, settings: Settings) -> list[dict[str, Any]]:
+    """Embed what is missing of a corpus, and score retrieval on it by each protocol."""
     from ml.corpora.label_embeddings import read_label_vectors
     from ml.labels.clap_files import clap_files_of
     from ml.retrieval.embeddings.baselines import BASELINES, model_names
@@ -116,11 +126,11 @@ def run_retrieval(args: argparse.Namespace, settings: Settings) -> int:
             known = model_names(settings.layout, clap_files_of(settings))
             args.models = [*dict.fromkeys((*args.models, *(x for x in known if x in BASELINES)))]
         config = _config(args, settings)
-        models = [embed(args, settings, conditioning) for conditioning in args.conditioning][-1]
-        vectors = read_label_vectors(settings.layout, args.corpus)
+        models = [embed(corpus, args, settings, x) for x in args.conditioning][-1]
+        vectors = read_label_vectors(settings.layout, corpus)
         for protocol in _PROTOCOLS[args.protocol]:
             artifact, scores = evaluate_by_protocol(
-                args.corpus,
+                corpus,
                 models,
                 settings.layout,
                 vectors,
@@ -130,12 +140,8 @@ def run_retrieval(args: argparse.Namespace, settings: Settings) -> int:
             )
             _print_artifact(artifact)
             rows += scores
-    if args.json:
-        print(json.dumps(rows, indent=1, allow_nan=False))
-        return 0
-    print()
-    _print_tables(rows, settings.corpus(args.corpus).kind)
-    return 0
+        print()
+    return rows
 
 
 def _add_rendered(evaluations: argparse._SubParsersAction) -> None:
@@ -190,9 +196,13 @@ def run_rendered(args: argparse.Namespace, settings: Settings) -> int:
         names.append(register_corpus(settings, "manifest", args.real))
     settings = load_settings(settings.home)
     args.models = args.models or model_names(settings.layout, clap_files_of(settings))
-    for args.corpus in names:
-        run_retrieval(args, settings)
-        print(_gallery_text(args.corpus, settings), file=sys.stderr if args.json else sys.stdout)
+    rows = {name: _score(name, args, settings) for name in names}
+    if args.json:
+        print(json.dumps([row for of in rows.values() for row in of], indent=1, allow_nan=False))
+        return 0
+    for name, of_corpus in rows.items():
+        _print_tables(of_corpus, settings.corpus(name).kind)
+        print(_gallery_text(name, settings))
     return 0
 
 
@@ -388,7 +398,7 @@ def run_alignment(args: argparse.Namespace, settings: Settings) -> int:
     from ml.scores.files import read_artifact_scores
     from ml.scores.tracking import log_scores, tracking_runs
 
-    models = embed(args, settings, args.conditioning)
+    models = embed(args.corpus, args, settings, args.conditioning)
     has_labels = (settings.layout.labels(args.corpus) / "manifest.json").is_file()
     artifact = evaluate_alignment(
         args.corpus,
@@ -420,165 +430,3 @@ def offset_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{offset_s:>8.0f}" + "".join(
             f"{'' if value is None else f'{value:.1f}':>14}" for value in figures
         )
-
-
-def _add_beats(evaluations: argparse._SubParsersAction) -> None:
-    parser = evaluations.add_parser(
-        "beats",
-        help="beats by linear probes on frozen encoders (Table II)",
-        description="Train linear probes on the frozen encoders' features of the corpora in "
-        "beats.corpora, and score beats on their held-out tracks and on beats.heldout: F-measure "
-        "(±70 ms), CMLt and AMLt of a dynamic Bayesian network, the same of picked peaks "
-        "(peak_…), and the average precision of frames; 95 %% intervals below. Beside them what "
-        "needs no training. What is up to date is not done again.",
-        epilog=examples("stems evaluate beats", "stems evaluate beats --corpus demo"),
-    )
-    parser.add_argument(
-        "--corpus",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="which to score (default: beats.corpora and beats.heldout of the settings)",
-    )
-    parser.add_argument(
-        "--model",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="which to compare (default: beats.models)",
-    )
-    parser.add_argument(
-        "--layers",
-        nargs="+",
-        action="extend",
-        type=int,
-        metavar="N",
-        help="of the encoders, -1 the last; validation tracks choose (default: beats.layers)",
-    )
-    parser.add_argument(
-        "--trained-on",
-        nargs="+",
-        metavar="NAME",
-        help="what probes are trained on (default: beats.corpora)",
-    )
-    parser.add_argument(
-        "--min-bpm",
-        type=float,
-        metavar="BPM",
-        help="add rows of a decoder that goes down to this tempo, beside those from 55",
-    )
-    parser.add_argument("--by-tempo", action="store_true", help="also by class of tempo")
-    parser.add_argument(
-        "--resamples", type=int, help="of the bootstrap (default: evaluation.bootstrap_resamples)"
-    )
-    add_device(parser)
-    parser.set_defaults(run=run_beats)
-
-
-def run_beats(args: argparse.Namespace, settings: Settings) -> int:
-    """Make features, probes and scores as far as need be; print the tables."""
-    from ml.beats.experiment import EVALUATION, PAIRED, build_beat_scores
-    from ml.beats.feature_files import build_beat_features
-    from ml.beats.features import beat_inputs
-    from ml.beats.probe import ProbeConfig
-    from ml.beats.probes import build_beat_probes
-    from ml.device import choose_device
-    from ml.scores.files import read_scores
-
-    chosen, layout = settings.beats, settings.layout
-    trained_on = tuple(args.trained_on or settings.beat_corpora())
-    scored = args.corpus or dict.fromkeys((*trained_on, *chosen.heldout))
-    sets = {name: _open_beats(name, settings) for name in dict.fromkeys((*trained_on, *scored))}
-    device = str(choose_device(args.device))
-    inputs = beat_inputs(layout, args.model or chosen.models, args.layers or chosen.layers, device)
-    for name in sets:
-        for artifact in build_beat_features(name, inputs, layout):
-            made = artifact.summary
-            silent = f" ({made['silent_tracks']} silent left out)" if made["silent_tracks"] else ""
-            _say(artifact, f"{made['tracks']} tracks{silent}, {made['hours']} h")
-    of_probes = {name: sets[name] for name in trained_on}
-    for source in inputs:
-        artifact = build_beat_probes(source, of_probes, layout, ProbeConfig(seed=chosen.seed))
-        _say(artifact, f"layer {artifact.summary['layer']}")
-    for name in scored:
-        artifact = build_beat_scores(
-            name,
-            sets[name],
-            inputs,
-            layout,
-            min_bpm=args.min_bpm,
-            resamples=args.resamples or settings.evaluation.bootstrap_resamples,
-            seed=settings.evaluation.seed,
-        )
-        _say(artifact, f"{artifact.summary['tracks']} tracks")
-        for evaluation in (EVALUATION, PAIRED):
-            print()
-            print_scores(read_scores(layout, evaluation=evaluation, corpus=name))
-        _print_published(sets[name].name, {beats.name for beats in of_probes.values()})
-        if args.by_tempo:
-            _print_tempi(artifact)
-    return 0
-
-
-def _open_beats(name: str, settings: Settings) -> Any:
-    """Open the beats of a corpus, with its ``corpus_tracks`` built."""
-    from ml.beats.beat_sets import open_beat_set
-    from ml.corpora.corpus import open_corpus
-    from ml.corpora.table import build_corpus_tracks
-
-    chosen = settings.corpus(name)
-    beats = open_beat_set(name, chosen.kind, chosen.root, chosen.options)
-    counts = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in beats.counts.items())
-    print(f"{name}: {counts}")
-    for problem in beats.problems[:10]:
-        print(f"  {problem}")
-    build_corpus_tracks(
-        name, open_corpus(chosen.kind, chosen.root, **chosen.options), settings.layout
-    )
-    return beats
-
-
-def _say(artifact: Artifact, what: str) -> None:
-    model = f"{artifact.summary['model']}: " if "model" in artifact.summary else ""
-    print(f"{model}{state_text(artifact)}: {what}")
-
-
-def _print_published(set_name: str, trained_on: Collection[str]) -> None:
-    from ml.beats.scores import PUBLISHED, PUBLISHED_SETS
-
-    rows = [row for row in PUBLISHED if row.set_name == set_name]
-    if rows and set(trained_on) != PUBLISHED_SETS:
-        print(
-            f"No published rows: these probes are trained on {', '.join(sorted(trained_on))}, "
-            f"theirs on {', '.join(sorted(PUBLISHED_SETS))}"
-        )
-        return
-    if rows:
-        print("Published (Riou et al., Table II), F-measure / CMLt / AMLt in percent:")
-    for row in rows:
-        figures = (row.f_measure, row.cmlt, row.amlt)
-        print(f"  {row.system}: {' / '.join(f'{100 * value:.1f}' for value in figures)}")
-
-
-def _print_tempi(artifact: Artifact) -> None:
-    import polars as pl
-
-    from ml.beats.experiment import TRACKS
-    from ml.beats.scores import TEMPO_CLASSES, tempo_class
-    from ml.parquet import read_frame
-
-    table = read_frame(artifact.path / TRACKS)
-    classes = [tempo_class(bpm) for bpm in table["tempo_bpm"]]
-    table = table.with_columns(pl.Series("tempo", classes, dtype=pl.String))
-    print("By annotated tempo in bpm, F-measure / CMLt / AMLt of the network:")
-    for tempo in TEMPO_CLASSES:
-        part = table.filter(pl.col("tempo") == tempo)
-        if part.is_empty():
-            continue
-        print(f"  {tempo}: {part['track_id'].n_unique()} tracks")
-        for (model,), rows in part.group_by("model", maintain_order=True):
-            print(f"    {model}: {_means(rows, ('f_measure', 'cmlt', 'amlt'))}")
-
-
-def _means(table: Any, metrics: Sequence[str]) -> str:
-    return " / ".join(f"{table[metric].mean():.1f}" for metric in metrics)
