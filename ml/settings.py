@@ -122,6 +122,9 @@ class TrainingSettings(_Section):
     """What is trained on what."""
 
     corpora: tuple[str, ...] = ("demo",)
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     presets: tuple[str, ...] = ("two-part", "film")
     size: Literal["tiny", "small", "paper"] = "tiny"
     seed: Seed = 0

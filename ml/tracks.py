@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ MUSIC = "music"
 Conditioning = Literal["fine", "coarse", "none"]
 """What a query asks for: a stem's last label, its first, or any ``MUSIC``."""
 CONDITIONINGS = get_args(Conditioning)
+_GUEST_WORD = r"(?:feat|ft|featuring)\b\.?"
+_GUESTS = re.compile(rf"[(\[]\s*{_GUEST_WORD}[^)\]]*[)\]]?|\s{_GUEST_WORD}.*$", re.IGNORECASE)
 
 
 class CorpusError(ValueError):
@@ -88,6 +92,22 @@ class RenderedCorpus(Corpus, Protocol):
     def render(self, *, workers: int = 1) -> None:
         """Make the audio that is not there yet."""
         ...
+
+
+def song_key(artist: str | None, title: str | None) -> str | None:
+    """Equal for two ways of writing the same song; None where artist or title is unknown.
+
+    Case, accents, spaces, punctuation and guests ("feat. …") do not count, "&" is "and".
+    """
+    parts = [_plain(part or "") for part in (artist, title)]
+    return "/".join(parts) if all(parts) else None
+
+
+def _plain(text: str) -> str:
+    text = _GUESTS.sub("", text).replace("&", " and ")
+    # Decomposed, an accent is a character of its own and no letter.
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(letter for letter in letters if letter.isalnum())
 
 
 def is_text(name: str) -> bool:

@@ -37,7 +37,7 @@ from ml.shards.pairs import (
     draw_pair,
     whole_track,
 )
-from ml.shards.split import EpochOrder, SplitSegments
+from ml.shards.split import Order, SplitSegments
 from ml.tracks import MUSIC
 
 
@@ -52,7 +52,7 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         self,
         *,
         split: SplitSegments,
-        order: EpochOrder,
+        order: Order,
         config: PairConfig,
         condition_dim: int,
         rows: range,

@@ -59,6 +59,9 @@ class PairConfig:
     """An epoch takes one chunk of each track, uniformly from all of it (predecessor). False: one of
     each stored segment. Differs: a track counts by its length, and no chunk reaches across the
     border of two segments."""
+    weights: Mapping[str, float] | None = added_field(None)
+    """Share of each batch that a corpus fills, by its name; they need not add up to 1. None: each
+    segment, or track, once an epoch, so that a corpus counts by its size."""
     draws: int = 10
     """How often a chunk is drawn before the best one of the segment is taken."""
     window_shards: int = 16
@@ -121,7 +124,7 @@ class Pair:
     shard: int
     """Index of their shard."""
     track: int
-    """Index into ``ShardPairs.tracks``."""
+    """Index into ``ShardPairs.tracks``, of the first of its song."""
     heard: Mapping[tuple[int, str], np.ndarray] = field(default_factory=dict)
     """Chunks that were read to draw it: (start, ``stem_id``) → (samples,) int16."""
 
@@ -156,7 +159,7 @@ class PairBatch:
     four_class: torch.Tensor
     """(batch,) int64: index of the target into ``ml.labels.taxonomy.FOUR_CLASSES``."""
     track: torch.Tensor
-    """(batch,) int64: index into ``ShardPairs.tracks``."""
+    """(batch,) int64: index into ``ShardPairs.tracks``; equal for one song of several corpora."""
     asked: torch.Tensor
     """(batch,) int64: id of the drawn label (``label_id``)."""
     label_ids: torch.Tensor

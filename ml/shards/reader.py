@@ -26,9 +26,11 @@ from ml.shards.index import Damage, split_fingerprint
 from ml.shards.pairs import PairBatch, PairConfig
 from ml.shards.split import (
     EmptySplitError,
-    EpochOrder,
     Manifests,
+    MixedOrder,
+    Order,
     SplitSegments,
+    order_segments,
     read_split,
     refuse_empty,
 )
@@ -63,7 +65,9 @@ class ShardPairs:
     fingerprints: list[str]
     """Content of the split's shards, one per folder: equal for equal bytes, whenever built."""
     tracks: list[tuple[str, str]]
-    """(corpus, track_id); a batch's ``track`` points here."""
+    """(corpus, track_id); a batch's ``track`` points here, to the first of one song."""
+    same_songs: int
+    """Tracks whose song another corpus has too; they are never negatives of each other."""
     training_tracks: list[dict[str, Any]]
     """Of each track: ``corpus``, ``track_id``, ``artist``, ``title`` (None where unknown) and
     ``content_hash``, the list of its stems'."""
@@ -133,17 +137,8 @@ class ShardPairs:
         self.tracks, self.n_segments = segments.tracks, len(segments.segments)
         self.training_tracks = segments.described_tracks()
         self.training_labels = sorted(segments.labels)
-        tracks, shards = segments.track_of, segments.shard_of
-        if config.is_by_track:  # one of each, at the shard where it lies
-            tracks, first = np.unique(tracks, return_index=True)
-            shards = shards[first]
-        order = EpochOrder(
-            tracks=tracks,
-            shards=shards,
-            batch_size=batch_size,
-            seed=seed,
-            window_shards=config.window_shards,
-        )
+        self.same_songs = int((segments.songs != np.arange(len(self.tracks))).sum())
+        order = order_segments(segments, config, batch_size=batch_size, seed=seed)
         self.batches_per_epoch = order.batches_per_epoch
         _warn_of_repeats(order, split)
         _warn_of_small_cache(segments, config)
@@ -224,8 +219,11 @@ def _place(folder: ShardFolder) -> str:
     return folder.where("").rstrip("/")
 
 
-def _warn_of_repeats(order: EpochOrder, split: str) -> None:
-    if order.has_repeats:
+def _warn_of_repeats(order: Order, split: str) -> None:
+    if isinstance(order, MixedOrder):
+        for _, part in order.parts:
+            _warn_of_repeats(part, split)
+    elif order.has_repeats:
         _log.warning(
             "split %s has %d tracks for batches of %d: a batch holds several pairs of a track",
             split,

@@ -3,9 +3,11 @@
 Only segments that can give a pair are kept, packed small enough for whoever trains to keep them all
 in memory, once for all worker processes.
 
-In one epoch no batch has two pairs of one track. The order is a pure function of (which track each
+In one epoch no batch has two pairs of one track; tracks of several corpora that bear the name of
+one song (``ml.tracks.song_key``) count as one. The order is a pure function of (which track each
 segment belongs to, which shard it lies in, batch size, seed, epoch), so a run resumes at any batch
-by its number alone.
+by its number alone. Where corpora have weights each batch is mixed of them, and each has its own
+epochs.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import logging
 import pickle
 from array import array
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from ml.artifacts import ArtifactError
 from ml.shards.folders import Shard, ShardFolder
 from ml.shards.index import Damage, DamagedShardError, IndexedSegment, ShardIndex
 from ml.shards.pairs import PairConfig, can_give_pair
+from ml.tracks import song_key
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +97,22 @@ class SplitSegments:
     def shard_of(self) -> np.ndarray:
         """(segment,) int64: index into ``shards``."""
         return np.array(self._shard_of, dtype=np.int64)
+
+    @property
+    def songs(self) -> np.ndarray:
+        """(track,) int64: of tracks that several corpora have of one song, the first; else itself.
+
+        Within a corpus tracks of one name stay what they are.
+        """
+        named: dict[str, list[int]] = {}
+        for place, track in enumerate(self._places):
+            if (key := song_key(**self._names[track])) is not None:
+                named.setdefault(key, []).append(place)
+        songs, tracks = np.arange(len(self._places)), self.tracks
+        for places in named.values():
+            if len({tracks[place][0] for place in places}) > 1:
+                songs[places] = places[0]
+        return songs
 
     def segments_of_tracks(self) -> list[np.ndarray]:
         """List the segments of each track, by their places: (segment of the track,) each."""
@@ -267,6 +286,106 @@ class EpochOrder:
             batches, left = deal(pool, self.tracks[pool], self.batch_size, rng)
             dealt.append(batches)
         return np.concatenate(dealt)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixedOrder:
+    """An order in which each batch holds so many segments of each of several corpora.
+
+    A corpus begins anew when it is through, the others do not wait: an epoch of all is one of the
+    corpus that takes longest.
+    """
+
+    parts: tuple[tuple[np.ndarray, EpochOrder], ...]
+    """Of each corpus: its segments (segment of the corpus,), and the order of these."""
+    tracks: np.ndarray
+    """(segment,) int64, of all corpora."""
+    shards: np.ndarray
+    """(segment,) int64, of all corpora."""
+    batch_size: int
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches of every epoch; the same for all."""
+        return max(order.batches_per_epoch for _, order in self.parts)
+
+    def batches(self, epoch: int) -> np.ndarray:
+        """Choose the segments of one epoch: (batch, batch_size) int64, the corpora side by side."""
+        n = self.batches_per_epoch
+        runs = (segments[_run(order, epoch * n, n)] for segments, order in self.parts)
+        return np.concatenate(list(runs), axis=1)
+
+
+Order = EpochOrder | MixedOrder
+
+
+def _run(order: EpochOrder, start: int, n: int) -> np.ndarray:
+    """Take ``n`` batches from number ``start`` on, across epochs: (batch, batch_size)."""
+    first, skipped = divmod(start, order.batches_per_epoch)
+    last = (start + n - 1) // order.batches_per_epoch
+    return np.concatenate([order.batches(e) for e in range(first, last + 1)])[skipped:][:n]
+
+
+def order_segments(
+    split: SplitSegments, config: PairConfig, *, batch_size: int, seed: int
+) -> Order:
+    """Order the segments of a split, or its tracks where one of each is taken.
+
+    Raises:
+        ValueError: the weights are not of the corpora of the split, or one gets no place.
+    """
+    songs, tracks, shards = split.songs, split.track_of, split.shard_of
+    if config.is_by_track:  # one of each, at the shard where it lies
+        tracks, first = np.unique(tracks, return_index=True)
+        shards = shards[first]
+    corpora = np.array([corpus for corpus, _ in split.tracks])[tracks]
+
+    def order(places: np.ndarray, size: int) -> EpochOrder:
+        return EpochOrder(
+            tracks=songs[tracks[places]],
+            shards=shards[places],
+            batch_size=size,
+            seed=seed,
+            window_shards=config.window_shards,
+        )
+
+    everything = np.arange(len(tracks))
+    if not config.weights:
+        return order(everything, batch_size)
+    sizes = share_batch(config.weights, set(corpora.tolist()), batch_size)
+    places = {name: everything[corpora == name] for name in sizes}
+    return MixedOrder(
+        parts=tuple((places[name], order(places[name], size)) for name, size in sizes.items()),
+        tracks=songs[tracks],
+        shards=shards,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def share_batch(
+    weights: Mapping[str, float], corpora: Collection[str], batch_size: int
+) -> dict[str, int]:
+    """Share the places of a batch among corpora by weight: corpus → places, together all.
+
+    Raises:
+        ValueError: the weights are not of these corpora, or one gets no place.
+    """
+    if set(weights) != set(corpora):
+        raise ValueError(
+            f"pairs.weights has {', '.join(sorted(weights))}, and the shards hold "
+            f"{', '.join(sorted(corpora))}; expected a weight for each of these and no other"
+        )
+    names = sorted(weights)
+    ends = np.cumsum([weights[name] for name in names])
+    places = np.diff(np.rint(batch_size * ends / ends[-1]).astype(int), prepend=0).tolist()
+    if min(places) < 1:
+        raise ValueError(
+            f"pairs.weights gives {names[places.index(min(places))]} no place in a batch of "
+            f"{batch_size}; raise its weight, or leave the corpus out"
+        )
+    return dict(zip(names, places, strict=True))
 
 
 def deal(

@@ -82,12 +82,14 @@ class Run:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the weights."""
-        return {
+        identity = {
             "algorithm": ALGORITHM_VERSION,
             "config": self.config,
             "shards": self.pairs.fingerprints,
             "phase_1": self.phase_1_manifest.get("model_id"),
         }
+        # Where no song is in two corpora, the identity is what it was before such songs counted.
+        return identity | ({"same_songs": n} if (n := self.pairs.same_songs) else {})
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -359,7 +361,9 @@ def open_pairs(
     ranks: int | None = None,
     device: torch.device | None = None,
 ) -> ShardPairs:
-    """Open this rank's rows of each batch; ``ranks`` 1: all rows. Validation keeps all labels.
+    """Open this rank's rows of each batch; ``ranks`` 1: all rows.
+
+    Validation keeps all labels, and takes of each corpus what there is.
 
     ``loop`` says how to read for ``device`` (default: a CPU); default: in this process, keeping
     nothing.
@@ -368,7 +372,9 @@ def open_pairs(
     return ShardPairs(
         folders,
         split=split,
-        config=config.pairs if split == "train" else replace(config.pairs, music_share=0.0),
+        config=config.pairs
+        if split == "train"
+        else replace(config.pairs, music_share=0.0, weights=None),
         batch_size=config.batch_size,
         seed=config.seed,
         rank=0 if ranks == 1 else rank(),

@@ -105,11 +105,12 @@ class RunOptions(ConfigOptions):
 
 def run_options(training: TrainingSettings, preset: str) -> RunOptions:
     """Take the options of a preset from the section ``training`` of the settings."""
+    weights = {name: x for name, x in training.weights.items() if name in training.corpora}
     return {
         "corpora": training.corpora,
         "size": training.size,
         "seed": training.seed,
-        "overrides": training.overrides,
+        "overrides": ({"pairs.weights": weights} if weights else {}) | training.overrides,
         "start": training.start if preset == CONTRASTIVE else None,
         "loop": loop_config(training),
     }

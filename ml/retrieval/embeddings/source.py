@@ -14,8 +14,6 @@ applied to queries; galleries keep all stems.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +27,7 @@ from ml.artifacts import MANIFEST_NAME, DataLayout, read_manifest
 from ml.audio.activity import MIN_ACTIVE_S, ActivityConfig, active_intervals, active_starts
 from ml.audio.files import read_stem
 from ml.retrieval.embeddings.files import StemRow
-from ml.tracks import CorpusError, Track
+from ml.tracks import CorpusError, Track, song_key
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,8 +44,6 @@ Chunk = tuple[float, np.ndarray]
 """Where a chunk begins in seconds, and its waveform: (samples,) float32."""
 BY_ID, BY_CONTENT, BY_NAME = "id", "content", "artist and title"
 """How a track was recognised."""
-_GUEST_WORD = r"(?:feat|ft|featuring)\b\.?"
-_GUESTS = re.compile(rf"[(\[]\s*{_GUEST_WORD}[^)\]]*[)\]]?|\s{_GUEST_WORD}.*$", re.IGNORECASE)
 
 Name = tuple[str | None, str | None]
 """Artist and title as written."""
@@ -277,22 +273,6 @@ def seen_of_corpus(
 
     table = read_corpus_tracks(layout, corpus)
     return set(seen_tracks(table, [t for tracks in training_tracks for t in tracks], layout))
-
-
-def song_key(artist: str | None, title: str | None) -> str | None:
-    """Equal for two ways of writing the same song; None where artist or title is unknown.
-
-    Case, accents, spaces, punctuation and guests ("feat. …") do not count, "&" is "and".
-    """
-    parts = [_plain(part or "") for part in (artist, title)]
-    return "/".join(parts) if all(parts) else None
-
-
-def _plain(text: str) -> str:
-    text = _GUESTS.sub("", text).replace("&", " and ")
-    # Decomposed, an accent is a character of its own and no letter.
-    letters = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(letter for letter in letters if letter.isalnum())
 
 
 def _song_keys(names: Iterable[Name]) -> set[str]:

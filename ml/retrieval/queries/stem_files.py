@@ -15,8 +15,7 @@ from ml.audio.files import resample
 from ml.audio.windows import fit_channels, read_window
 from ml.music.fit import Music
 from ml.music.tracks import TABLE_NAME, TrackMusic, read_track_music
-from ml.retrieval.embeddings.source import song_key
-from ml.tracks import Stem
+from ml.tracks import Stem, song_key
 
 
 @dataclass(frozen=True, kw_only=True)

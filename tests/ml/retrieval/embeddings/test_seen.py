@@ -14,8 +14,8 @@ from ml.retrieval.embeddings.source import (
     BY_NAME,
     seen_of_corpus,
     seen_tracks,
-    song_key,
 )
+from ml.tracks import song_key
 
 
 @pytest.fixture
