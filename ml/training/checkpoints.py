@@ -7,21 +7,98 @@ types only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ml import kinds
 from ml.artifacts import ArtifactError, read_json
 from ml.models.config import StemJepaConfig
-from ml.models.pretrained import STATE_NAME
+from ml.models.pretrained import STATE_NAME, save_checkpoint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import dataclass_from, first_line, jsonable
 from ml.training.config import TrainingConfig, changed_config
 from ml.training.run_folder import differing_fields
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the steps of a training: a step waits for a copy in memory alone.
+
+    One at a time: the next one, and the end of the block, wait for the one before and raise its
+    error.
+    """
+
+    def __init__(self, *, is_beside: bool) -> None:
+        """Begin with nothing to write.
+
+        Args:
+            is_beside: False: a step waits until its checkpoint is written.
+        """
+        self._is_beside = is_beside
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[object] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        """Write what is saved inside the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the last one."""
+        with self._thread:
+            self._wait()
+
+    def save(
+        self,
+        path: Path,
+        model: StemJepa,
+        config: TrainingConfig,
+        *,
+        origin: Mapping[str, Any],
+        state: dict[str, Any] | None = None,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Write a checkpoint as ``save_checkpoint`` does, then call ``then``."""
+        self._wait()
+        if not self._is_beside:
+            save_checkpoint(path, model, config, origin=origin, state=state)
+            then()
+            return
+        copied = cast("StemJepa", _Copy(model.config, _copied(model.state_dict())))
+        origin, state = dict(origin), _copied(state)
+
+        def write() -> None:
+            save_checkpoint(path, copied, config, origin=origin, state=state)
+            then()
+
+        self._writing = self._thread.submit(write)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What of a model its checkpoint is made of."""
+
+    config: StemJepaConfig
+    weights: Mapping[str, torch.Tensor]
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        return self.weights
+
+
+def _copied(value: Any) -> Any:
+    """Copy what a state is made of, tensors into this computer's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

@@ -189,6 +189,9 @@ class LoopConfig:
     """Steps between two checkpoints, also after the last step; 0: by time alone."""
     checkpoint_s: float = 900.0
     """Seconds after which one is due: of phase 2 at size ``paper`` it is 2.2 GB."""
+    is_saving_beside: bool | None = None
+    """Write checkpoints in a thread, from a copy in memory, while steps go on. None: on a GPU,
+    whose steps leave the processor free."""
     keep_last: int = 2
     """Checkpoints kept while training."""
     keep_best: bool = True

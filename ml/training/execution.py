@@ -36,6 +36,7 @@ from ml.shards.pairs import PairBatch
 from ml.shards.reader import EmptySplitError, ShardPairs
 from ml.training.batches import waveforms
 from ml.training.checkpoints import (
+    CheckpointWriter,
     load_training_state,
     start_from_encoder,
     start_from_phase_1,
@@ -159,8 +160,13 @@ def _train_with_progress(
     tracker: RunTracker,
     record: MetricsRecord,
 ) -> None:
-    label = f"training {run.folder.name}"
-    with ProgressBar(total=run.config.steps, done=state.step, label=label) as bar:
+    label, is_beside = f"training {run.folder.name}", run.loop.is_saving_beside
+    with (
+        ProgressBar(total=run.config.steps, done=state.step, label=label) as bar,
+        CheckpointWriter(
+            is_beside=run.device.type == "cuda" if is_beside is None else is_beside
+        ) as writer,
+    ):
 
         def log(step: int, metrics: dict[str, float]) -> None:
             record.append(step, metrics)
@@ -171,8 +177,10 @@ def _train_with_progress(
             run,
             state,
             log=log,
-            save=lambda s: _save(run, s, origin),
-            save_best=(lambda s: _save_best(run, s, origin)) if run.loop.keep_best else None,
+            save=lambda s: _save(run, s, origin, writer),
+            save_best=(lambda s: _save_best(run, s, origin, writer))
+            if run.loop.keep_best
+            else None,
             matmul_rate=matmul_rate(run.config, run.config.steps - state.step, run.device),
         )
 
@@ -243,17 +251,28 @@ def _origin(run: Run) -> dict[str, Any]:
     }
 
 
-def _save(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
+def _save(run: Run, state: TrainState, origin: dict[str, Any], writer: CheckpointWriter) -> None:
     folder = run.folder / "checkpoints"
-    path = folder / f"step-{state.step:07d}"
-    save_checkpoint(path, state.model, state.config, origin=origin, state=state.state_dict())
-    for old in sorted(folder.glob("step-*"))[: -run.loop.keep_last]:
-        shutil.rmtree(old)
+
+    def remove_old() -> None:
+        for old in sorted(folder.glob("step-*"))[: -run.loop.keep_last]:
+            shutil.rmtree(old)
+
+    writer.save(
+        folder / f"step-{state.step:07d}",
+        state.model,
+        state.config,
+        origin=origin,
+        state=state.state_dict(),
+        then=remove_old,
+    )
 
 
-def _save_best(run: Run, state: TrainState, origin: dict[str, Any]) -> None:
+def _save_best(
+    run: Run, state: TrainState, origin: dict[str, Any], writer: CheckpointWriter
+) -> None:
     chosen = origin | {"step": state.step, "valid_within_label_rank": state.best}
-    save_checkpoint(run.folder / "best", state.model, state.config, origin=chosen)
+    writer.save(run.folder / "best", state.model, state.config, origin=chosen)
 
 
 def _latest_checkpoint(run: Path) -> Path | None:

@@ -65,7 +65,8 @@ def test_a_run_killed_between_checkpoints_resumes_to_the_same_bits(
 ):
     layout = DataLayout(home=home)
     overrides = small if preset == "contrastive" else small_jepa | leads
-    loop = LoopConfig(checkpoint_every=2, log_every=1)
+    is_beside = preset != "contrastive"  # both ways
+    loop = LoopConfig(checkpoint_every=2, log_every=1, is_saving_beside=is_beside)
 
     def run(seed_offset=0):
         return train_preset(
