@@ -21,7 +21,6 @@ import psutil
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from assets_def.resources import StemsHome
-from ml.artifacts import DataLayout
 from ml.settings import Settings
 from pipelines.build import build_definitions
 from pipelines.home import open_instance
@@ -192,22 +191,25 @@ def conclusion(
         timed: name and elapsed seconds of each stage.
         query: a command that shows what queries do.
     """
-    parts = [scores_text(settings.layout, corpora), next_text(settings, query=query)]
+    parts = [scores_text(settings, corpora), next_text(settings, query=query)]
     return "\n\n".join(["", *(part for part in parts if part), times_text(timed)])
 
 
-def scores_text(layout: DataLayout, corpora: Iterable[str]) -> str:
-    """Write the score table of each corpus that has scores."""
-    from ml.retrieval.evaluation.evaluate import EVALUATION
+def scores_text(settings: Settings, corpora: Iterable[str]) -> str:
+    """Write the score tables of each corpus that has scores, by each protocol it was scored by."""
+    from ml.retrieval.evaluation.evaluate import EVALUATIONS, SEEN
     from ml.scores.files import read_scores
     from ml.scores.intervals import INTERVALS_SAID
-    from ml.scores.text import table_lines
+    from ml.scores.text import evaluation_tables
 
-    tables = []
-    for corpus in corpora:
-        rows = read_scores(layout, evaluation=EVALUATION, corpus=corpus)
-        if rows:
-            tables.append("\n".join(table_lines(f"{EVALUATION}: {corpus}", rows)))
+    shown = {name + suffix for name in EVALUATIONS.values() for suffix in ("", SEEN)}
+    tables = [
+        table
+        for corpus in corpora
+        for table in evaluation_tables(
+            read_scores(settings.layout, corpus=corpus), settings.corpus(corpus).kind, shown
+        )
+    ]
     return "\n\n".join([*tables, INTERVALS_SAID] if tables else [])
 
 

@@ -249,20 +249,10 @@ def _print_artifact(artifact: Artifact) -> None:
 
 
 def _print_tables(rows: Sequence[dict[str, Any]], kind: str) -> None:
-    """One table per evaluation and conditioning, published figures where they belong."""
     from ml.scores.intervals import INTERVALS_SAID
-    from ml.scores.text import published_rows, swapped_notes, table_lines
+    from ml.scores.text import evaluation_tables
 
-    for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
-        evaluation, conditioning = key
-        table = [row for row in rows if (row["evaluation"], row["conditioning"]) == key]
-        corpus = table[0]["corpus"]
-        table += published_rows(kind, table)
-        lines = table_lines(f"{evaluation}: {corpus}, {conditioning}", table)
-        same = [row for row in rows if row["conditioning"] == conditioning]
-        print("\n".join([*lines, *swapped_notes(same, evaluation)]))
-        print()
-    print(INTERVALS_SAID)
+    print("\n\n".join([*evaluation_tables(rows, kind), INTERVALS_SAID]))
 
 
 def _add_instruments(evaluations: argparse._SubParsersAction) -> None:

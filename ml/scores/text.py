@@ -9,7 +9,7 @@ has one row for both conditionings of MoisesDB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -130,6 +130,27 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     heading = f"{title}, {_counts(rows)}, percent"
     return [heading, *(line for line in lines if line), *within_notes(rows)]
+
+
+def evaluation_tables(
+    rows: Sequence[dict[str, Any]], kind: str, evaluations: Collection[str] | None = None
+) -> Iterator[str]:
+    """Lay out a table for each evaluation and conditioning, published figures where they belong.
+
+    Args:
+        rows: of one corpus.
+        kind: of the corpus (``published_rows``).
+        evaluations: which to show; None: all.
+    """
+    for key in dict.fromkeys((row["evaluation"], row["conditioning"]) for row in rows):
+        evaluation, conditioning = key
+        if evaluations is not None and evaluation not in evaluations:
+            continue
+        same = [row for row in rows if row["conditioning"] == conditioning]
+        table = [row for row in same if row["evaluation"] == evaluation]
+        title = f"{evaluation}: {table[0]['corpus']}, {conditioning}"
+        lines = table_lines(title, [*table, *published_rows(kind, table)])
+        yield "\n".join([*lines, *swapped_notes(same, evaluation)])
 
 
 def within_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
