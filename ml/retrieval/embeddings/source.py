@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from ml.artifacts import MANIFEST_NAME, DataLayout, read_manifest
 from ml.audio.activity import MIN_ACTIVE_S, ActivityConfig, active_intervals, active_starts
 from ml.audio.files import read_stem
 from ml.retrieval.embeddings.files import StemRow
-from ml.tracks import CorpusError, Track, song_key
+from ml.tracks import CorpusError, Split, Track, song_key
 
 if TYPE_CHECKING:
     import polars as pl
@@ -186,7 +186,8 @@ def open_source(name: str, layout: DataLayout, splits: Splits, **identity: Any) 
     Args:
         name: the corpus.
         layout: where its ``corpus_tracks`` lies.
-        splits: which tracks; None: ``test`` where the corpus has such tracks, else all.
+        splits: which tracks; None: ``test`` where the corpus has such tracks, else all. All three
+            are all, also of a corpus that has none.
         identity: what else decides the embeddings, whatever the model.
 
     Raises:
@@ -202,7 +203,7 @@ def open_source(name: str, layout: DataLayout, splits: Splits, **identity: Any) 
     chosen = ["test"] if not splits and "test" in known else splits or None
     if chosen == EVERY_SPLIT:
         chosen = None
-    if chosen is not None:
+    if chosen is not None and not set(get_args(Split)) <= set(chosen):
         tracks = [track for track in tracks if track.split in chosen]
     if not tracks:
         raise CorpusError(
