@@ -82,8 +82,8 @@ def test_a_path_that_mlflow_would_take_for_another_is_refused(tmp_path: Path, na
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["My Drive #2", "50% off", "it's & co"])
-def test_other_names_are_names(tmp_path: Path, name: str):
+def test_other_names_are_names(tmp_path: Path):
+    name = "My Drive #2: 50% off, it's & co"
     database = tmp_path / name / "mlflow.db"
     database.parent.mkdir()
     mlflow_client(f"sqlite:///{database}").search_experiments()
