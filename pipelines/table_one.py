@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Give the settings that make the table, whatever else the home says."""
-    from ml.retrieval.evaluation.evaluate import PROTOCOLS
+    from ml.retrieval.evaluation.evaluate import EVALUATIONS
     from ml.tracks import Split
 
     training: dict[str, Any] = {"corpora": args.train, "presets": PRESETS, "start": None}
@@ -70,7 +70,7 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     if args.steps is not None:
         training["overrides"] = {"steps": args.steps}
     evaluation = {
-        "protocols": list(PROTOCOLS),
+        "protocols": list(EVALUATIONS),
         "splits": list(get_args(Split)),
         "conditionings": ["fine", "coarse"],
     }
