@@ -105,10 +105,10 @@ def test_the_page_under_load_keeps_its_memory_and_files(page: tuple[psutil.Proce
     p95_s = [burst(client, mix) for _ in range(BURSTS)]
     client.close()
     for _ in range(50):  # connections are closed when the loop comes to it
-        memory, opened = used(process)
-        if opened < files[-1] + MOST_MORE_FILES:
+        if used(process)[1] < files[-1] + MOST_MORE_FILES:
             break
         time.sleep(0.2)
+    memory, opened = used(process)
     say(
         f"{LISTENERS} listeners, then {QUERIES} queries at once: p95 of a query in s "
         f"{[round(x, 2) for x in p95_s]}; afterwards {memory:.0f} MB, {opened} files"
