@@ -27,6 +27,10 @@ class RemoteError(ArtifactError):
     """A URL cannot be read or written: the network, its endpoint or its credentials."""
 
 
+class UnreachableError(RemoteError):
+    """The network failed too often: the same command may do later."""
+
+
 def open_url(url: str) -> tuple[Any, str]:
     """Open the fsspec file system of a URL, made for this process; return it and the path in it.
 
@@ -147,7 +151,8 @@ def persistently(url: str, work: Callable[[], T]) -> T:
 
     Raises:
         FileNotFoundError: what ``work`` wants does not exist.
-        RemoteError: it failed for another reason, or too often; names the URL and what to do.
+        RemoteError: it failed for another reason; names the URL and what to do.
+        UnreachableError: it failed too often.
     """
     for wait_s in (*WAITS_S, None):
         try:
@@ -161,7 +166,7 @@ def persistently(url: str, work: Callable[[], T]) -> T:
             ) from None
         except _failures() as error:
             if wait_s is None:
-                raise RemoteError(
+                raise UnreachableError(
                     f"{url} cannot be reached, tried {len(WAITS_S) + 1} times: {error}; check the "
                     "network and AWS_ENDPOINT_URL, then start again: what was done is kept"
                 ) from None

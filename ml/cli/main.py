@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.cli.options import Parser, examples
+from ml.object_store import UnreachableError
 
 GROUPS = {
     "find a stem": {
@@ -211,6 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
+    except UnreachableError as error:
+        sentence, code = str(error), FAILED
     except (ValueError, FileNotFoundError) as error:
         sentence, code = str(error), WRONG_USE
     except OSError as error:

@@ -8,6 +8,7 @@ of the stems it chose and never scans a tar.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,10 @@ UNFINISHED_NAME = "unfinished.json"
 
 _SEGMENTS = ',"segments":['
 """Where the head of an index ends; inside a JSON string its quotes would be escaped."""
+
+_CHECKSUM = "checksum"
+"""First key of an index: SHA-256 of what stands behind it. One other digit is another place."""
+_CHECKSUM_BYTES = len(f'{{"{_CHECKSUM}":"",') + 64
 
 _HEAD_BLOCK = 1 << 16
 _MOST_SAMPLES, _MOST_HZ = 1 << 40, 1_000_000
@@ -189,20 +194,30 @@ def index_path(folder: Path, shard_name: str) -> Path:
 
 
 def write_index(folder: Path, index: ShardIndex) -> None:
-    """Write a shard's index beside it (aside, then renamed)."""
+    """Write a shard's index beside it (aside, then renamed), with a checksum of all behind it."""
     content = {"format_version": kinds.STEM_SHARDS.format_version, **jsonable(index)}
     content["segments"] = content.pop("segments")  # last, for ``read_index_head``
+    rest = json.dumps(content, separators=(",", ":"), allow_nan=False)[1:] + "\n"
     with write_aside(index_path(folder, index.name)) as aside:
-        aside.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+        aside.write_text(f'{{"{_CHECKSUM}":"{hashlib.sha256(rest.encode()).hexdigest()}",{rest}')
 
 
 def read_index(path: Path) -> ShardIndex:
     """Read a shard's index.
 
     Raises:
-        ArtifactError: missing, not JSON, of another format, or not an index.
+        ArtifactError: missing, not JSON, of another format, changed, or not an index.
     """
-    return _index(read_json(path), path)
+    content = read_json(path)
+    written = content.get(_CHECKSUM) if isinstance(content, dict) else None
+    if written is not None:  # else it is from before there was one
+        found = hashlib.sha256(path.read_bytes()[_CHECKSUM_BYTES:]).hexdigest()
+        if found != written:
+            raise ArtifactError(
+                f"{path} has SHA-256 {found} behind its checksum, expected {written}; "
+                f"make the shards again with: stems shards build {path.parent.name} --fresh"
+            )
+    return _index(content, path)
 
 
 def read_index_head(path: Path) -> ShardIndex:
@@ -264,6 +279,7 @@ def _index(content: Any, path: Path) -> ShardIndex:
         )
     try:
         segments = content.pop("segments")
+        content.pop(_CHECKSUM, None)
         index = dataclass_from(ShardIndex, {**content, "segments": []})
         if Path(index.name).name != index.name or not 0 < index.rate_hz <= _MOST_HZ:
             raise ValueError(f"name {index.name!r}, {index.rate_hz} Hz")
