@@ -282,3 +282,32 @@ def test_every_operation_says_how_it_fails(client: TestClient) -> None:
                 if status.startswith(("4", "5")):
                     schema = answer["content"]["application/json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_a_stem_is_brought_to_a_mix_as_far_as_both_allow(client: TestClient, mix_id: str) -> None:
+    """Noise has neither tempo nor key, and says so; what is asked to be faster is."""
+    asked = {"mix": mix_id, "corpus": "noises", "k": 1}
+    (stem,) = client.get("/api/search", params=asked).json()["candidates"]
+    assert (stem["bpm"], stem["musical_key"]) == (None, None)
+    places = {"mix": mix_id, "start_s": 1, "mix_start_s": 0.5, "to_key": True}
+    fit = client.get(stem["audio"].removesuffix("audio") + "fit", params=places).json()
+    assert (fit["speed"], fit["semitones"], fit["start_s"], fit["mix_start_s"]) == (1, 0, 1, 0.5)
+    assert [note.rpartition(":")[2] for note in fit["notes"]] == [
+        " not stretched",
+        " not transposed",
+    ]
+    faster = client.get(stem["audio"], params={"speed": 1.25, "semitones": -2})
+    assert soundfile.info(io.BytesIO(faster.content)).duration == pytest.approx(6 / 1.25, abs=0.01)
+    assert client.get(stem["audio"], params={"speed": 3}).status_code == 422
+    excerpt = client.get(fit["excerpt"])
+    piece = client.get(stem["audio"], params={"start_s": 1, "duration_s": 2})
+    assert excerpt.content[44 : 44 + 1000] == piece.content[44 : 44 + 1000]
+
+
+def test_tempo_and_key_are_filters(client: TestClient) -> None:
+    asked = {"instrument": "piano", "k": 3}
+    none = client.get("/api/search", params={**asked, "bpm": "1..2", "musical_key": "Am"})
+    assert none.json()["candidates"] == []
+    for wrong, why in (({"bpm": "fast"}, "no range of tempi"), ({"musical_key": "H"}, "no key")):
+        answer = client.get("/api/search", params={**asked, **wrong})
+        assert (answer.status_code, why in answer.json()["detail"]) == (422, True)
