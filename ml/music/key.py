@@ -25,8 +25,9 @@ TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 MODES = ("major", "minor")
 KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in TONICS)
 """All keys, as tables name them."""
-LEAST_CONFIDENCE = 0.7
-"""Below it no key is said (``README.md`` has the figures)."""
+LEAST_CONFIDENCE, LEAST_WHEN_DENSE = 0.7, 0.8
+"""Below it no key is said (``README.md`` has the figures); the latter where peaks hardly stand out,
+as in dense mixes and in drums."""
 LEAST_PROMINENCE = 2.5
 """How far the peaks of what has pitch rise, on average, above the spectrum around them."""
 _PROFILES = np.array(
@@ -72,16 +73,17 @@ def find_key(waveform: np.ndarray) -> Key | None:
         None where it has none: silence, drums, speech, less than a second.
     """
     peaks = _peaks(waveform)
-    if not peaks.have_pitch:
+    if not len(peaks.pitch):
         return None
     correlations = _correlations(peaks.pitch_classes())
     best = int(correlations.argmax())
     confidence = float(correlations[best])
-    return Key(name=KEYS[best], confidence=confidence) if confidence >= LEAST_CONFIDENCE else None
+    least = LEAST_CONFIDENCE if peaks.have_pitch else LEAST_WHEN_DENSE
+    return Key(name=KEYS[best], confidence=confidence) if confidence >= least else None
 
 
 def has_pitch(waveform: np.ndarray) -> bool:
-    """Tell whether a recording has notes, as find_key takes it; drums and silence have none."""
+    """Tell whether notes stand out of a recording: hardly of drums, noise and dense mixes."""
     return _peaks(waveform).have_pitch
 
 

@@ -6,8 +6,8 @@ Autocorrelation and Cross-correlation with Pulses", 2014; here without their pul
 over multiples of each candidate's beat and weighed by how people tap (Ellis, "Beat Tracking by
 Dynamic Programming", 2007: a bell on a logarithmic scale). That average is the *confidence*: how
 much of the curve comes back with the beat, 1 for a click track, about 0 for noise and speech. The
-decoder of ``ml.beats.dbn`` then places beats near that tempo, and a straight line through them says
-the tempo to a fraction of a frame.
+decoder of ``ml.beats.dbn`` then places beats near that tempo, and long runs of them say the tempo
+to a fraction of a frame.
 
 Differs from a trained probe (``ml.beats.tracker``): that is of a model and of a home where beats
 were evaluated; this is the same for all, and made once a corpus.
@@ -46,6 +46,8 @@ _LOUD, _FAINT = 0.98, 0.02
 crash after silence is not all there is; but for what is faint beside the highest."""
 _NEAR = 1.08
 """How far a beat may be from the tempo."""
+_RUN, _STRAY = 32, 0.01
+"""Beats that a tempo is told from, and how far it may be from that of most others."""
 _BLOCK_S = 600
 
 
@@ -55,7 +57,7 @@ class Tempo:
 
     bpm: float
     confidence: float
-    """How much of the onset curve comes back with the beat, 0…1."""
+    """How much of the onset curve comes back with the beat, 0…1; higher where drums play."""
     beats_s: np.ndarray
     """(beat,) float64, increasing."""
 
@@ -77,8 +79,15 @@ def find_tempo(waveform: np.ndarray) -> Tempo | None:
         return None
     near = DBNBeatDecoder(_FPS, min_bpm=bpm / _NEAR, max_bpm=bpm * _NEAR)
     beats = near(curve)
-    beat_s = np.polyfit(np.arange(len(beats)), beats, 1)[0]
-    return Tempo(bpm=60 / float(beat_s), confidence=confidence, beats_s=beats)
+    return Tempo(bpm=_bpm_of(beats), confidence=confidence, beats_s=beats)
+
+
+def _bpm_of(beats: np.ndarray) -> float:
+    """Average the tempo over runs of beats, but for those in which they stray."""
+    run = min(_RUN, len(beats) // 2)
+    beat_s = (beats[run:] - beats[:-run]) / run
+    middle = np.median(beat_s)
+    return 60 / float(beat_s[np.abs(beat_s / middle - 1) <= _STRAY].mean())
 
 
 def _onsets(waveform: np.ndarray) -> np.ndarray:

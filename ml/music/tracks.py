@@ -2,8 +2,8 @@
 
 The stems of a track start together and sound together, so tempo and key are the *track's*, heard
 from the sum of its stems (the key from those that have pitch): a pad that changes once a bar says
-little of its tempo, its song all. A stem has the tempo of its track, and its key if it has pitch
-and is not labelled drums.
+little of its tempo, its song all. A stem has the tempo of its track, and its key if it has pitch:
+drums have none, labelled instruments have, and of the rest it is heard.
 
 A row is good for the content of its track's stems, whatever their files are called. It is written
 with a hundred others as they come in, so a pass that was stopped goes on where it was.
@@ -30,14 +30,14 @@ from ml.music.tempo import RATE_HZ, find_tempo
 from ml.parquet import read_frame
 from ml.processes import completed, process_pool
 from ml.progress import progress
-from ml.tracks import Track
+from ml.tracks import Stem, Track
 
 TABLE_NAME = "tracks.parquet"
 _RULES = 1
 """Raised when what is found changes: all tracks are then listened to anew."""
 _ROWS_AT_ONCE = 100
-_DRUMS = "drums"
-"""The category of what has no key, even where a drum rings."""
+_DRUMS, _UNSAID = "drums", (None, "other", "percussion")
+"""The category of what has no key, even where a drum rings; those that do not say."""
 _TRACKS_A_WORKER = 8
 """Fewer are not worth a process."""
 _log = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ def _hear(job: tuple[Track, str]) -> TrackMusic | None:
     except AudioError as error:
         _log.warning("tempo and key of %s are not known: %s", track.track_id, error)
         return None
-    is_drums = [stem.category == _DRUMS for stem in track.stems]
-    pitched = [i for i, stem in enumerate(stems) if not is_drums[i] and has_pitch(stem)]
+    pitched = [i for i, stem in enumerate(track.stems) if _is_pitched(stem, stems[i])]
     tempo = find_tempo(mix_parts(stems))
     key = find_key(mix_parts([stems[place] for place in pitched]))
     return TrackMusic(
@@ -163,6 +162,12 @@ def _hear(job: tuple[Track, str]) -> TrackMusic | None:
         key_confidence=key and round(key.confidence, 3),
         pitched=[track.stems[place].stem_id for place in pitched],
     )
+
+
+def _is_pitched(stem: Stem, waveform: np.ndarray) -> bool:
+    if stem.category in _UNSAID:
+        return has_pitch(waveform)
+    return stem.category != _DRUMS
 
 
 def _write(path: Path, rows: Collection[TrackMusic]) -> None:
