@@ -9,7 +9,7 @@ what has no steady tempo; the plan says why. Stretching and transposing is Signa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,10 +88,11 @@ def plan_fit(
     """
     speed, semitones, notes = 1.0, 0, []
     if to_tempo:
-        speed, why_not = _speed(_bpm_at(stem, start_s), _bpm_at(mix, mix_start_s))
-        if why_not is None:
-            beat_s = _beat_before(stem.beats_s, start_s)
-            mix_start_s = _nearest(mix.beats_s, mix_start_s - (start_s - beat_s) / speed)
+        own, other = _grid(stem, start_s), _grid(mix, mix_start_s)
+        speed, why_not = _speed(own and 60 / own[0], other and 60 / other[0])
+        if own and other and why_not is None:
+            beat_s = _beat(own, start_s + _EARLY_S, math.floor)
+            mix_start_s = _beat(other, mix_start_s - (start_s - beat_s) / speed, round)
             start_s = beat_s
         notes.append(why_not)
     if to_key and stem.key and mix.key:
@@ -132,16 +133,25 @@ def stretched(audio: np.ndarray, rate_hz: int, speed: float, semitones: int) -> 
     return np.pad(played[:length], ((0, max(0, length - len(played))), (0, 0)))
 
 
-def _bpm_at(music: Music, place_s: float) -> float | None:
-    """Find the tempo around a place: people play, and tempi drift."""
-    if music.bpm is None or len(music.beats_s) < 2:
-        return music.bpm
+def _grid(music: Music, place_s: float) -> tuple[float, float] | None:
+    """Lay a grid on the beats around a place, for people's tempi drift: its step, and one beat.
+
+    The line through some beats says where each is to a fraction of the frames they were found in.
+    """
     beats = np.asarray(music.beats_s)
-    first = int(
-        np.clip(np.searchsorted(beats, place_s) - _BEATS, 0, max(0, len(beats) - 2 * _BEATS))
-    )
+    if music.bpm is None or len(beats) < 2:
+        return None
+    first = max(0, min(int(np.searchsorted(beats, place_s)) - _BEATS, len(beats) - 2 * _BEATS))
     near = beats[first : first + 2 * _BEATS]
-    return 60 / float(np.polyfit(np.arange(len(near)), near, 1)[0])
+    step_s, beat_s = np.polyfit(np.arange(len(near)), near, 1)
+    return float(step_s), float(beat_s)
+
+
+def _beat(grid: tuple[float, float], place_s: float, choose: Callable[[float], int]) -> float:
+    """Give a beat of a grid near a place, none before 0."""
+    step_s, beat_s = grid
+    place = choose((place_s - beat_s) / step_s)
+    return beat_s + max(place, math.ceil(-beat_s / step_s)) * step_s
 
 
 def _speed(from_bpm: float | None, to_bpm: float | None) -> tuple[float, str | None]:
@@ -156,14 +166,3 @@ def _speed(from_bpm: float | None, to_bpm: float | None) -> tuple[float, str | N
         f"from {from_bpm:.1f} to {to_bpm:.1f} bpm it would be played {speed:.2f} times as fast, at "
         f"most {MOST_SPEED:.2f} either way is sensible: not stretched"
     )
-
-
-def _beat_before(beats_s: Sequence[float], place_s: float) -> float:
-    """Give the last beat that does not come after a place; the first where none does."""
-    beats = np.asarray(beats_s)
-    return float(beats[max(0, np.searchsorted(beats, place_s + _EARLY_S, side="right") - 1)])
-
-
-def _nearest(beats_s: Sequence[float], place_s: float) -> float:
-    beats = np.asarray(beats_s)
-    return float(beats[np.abs(beats - place_s).argmin()])

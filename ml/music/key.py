@@ -28,6 +28,8 @@ KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in TONICS)
 LEAST_CONFIDENCE, LEAST_WHEN_DENSE = 0.7, 0.8
 """Below it no key is said (``README.md`` has the figures); the latter where peaks hardly stand out,
 as in dense mixes and in drums."""
+LEAST_TUNED = 0.2
+"""How closely pitches lie a semitone apart, 0…1: music from 0.34 on, speech up to 0.17."""
 LEAST_PROMINENCE = 2.5
 """How far the peaks of what has pitch rise, on average, above the spectrum around them."""
 _PROFILES = np.array(
@@ -73,7 +75,7 @@ def find_key(waveform: np.ndarray) -> Key | None:
         None where it has none: silence, drums, speech, less than a second.
     """
     peaks = _peaks(waveform)
-    if not len(peaks.pitch):
+    if not len(peaks.pitch) or abs(peaks.tuning()) < LEAST_TUNED:
         return None
     correlations = _correlations(peaks.pitch_classes())
     best = int(correlations.argmax())
@@ -135,13 +137,20 @@ class _Peaks:
             return False
         return float(np.average(self.prominence, weights=self.level)) >= LEAST_PROMINENCE
 
+    @property
+    def _weights(self) -> np.ndarray:
+        return np.sqrt(self.level) * np.maximum(self.prominence - 1, 0)
+
+    def tuning(self) -> complex:
+        """Average places between semitones, as angles: short where they glide as in speech."""
+        total = max(float(self._weights.sum()), 1e-9)
+        return complex(np.sum(self._weights * np.exp(2j * np.pi * self.pitch)) / total)
+
     def pitch_classes(self) -> np.ndarray:
         """Sum what each pitch class has, (12,) from C, at the tuning that fits best."""
-        weights = np.sqrt(self.level) * np.maximum(self.prominence - 1, 0)
-        turns = np.sum(weights * np.exp(2j * np.pi * self.pitch))
-        pitch = self.pitch - np.angle(turns) / (2 * np.pi)
+        pitch = self.pitch - np.angle(self.tuning()) / (2 * np.pi)
         nearest = np.rint(pitch)
-        weights = weights * np.cos(np.pi * (pitch - nearest)) ** 2
+        weights = self._weights * np.cos(np.pi * (pitch - nearest)) ** 2
         return np.bincount(nearest.astype(int) % 12, weights, 12)
 
 
