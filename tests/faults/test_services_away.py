@@ -1,6 +1,6 @@
 """Services go away for a while and come back: nothing is lost, nothing is there twice.
 
-MLflow's server, a bucket, and the right time.
+MLflow's server, a bucket, the right time, and a temporary folder on the disk of the home.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 
-from ml.artifacts import read_json
+from ml.artifacts import DataLayout, read_json
 from ml.cli.main import main
 from ml.mlflow_store import mlflow_client
+from ml.retrieval.champion.champion import write_champion
+from ml.training.models import find_model
 from ml.training.run_folder import read_record
 
 pytestmark = [pytest.mark.faults, pytest.mark.soak, pytest.mark.service]
@@ -266,3 +271,26 @@ def test_a_clock_that_is_set_back_during_a_training_changes_nothing(
     history = mlflow_client(uri).get_metric_history(read_json(run / "mlflow.json")["run_id"], LOSS)
     shipped = sorted(m.step for m in history)
     assert shipped == sorted(x["step"] for x in lines if LOSS in x["metrics"])
+
+
+def test_an_index_with_its_temporary_folder_on_another_disk(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    layout = DataLayout(home=home)
+    model = find_model(layout, "film")
+    assert model.checkpoint is not None
+    write_champion(layout, model.model_id, model.checkpoint)
+    for name in ("first", "second"):
+        for seed, stem in enumerate(("bass guitar", "piano")):
+            path = home / "songs" / name / f"{stem}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = 0.1 * np.random.default_rng(seed).standard_normal(48_000)
+            soundfile.write(path, noise, 16_000)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if Path(elsewhere).stat().st_dev == home.stat().st_dev:
+            pytest.skip("/dev/shm is on the disk of the home")
+        monkeypatch.setenv("TMPDIR", elsewhere)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        assert main(["--home", str(home), "index", str(home / "songs")]) == 0
+        mix = next((home / "examples").glob("*.wav"))
+        assert main(["--home", str(home), "query", str(mix), "--instrument", "piano"]) == 0
