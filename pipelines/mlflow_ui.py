@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"the trainings side by side: {url}\n")
     sys.stdout.flush()
     if not uri.startswith("http"):  # else it has a server of its own
+        # Five processes that wait for judges of language models.
+        os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
         served = ("--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(args.port))
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--workers", "1", *served])
     return 0

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from ml.cli.options import Parser, examples
-from ml.object_store import UnreachableError
 
 GROUPS = {
     "find a stem": {
@@ -212,10 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
-    except UnreachableError as error:
-        sentence, code = str(error), FAILED
     except (ValueError, FileNotFoundError) as error:
-        sentence, code = str(error), WRONG_USE
+        sentence, code = str(error), _code_of(error)
     except OSError as error:
         sentence, code = _os_sentence(error), FAILED
     except RuntimeError as error:
@@ -224,6 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     print(f"{command}: {printable(sentence)}", file=sys.stderr)
     return code
+
+
+def _code_of(error: Exception) -> int:
+    """Tell a network that stays away from what the user can correct."""
+    from ml.object_store import UnreachableError
+
+    return FAILED if isinstance(error, UnreachableError) else WRONG_USE
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         dest="start",
         metavar="MODEL",
         help="model that phase 1 starts from, with its encoder and its log-mel as it was measured "
-        "(default: random weights), or phase 1 that phase 2 starts from (default: the one that the "
+        "(default: random weights), or phase 1 that phase 2 starts from (else the one that the "
         "same options train); alone it means --preset contrastive",
     )
     parser.add_argument(

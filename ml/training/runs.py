@@ -90,7 +90,7 @@ class ConfigOptions(TypedDict, total=False):
     """Configuration by dotted field."""
 
 
-class RunOptions(ConfigOptions):
+class RunOptions(ConfigOptions, total=False):
     """What a preset is trained on and how; all but ``loop`` makes a run the one it is."""
 
     corpora: Required[Sequence[str]]

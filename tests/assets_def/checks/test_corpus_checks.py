@@ -47,6 +47,7 @@ def test_a_stem_that_never_sounds_where_its_index_says_so_stops_the_run(
     folder = resource.layout.shards("demo")
     path = index_path(folder, read_shards_manifest(folder)["shards"][0]["name"])
     index = read_json(path)
+    del index["checksum"]  # an index without one is believed
     index["segments"][0]["stems"][0]["intervals"] = []
     path.write_text(json.dumps(index))
     found = run_checks(resource, "prepare_corpus", "stem_shards")
