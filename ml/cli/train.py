@@ -139,7 +139,7 @@ def _options(args: argparse.Namespace, training: TrainingSettings) -> RunOptions
     from ml.training.runs import run_options
 
     options = run_options(training, args.preset)
-    return {**options, "start": args.start or options["start"]}
+    return {**options, "start": args.start or options.get("start")}
 
 
 def _resume(args: argparse.Namespace, settings: Settings, training: TrainingSettings) -> int:
