@@ -129,6 +129,7 @@ class TrainingSettings(_Section):
     size: Literal["tiny", "small", "paper"] = "tiny"
     seed: Seed = 0
     start: str | None = Field(default=None, min_length=1)
+    phase_1: str | None = Field(default=None, min_length=1)
     processes: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=0)
     overrides: dict[str, Any] = Field(default_factory=dict)

@@ -28,9 +28,15 @@ class TrainConfig(dg.Config):
         default={}, description="by dotted field: {'optimizer.learning_rate': 3e-4}"
     )
 
+    phase_1: str | None = Field(
+        default=None,
+        description="model that phase 2 starts from, as contrastive (of this home, however it was "
+        "trained); left out: the phase 1 that the same options train",
+    )
+
     def settings(self, home: StemsHome) -> Settings:
         """Give the settings with what was chosen here; a wrong value is an error that names it."""
-        chosen = {"size": self.size, "seed": self.seed}
+        chosen = {"size": self.size, "seed": self.seed, "phase_1": self.phase_1}
         steps = {} if self.steps is None else {"steps": self.steps}
         return home.settings(
             **{key: value for key, value in chosen.items() if value is not None},

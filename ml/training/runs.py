@@ -106,12 +106,13 @@ class RunOptions(ConfigOptions, total=False):
 def run_options(training: TrainingSettings, preset: str) -> RunOptions:
     """Take the options of a preset from the section ``training`` of the settings."""
     weights = {name: x for name, x in training.weights.items() if name in training.corpora}
+    phase_1 = training.phase_1 if preset in NEEDS_PHASE_1 else None
     return {
         "corpora": training.corpora,
         "size": training.size,
         "seed": training.seed,
         "overrides": ({"pairs.weights": weights} if weights else {}) | training.overrides,
-        "start": training.start if preset == CONTRASTIVE else None,
+        "start": training.start if preset == CONTRASTIVE else phase_1,
         "loop": loop_config(training),
     }
 

@@ -107,7 +107,11 @@ def cancelled(dagster: Any, home: Path, backfill: str) -> Cancelled:  # noqa: AR
     locks, runs = "contrastive-*/.lock", DataLayout(home=home).runs
     for steps in STEPS:
         known = set(runs.glob(locks))
-        config = {"ops": {"contrastive_encoder": {"config": {"steps": steps}}}}
+        of_phases = {
+            "contrastive_encoder": {"steps": steps},
+            "stem_jepa": {"phase_1": "contrastive"},
+        }
+        config = {"ops": {name: {"config": chosen} for name, chosen in of_phases.items()}}
         run_id = dagster.launch("train_model", TRAINED, config=config)
         (lock,) = dagster.until(lambda k=known: set(runs.glob(locks)) - k, "a trainer")
         record = lock.with_name(RECORD_NAME)
