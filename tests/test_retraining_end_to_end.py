@@ -54,7 +54,12 @@ SMALL = {
 
 
 def resource_of(home: Path, overrides: dict[str, int], seed: int = 0) -> StemsHome:
-    training = {"presets": ["film-nce"], "overrides": {**SMALL, **overrides}, "seed": seed}
+    training = {
+        "presets": ["film-nce"],
+        "overrides": {**SMALL, **overrides},
+        "seed": seed,
+        "phase_1": "contrastive",  # the first one: seeds and steps are those of phase 2 alone
+    }
     return StemsHome(home=str(home), overrides={"training": training}, workers=1)
 
 
