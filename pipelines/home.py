@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent
 _FULL_DEMO = {"  payload: flac": "  payload: pcm16"}
 """In the ``config.yaml`` of a demo: audio uncompressed, twice the size, faster to read."""
-QUICK = {"steps": 40, "batch_size": 32, "optimizer.warmup_steps": 10}
+QUICK = {"steps": 25, "batch_size": 32, "optimizer.warmup_steps": 10}
 """Training of the quick demo, phase 1 from ``starter``: it shows how, and is not worth keeping.
 ``film`` learns nothing to speak of in so few steps (R@10 6 % of 302 stems after 80)."""
 QUICK_SONGS = {"train_songs": 96, "heldout_songs": 60, "heldout_s": 8.0}
