@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml.artifacts import DataLayout, read_json
+from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,15 +143,18 @@ def presence_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
 def champion_markdown(layout: DataLayout, model_id: str) -> str:
     """Write a line a corpus and metric: the scores of one version of a model, in percent."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
-    from ml.scores.files import read_scores
+    from ml.scores.files import read_scores, scored_corpora
 
+    called = {}
+    for corpus in scored_corpora(layout, EVALUATION):
+        manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
+        names = {scored: name for name, scored in manifest["identity"]["models"]}
+        called[corpus] = names.get(model_id)
     lines = ["| corpus | metric | score (95 % interval) | chance |", "|---|---|---|---|"]
-    for path in sorted(layout.scores(EVALUATION, "corpus").parent.glob("*/manifest.json")):
-        names = {scored: name for name, scored in read_json(path)["identity"]["models"]}
-        for row in read_scores(layout, evaluation=EVALUATION, corpus=path.parent.name):
-            if row["model"] == names.get(model_id) and row["metric"] in _GLANCE:
-                cells = (row["corpus"], row["metric"], _cell(row), f"{row['chance']:.1f}")
-                lines.append(f"| {' | '.join(cells)} |")
+    for row in read_scores(layout, evaluation=EVALUATION):
+        if row["model"] == called.get(row["corpus"]) and row["metric"] in _GLANCE:
+            cells = (row["corpus"], row["metric"], _cell(row), f"{row['chance']:.1f}")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

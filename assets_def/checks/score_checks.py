@@ -97,10 +97,10 @@ def mix_is_heard(context: dg.AssetCheckExecutionContext, home: StemsHome) -> dg.
 def champion_hears_the_mix(home: StemsHome) -> dg.AssetCheckResult:
     """``mix_is_heard`` of the champion, on every corpus that it was scored on (a warning)."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import scored_corpora
 
-    scores = home.layout.scores(EVALUATION, "corpus").parent
     said, shown, is_deaf = [], {}, False
-    for corpus in sorted(path.parent.name for path in scores.glob("*/manifest.json")):
+    for corpus in scored_corpora(home.layout, EVALUATION):
         heard, row = _heard(home, corpus, _served(home, corpus))
         shown |= {f"{corpus}/{key}": value for key, value in row.items()}
         said, is_deaf = [*said, heard.text], is_deaf or heard.is_deaf

@@ -15,7 +15,7 @@ from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
 from ml.figures import FONT_POINTS, INK, WIDTH_IN, figure_svg, model_colour, plain
 from ml.reports.scored import by_model
 from ml.reports.sections import Plot
-from ml.scores.files import read_scores
+from ml.scores.files import read_scores, scored_corpora
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,8 +66,10 @@ class BeatSection:
 
 def beat_inputs(layout: DataLayout) -> dict[str, str]:
     """Fingerprint the scores that the sections are made from, by corpus."""
-    paths = sorted(layout.scores(EVALUATION, "corpus").parent.glob(f"*/{MANIFEST_NAME}"))
-    return {path.parent.name: read_json(path)["fingerprint"] for path in paths}
+    return {
+        corpus: read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)["fingerprint"]
+        for corpus in scored_corpora(layout, EVALUATION)
+    }
 
 
 def beat_sections(layout: DataLayout, champion: str | None = None) -> list[BeatSection]:

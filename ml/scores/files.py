@@ -127,6 +127,12 @@ def write_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], pa
     write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
 
 
+def scored_corpora(layout: DataLayout, evaluation: str) -> list[str]:
+    """List the corpora that an evaluation has scores of, sorted."""
+    manifests = layout.scores(evaluation, "corpus").parent.glob(f"*/{MANIFEST_NAME}")
+    return sorted(path.parent.name for path in manifests)
+
+
 def read_scores(
     layout: DataLayout, *, evaluation: str | None = None, corpus: str | None = None
 ) -> list[dict[str, Any]]:
