@@ -233,7 +233,7 @@ def test_unknown_training_corpus_is_refused(tmp_path: Path, named: list[str], sa
 
 
 def test_launchpad_shows_a_handful_of_fields():
-    assert set(TrainConfig.model_fields) == {"size", "seed", "steps", "overrides"}
+    assert set(TrainConfig.model_fields) == {"size", "seed", "steps", "overrides", "phase_1"}
     assert all(field.description for field in TrainConfig.model_fields.values())
 
 
