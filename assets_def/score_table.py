@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
+from ml.metrics import MAIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,6 @@ _COLUMNS = (
     "right_instrument",
 )
 _PLOTTED = "recall@10"
-_GLANCE = ("within_label_rank", _PLOTTED, "normalized_rank_mean")
 
 
 def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def champion_markdown(layout: DataLayout, model_id: str) -> str:
         called[corpus] = names.get(model_id)
     lines = ["| corpus | metric | score (95 % interval) | chance |", "|---|---|---|---|"]
     for row in read_scores(layout, evaluation=EVALUATION):
-        if row["model"] == called.get(row["corpus"]) and row["metric"] in _GLANCE:
+        if row["model"] == called.get(row["corpus"]) and row["metric"] in MAIN:
             cells = (row["corpus"], row["metric"], _cell(row), f"{row['chance']:.1f}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from ml.artifacts import DataLayout
+from ml.metrics import PROMOTING
 from ml.plain import did_you_mean, flat
 from ml.tracks import Conditioning, Kind
 from ml.yaml_file import YamlFileError, parse_yaml
@@ -174,18 +175,17 @@ class LanceDbSettings(_Section):
     uri: str | None = Field(default=None, min_length=1)
 
 
+def _check_metric(name: str) -> str:
+    if name not in PROMOTING:
+        raise ValueError(f"expected one of: {', '.join(PROMOTING)}")
+    return name
+
+
 class PromotionSettings(_Section):
     """When a model becomes the one that queries use: ``ml.retrieval.champion.promotion``."""
 
     corpora: tuple[str, ...] = ()
-    metric: Literal[
-        "recall@1",
-        "recall@5",
-        "recall@10",
-        "normalized_rank_mean",
-        "within_label_rank",
-        "within_category_rank",
-    ] = "recall@10"
+    metric: Annotated[str, AfterValidator(_check_metric)] = "recall@10"
     conditioning: Conditioning = "fine"
     tolerance: float = Field(default=1.0, ge=0)
     requires_mix: bool = True

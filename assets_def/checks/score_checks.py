@@ -48,8 +48,8 @@ def retrieval_is_not_worse_than_the_champion(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
     """Paired difference to the champion: its 95 % interval reaches 0 (a warning)."""
+    from ml.metrics import LOWER_IS_BETTER
     from ml.retrieval.evaluation.compare import ComparisonConfig, NothingUnseenError, compare_models
-    from ml.scores.text import LOWER_IS_BETTER
     from ml.training.models import checkpoint_path, current_champion, find_model
 
     settings, corpus = home.settings(), context.partition_key
@@ -109,9 +109,9 @@ def champion_hears_the_mix(home: StemsHome) -> dg.AssetCheckResult:
 
 def _heard(home: StemsHome, corpus: str, model: str) -> tuple["MixHeard", dict[str, Any]]:
     """Tell whether a model hears the mix by its scores on a corpus, with the figures."""
+    from ml.metrics import WITHIN_LABEL
     from ml.retrieval.champion.heard import heard_by_scores
     from ml.retrieval.evaluation.evaluate import EVALUATION
-    from ml.retrieval.evaluation.ranks import WITHIN_LABEL
     from ml.scores.files import read_scores
 
     rows = read_scores(home.layout, evaluation=EVALUATION, corpus=corpus)

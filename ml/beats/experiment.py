@@ -31,8 +31,9 @@ from ml.beats.features import LOG_MEL, BeatInput
 from ml.beats.peaks import ONSETS
 from ml.beats.probe import FPS
 from ml.beats.probes import read_probe_manifest
-from ml.beats.scores import ANNOTATION, TRACK_SCORES_METRICS, chance_scores, score_track, tempo_bpm
+from ml.beats.scores import ANNOTATION, chance_scores, score_track, tempo_bpm
 from ml.corpora.readers.beats import BeatSet
+from ml.metrics import BEATS
 from ml.parquet import write_table
 from ml.progress import progress
 from ml.scores.files import Evaluated, evaluate_once
@@ -234,12 +235,10 @@ def _score(
                 rows.setdefault(model + name, []).append(scored)
         chances.append(chance_scores(track))
     table = {
-        model: {
-            metric: np.array([row[metric] for row in scored]) for metric in TRACK_SCORES_METRICS
-        }
+        model: {metric: np.array([row[metric] for row in scored]) for metric in BEATS}
         for model, scored in rows.items()
     }
-    return table, {m: float(np.mean([row[m] for row in chances])) for m in TRACK_SCORES_METRICS}
+    return table, {m: float(np.mean([row[m] for row in chances])) for m in BEATS}
 
 
 def _score_rows(
@@ -263,13 +262,13 @@ def _score_rows(
         }
 
     for model, values in table.items():
-        for metric in TRACK_SCORES_METRICS:
+        for metric in BEATS:
             interval = bootstrap.interval(values[metric])
             yield row(EVALUATION, model, metric, interval, chance[metric])
     pairs = [(m, r) for r in REFERENCES if r in table for m in table if m not in BARE]
     pairs = [(m, r) for m, r in pairs if _FROM not in m]
     for model, reference in pairs:
-        for metric in TRACK_SCORES_METRICS:
+        for metric in BEATS:
             interval = bootstrap.difference(table[model][metric], table[reference][metric])
             yield row(PAIRED, f"{model} minus {reference}", metric, interval, 0.0)
 
@@ -290,7 +289,7 @@ def _write_tracks(activations: CorpusActivations, table: Table, path: Path) -> N
     for model, values in table.items():
         for i, place in enumerate(activations.places):
             track = activations.tracks[place]
-            figures = {metric: 100 * float(values[metric][i]) for metric in TRACK_SCORES_METRICS}
+            figures = {metric: 100 * float(values[metric][i]) for metric in BEATS}
             tempo = {"tempo_bpm": tempo_bpm(track.beats), "beats": len(track.beats)}
             rows.append({"model": model, "track_id": track.track_id, **tempo, **figures})
     write_table(pa.Table.from_pylist(rows), path)

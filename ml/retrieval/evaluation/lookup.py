@@ -28,9 +28,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ml.metrics import RECALL_AT
 from ml.retrieval.embeddings.files import Embeddings, vectors_of
 from ml.retrieval.evaluation.ranks import (
-    RECALL_AT,
     TIE_TOLERANCE,
     Answers,
     Gallery,

@@ -42,13 +42,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml.artifacts import ArtifactError
+from ml.metrics import RECALL_AT, WITHIN_CATEGORY, WITHIN_LABEL
 from ml.retrieval.embeddings.files import ROW_BLOCK, Embeddings, unit_rows, vectors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RECALL_AT = (1, 5, 10)
-WITHIN_LABEL, WITHIN_CATEGORY = "within_label_rank", "within_category_rank"
 WITHIN_CHANCE = 50.0
 TIE_TOLERANCE = 8 * 2.0**-24
 """Cosines closer than this are equal: 8 ulp of float32 just below 1."""
