@@ -22,7 +22,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,8 +89,11 @@ def train_models(
     )
     if ending.exit_code != 0:
         _fail(ending, log, context)
-    made = _trained(presets, settings)
-    return {name: replace(made[name], reused=name in trained) for name in presets}
+    return {
+        said["preset"]: Artifact(**said["made"] | {"path": Path(said["made"]["path"])})
+        for said in ending.messages
+        if "made" in said
+    }
 
 
 def _trained(presets: Sequence[str], settings: Settings) -> dict[str, Artifact]:
