@@ -228,7 +228,7 @@ def answer_queries(
         embeddings: of the model.
         first: (stem,) the text of each stem: those with the target's own come before all others.
     """
-    vectors, stems = query_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
+    vectors, stems = predicted_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
     if first is None:
         ranks, nearest = ranks_and_nearest(vectors, stems, queries.targets)
     else:
@@ -241,7 +241,7 @@ def answer_queries(
     return Answers(ranks=ranks, nearest=nearest, within=within)
 
 
-def query_vectors(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> np.ndarray:
+def predicted_vectors(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> np.ndarray:
     """Look up what one model predicted from the mix of each query: (query, dim)."""
     place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
     mixes = queries.targets if queries.mixes is None else queries.mixes

@@ -41,7 +41,7 @@ from ml.retrieval.queries.candidates import (
 from ml.retrieval.queries.mix import (
     ChunkVectors,
     Mix,
-    query_vectors,
+    predict_chunks,
     read_chunks,
     stem_vectors,
 )
@@ -340,7 +340,7 @@ class StemRetriever:
         text = MUSIC if instrument is None else _not_blank(instrument)
         chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
         vector = None if self.model.condition_dim is None else self.encode_texts([text])[0]
-        return query_vectors(self.model, chunks, text, vector)
+        return predict_chunks(self.model, chunks, text, vector)
 
     def _search_named(
         self, vector: np.ndarray, instrument: str, k: int, *, where: str | None, **filters: Any
