@@ -201,13 +201,13 @@ class MlflowTracker:
             self._describe(client, state, params)
             return client, run_id
         experiment_id = find_or_make_experiment(client, self.experiment)
-        # A process killed right after creating the run has left one that nobody remembers.
+        # Nobody remembers it where a process was killed right after, or the folder was deleted.
         mine = f"tags.training_id = '{tags['training_id']}'"
         begun = client.search_runs([experiment_id], filter_string=mine, max_results=1)
         name = self.run_name
         run = begun[0] if begun else client.create_run(experiment_id, tags=tags, run_name=name)
         state = {"run_id": run.info.run_id, "experiment_id": experiment_id}
-        state |= {"lines": 0, "through_step": 0}
+        state |= {"lines": 0, "through_step": _last_step(client, run)}
         write_json(shipped, state)
         self._describe(client, state, params)
         return client, run.info.run_id
@@ -238,6 +238,13 @@ class MlflowTracker:
             client.log_batch(run_id, metrics=metrics[first : first + 1000])
         if fresh:
             write_json(self.run_folder / SHIPPED_NAME, state | {"lines": len(lines)})
+
+
+def _last_step(client: Any, run: Any) -> int:
+    """Find the last step whose loss a tracking run has; 0 where it has none."""
+    losses = [name for name in run.data.metrics if name.endswith("/loss")]
+    sent = (client.get_metric_history(run.info.run_id, name) for name in losses)
+    return max((metric.step for history in sent for metric in history), default=0)
 
 
 @contextlib.contextmanager
