@@ -149,7 +149,10 @@ class EvaluationSettings(_Section):
 
 
 class BeatSettings(_Section):
-    """What beat probes are trained and scored on; without corpora there are none."""
+    """What beat probes are trained and scored on; without corpora there are none.
+
+    The default is demo songs, in a home that has no corpus ``demo`` none.
+    """
 
     corpora: tuple[str, ...] = ("demo",)
     heldout: tuple[str, ...] = ()
@@ -246,6 +249,15 @@ class Settings(BaseSettings):
     promotion: PromotionSettings = PromotionSettings()
     automation: AutomationSettings = AutomationSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _probe_what_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Train no beat probes where nothing else was said and the home has no demo songs."""
+        corpora, beats = values.get("corpora"), values.get("beats", {})
+        if isinstance(beats, dict) and isinstance(corpora, dict) and "demo" not in corpora:
+            values = {**values, "beats": {"corpora": (), **beats}}
+        return values
 
     @property
     def layout(self) -> DataLayout:

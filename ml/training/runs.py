@@ -75,6 +75,8 @@ _NOT_OF_PHASE_1 = (
     *("optimizer.encoder_", "pairs.hard_negatives", "pairs.music_share"),
 )
 """Fields that phase 1 does not read, by how they begin."""
+_REFUSED_BY_PHASE_1 = ("model.predictor.", "model.song_share", "pairs.hard_negatives")
+"""Those of them that phase 1 cannot have: in settings of both phases they are for phase 2."""
 _OF_ITS_START = ("model.log_mel", "model.encoder.mel_bins")
 """Fields that a phase 1 takes over from the model that it started from."""
 
@@ -105,16 +107,31 @@ class RunOptions(ConfigOptions, total=False):
 
 def run_options(training: TrainingSettings, preset: str) -> RunOptions:
     """Take the options of a preset from the section ``training`` of the settings."""
-    weights = {name: x for name, x in training.weights.items() if name in training.corpora}
     phase_1 = training.phase_1 if preset in NEEDS_PHASE_1 else None
     return {
         "corpora": training.corpora,
         "size": training.size,
         "seed": training.seed,
-        "overrides": ({"pairs.weights": weights} if weights else {}) | training.overrides,
+        "overrides": _overrides(training, preset),
         "start": training.start if preset == CONTRASTIVE else phase_1,
         "loop": loop_config(training),
     }
+
+
+def _overrides(training: TrainingSettings, preset: str) -> dict[str, Any]:
+    """Take the overrides of a preset: of the phase 1, what it can have.
+
+    Raises:
+        ValueError: one is unknown, or has a wrong value, in either phase.
+    """
+    weights = {name: x for name, x in training.weights.items() if name in training.corpora}
+    overrides = ({"pairs.weights": weights} if weights else {}) | training.overrides
+    left = {k: x for k, x in overrides.items() if not k.startswith(_REFUSED_BY_PHASE_1)}
+    if preset != CONTRASTIVE or left == overrides:
+        return overrides
+    training_config("film-nce", size=training.size, overrides=overrides)  # what has all of them
+    _log.info("%s leaves to phase 2: %s", preset, ", ".join(sorted(overrides.keys() - left.keys())))
+    return left
 
 
 def loop_config(training: TrainingSettings) -> LoopConfig:
