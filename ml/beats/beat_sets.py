@@ -12,7 +12,7 @@ import numpy as np
 from ml.artifacts import DataLayout, fingerprint
 from ml.beats.feature_files import features_file, read_features_manifest
 from ml.beats.probe import FPS, ProbeTrack, probes_per_step
-from ml.corpora.demo.reader import DemoCorpus
+from ml.corpora.demo.build import DemoCorpus
 from ml.corpora.readers.beats import (
     BeatAnnotationError,
     BeatSet,

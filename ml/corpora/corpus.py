@@ -71,7 +71,7 @@ def kinds_help() -> str:
 
 
 def _readers() -> dict[str, Callable[..., Corpus]]:
-    from ml.corpora.demo.reader import DemoCorpus
+    from ml.corpora.demo.build import DemoCorpus
     from ml.corpora.midi.corpus import MidiCorpus
     from ml.corpora.readers.beats import BeatCorpus
     from ml.corpora.readers.folder import FolderCorpus

@@ -34,9 +34,13 @@ from ml.retrieval.queries.by_label import (
 from ml.retrieval.queries.candidates import (
     Candidate,
     Found,
+    Place,
     candidates_of,
     fold_variants,
     owner_of,
+    places_alone,
+    places_with_mix,
+    sounding_place,
 )
 from ml.retrieval.queries.mix import (
     ChunkVectors,
@@ -45,7 +49,6 @@ from ml.retrieval.queries.mix import (
     read_chunks,
     stem_vectors,
 )
-from ml.retrieval.queries.places import Place, places_alone, places_with_mix, sounding_place
 from ml.retrieval.queries.stem_files import StemFiles
 from ml.retrieval.tables.database import database_uri, sql_text
 from ml.retrieval.tables.search import Hit, Row, StemChunks, StemTables, TableRows, label_filter
