@@ -25,7 +25,7 @@ from ml.beats.features import BeatInput, beat_inputs
 from ml.beats.probe import ProbeConfig
 from ml.beats.probes import ALL, build_beat_probes, read_probe_manifest, read_probes
 from ml.beats.scores import ANNOTATION, PUBLISHED_SETS
-from ml.cli.evaluate_beats import _print_published
+from ml.cli.beats import _print_published
 from ml.cli.main import main as stems
 from ml.corpora.demo.build import DemoCorpus
 from ml.corpora.readers.beats import BeatCorpus
