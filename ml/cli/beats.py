@@ -194,7 +194,7 @@ def run_evaluation(args: argparse.Namespace, settings: Settings) -> int:
 def _open_beats(name: str, settings: Settings) -> Any:
     """Open the beats of a corpus, with its ``corpus_tracks`` built."""
     from ml.beats.beat_sets import open_beat_set
-    from ml.corpora.corpus import open_corpus
+    from ml.corpora.registration import open_registered
     from ml.corpora.table import build_corpus_tracks
 
     chosen = settings.corpus(name)
@@ -203,9 +203,7 @@ def _open_beats(name: str, settings: Settings) -> Any:
     print(f"{name}: {counts}")
     for problem in beats.problems[:10]:
         print(f"  {problem}")
-    build_corpus_tracks(
-        name, open_corpus(chosen.kind, chosen.root, **chosen.options), settings.layout
-    )
+    build_corpus_tracks(name, open_registered(settings, name), settings.layout)
     return beats
 
 
