@@ -3,7 +3,7 @@
 An artifact is a folder with a ``manifest.json`` that is written last, by rename. The manifest holds
 the artifact's *identity* (configuration and the fingerprints of its inputs); the fingerprint of the
 identity is its version. A builder asks ``find_current`` first and does nothing when the version on
-disk is the one it would build.
+disk is the one it would build. ``git_revision`` says which program made it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -399,3 +401,22 @@ def finish(
     }
     write_json(folder / MANIFEST_NAME, manifest)
     return Artifact(path=folder, fingerprint=version, summary=dict(summary))
+
+
+@functools.cache
+def git_revision() -> str:
+    """Return the program's git revision, ``+`` when files were changed; ``unknown`` outside git."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from ml import kinds
-from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, read_manifest
+from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, git_revision, read_manifest
 from ml.audio.mel import LogMel, spectrum_vectors
 from ml.models.pretrained import save_checkpoint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
-from ml.revision import git_revision
 from ml.shards.folders import ShardFolder
 from ml.shards.pairs import PairBatch
 from ml.shards.reader import EmptySplitError, ShardPairs
