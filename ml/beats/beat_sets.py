@@ -15,6 +15,7 @@ from ml.beats.probe import FPS, ProbeTrack, probes_per_step
 from ml.corpora.demo.build import DemoCorpus
 from ml.corpora.readers.beats import (
     BeatAnnotationError,
+    BeatCorpus,
     BeatSet,
     BeatTrack,
     checked_beats,
@@ -34,8 +35,6 @@ def open_beat_set(name: str, kind: str, root: Path, options: Mapping[str, Any]) 
     if kind == "demo":
         return read_demo_beats(root)
     if kind == "beats":
-        from ml.corpora.readers.beats import BeatCorpus
-
         return BeatCorpus(root, **options).beat_set
     raise CorpusError(
         f"corpus {name} is of kind {kind}, whose beats are not known; expected a corpus of kind "

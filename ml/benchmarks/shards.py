@@ -217,7 +217,7 @@ def write_tables(home: Path) -> None:
     layout.tracks(NAME).mkdir(parents=True)
     table.write_table(layout.tracks(NAME) / table.TABLE_NAME, rows, root)
     summary = {"tracks": len(tracks)}
-    finish(layout.tracks(NAME), {}, kinds.CORPUS_LISTED_TRACKS, summary=summary, root=str(root))
+    finish(layout.tracks(NAME), {}, kinds.CORPUS_TRACKS, summary=summary, root=str(root))
     finish(layout.labels(NAME), {}, kinds.LABEL_EMBEDDINGS, summary=summary, encoder=ENCODER)
 
 
