@@ -76,7 +76,7 @@ def has_unseen_tracks(home: StemsHome, name: str) -> bool:
     unseen = {track.track_id for track in source.tracks}
     for checkpoint in read_models(home.layout).values():
         trained_on = read_json(checkpoint / "manifest.json")["training_tracks"]
-        unseen -= set(seen_tracks(source.table, trained_on, home.layout))
+        unseen -= seen_tracks(source.table, trained_on, home.layout)
     return bool(unseen)
 
 

@@ -156,7 +156,6 @@ class Rendering:
     """Where in the file the excerpt begins."""
     tempo: float
     """How much faster than written."""
-    transposition: int
     parts: tuple[PlannedPart, ...]
     production_seed: tuple[int, ...]
 
@@ -225,7 +224,6 @@ def _plan(
         duration_s=duration_s,
         start_s=start_s,
         tempo=tempo,
-        transposition=transposition,
         parts=tuple(parts),
         production_seed=(*key, 1),
     )
