@@ -209,7 +209,6 @@ def resume_run(
     loop: LoopConfig | None = None,
     device: torch.device = _CPU,
     tracker: Callable[[Path, str], RunTracker] | None = None,
-    tags: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Train a run from its last checkpoint to its end; a finished one is reused.
 
@@ -222,7 +221,6 @@ def resume_run(
         loop: how often to log, validate and save.
         device: where to compute.
         tracker: makes a tracker from the run folder and the run's name; default: none.
-        tags: what else the tracking run should carry.
 
     Returns:
         The checkpoint folder; its summary holds the last metrics.
@@ -252,7 +250,7 @@ def resume_run(
             device=device,
         )
         _refuse(name, described["identity"], jsonable(run.identity))
-        return _train_run(run, tracker=tracker, tags=tags)
+        return _train_run(run, tracker=tracker)
 
 
 def open_run(
@@ -390,7 +388,7 @@ def _train_run(
     run: Run,
     *,
     tracker: Callable[[Path, str], RunTracker] | None,
-    tags: Mapping[str, str] | None,
+    tags: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Train a run to its end, or reuse its model; called by every rank, inside the process group.
 
