@@ -11,7 +11,7 @@ from ml.artifacts import Artifact, ArtifactError, DataLayout, read_json, read_ma
 from ml.models.stem_jepa import load_model
 from ml.scores.files import read_scores
 from ml.training.models import find_checkpoint
-from ml.training.run_folder import RECORD_NAME, read_record, read_run
+from ml.training.run_folder import RECORD_NAME, last_metrics, read_run
 
 if TYPE_CHECKING:
     from ml.settings import Settings
@@ -62,9 +62,6 @@ def _runs(layout: DataLayout, manifest: Mapping[str, Any]) -> Iterator[dict[str,
     if "run" not in manifest or not folder.is_dir():
         return  # it came with a package, or from another home
     described = read_run(folder)
-    last: dict[str, Any] = {}
-    for line in read_record(folder / RECORD_NAME):
-        last |= line["metrics"] | {"step": line["step"]}
     yield {
         "run": folder.name,
         "model_id": manifest["model_id"],
@@ -75,7 +72,7 @@ def _runs(layout: DataLayout, manifest: Mapping[str, Any]) -> Iterator[dict[str,
             {name: value for name, value in dataset.items() if name != "manifest"}
             for dataset in described.get("datasets", ())
         ],
-        "last_metrics": last,
+        "last_metrics": last_metrics(folder / RECORD_NAME),
     }
 
 

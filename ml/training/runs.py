@@ -59,7 +59,7 @@ from ml.training.run_folder import (
     RUN_NAME,
     describe_run,
     differing_fields,
-    read_record,
+    last_metrics,
     read_run,
 )
 from ml.training.tracking import NoTracker, RunTracker, describe_datasets
@@ -414,12 +414,10 @@ def _train_run(
 
 
 def _artifact(run: Run, *, is_reused: bool) -> Artifact:
-    last: dict[str, Any] = {}
-    for line in read_record(run.folder / RECORD_NAME):
-        last |= line["metrics"] | {"step": line["step"]}
     model = run.folder / "model"
     model_id = read_manifest(model, kinds.MODEL)["model_id"]
-    return Artifact(path=model, fingerprint=model_id, reused=is_reused, summary=last)
+    summary = last_metrics(run.folder / RECORD_NAME)
+    return Artifact(path=model, fingerprint=model_id, reused=is_reused, summary=summary)
 
 
 def _wanted(

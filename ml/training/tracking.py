@@ -23,14 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
 from ml.artifacts import MANIFEST_NAME, ArtifactError, read_json, write_json
+from ml.figures import loss_curves
 from ml.locks import lock
 from ml.mlflow_store import find_or_make_experiment, mlflow_client
 from ml.plain import flat
 from ml.shards.folders import ShardFolder
-from ml.training.run_folder import RECORD_NAME, RUN_NAME, SHIPPED_NAME, read_record, read_run
+from ml.training.run_folder import (
+    RECORD_NAME,
+    RUN_NAME,
+    SHIPPED_NAME,
+    read_record,
+    read_run,
+    record_curves,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -356,17 +362,7 @@ def loss_plot(run_folder: Path, name: str, phase: str) -> Figure | None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         return None
-    from ml.figures import Curve, loss_curves
-
-    curves = []
-    lines = read_record(run_folder / RECORD_NAME)
-    for metric in (f"{phase}/loss", f"{phase}/valid_loss"):
-        points = [(x["step"], x["metrics"][metric]) for x in lines if metric in x["metrics"]]
-        finite = np.array([point for point in points if np.isfinite(point[1])])
-        if len(finite):
-            steps, values = finite.T
-            is_valid = metric.endswith("valid_loss")
-            curves.append(Curve(model=name, steps=steps, values=values, is_valid=is_valid))
+    curves = record_curves(name, read_record(run_folder / RECORD_NAME)).get(f"{phase}/loss")
     return loss_curves(curves, label="loss") if curves else None
 
 
