@@ -43,7 +43,7 @@ from ml.corpora.readers.beats import BeatSet
 from ml.metrics import BEATS
 from ml.parquet import write_table
 from ml.progress import progress
-from ml.scores.files import Evaluated, evaluate_once
+from ml.scores.files import Evaluated, evaluate_once, score_row
 from ml.scores.intervals import Interval, TrackBootstrap
 from ml.training.models import UNTRAINED
 
@@ -260,19 +260,11 @@ def _score_rows(
     """Score each model, then each trained one minus each reference, of the same draws."""
 
     def row(name: str, model: str, metric: str, by: Interval, by_chance: float) -> dict[str, Any]:
-        return {
-            "evaluation": name,
-            "corpus": corpus,
-            "model": model,
-            "conditioning": ALL_TRACKS,
-            "n_queries": len(table[ANNOTATION][metric]),
-            "n_gallery": 0,
-            "metric": metric,
-            "value": 100 * by.value,
-            "low": 100 * by.low,
-            "high": 100 * by.high,
-            "chance": 100 * by_chance,
-        }
+        header = {"evaluation": name, "corpus": corpus, "model": model, "n_gallery": 0}
+        header["conditioning"] = ALL_TRACKS
+        percent = Interval(value=100 * by.value, low=100 * by.low, high=100 * by.high)
+        n_tracks = len(table[ANNOTATION][metric])
+        return score_row(header, metric, percent, n_queries=n_tracks, chance=100 * by_chance)
 
     for model, values in table.items():
         for metric in BEATS:
