@@ -34,7 +34,7 @@ from pydantic_settings import (
 from ml.artifacts import DataLayout
 from ml.metrics import PROMOTING
 from ml.plain import did_you_mean, flat
-from ml.tracks import Conditioning, Kind
+from ml.tracks import NO_STEMS, Conditioning, Kind
 from ml.yaml_file import YamlFileError, parse_yaml
 
 HOME_VARIABLE = "STEMS_HOME"
@@ -269,6 +269,11 @@ class Settings(BaseSettings):
             rendered_gb=self.midi.keep_gb,
             lancedb_uri=self.lancedb.uri,
         )
+
+    @property
+    def corpora_with_stems(self) -> tuple[str, ...]:
+        """The corpora that retrieval is about."""
+        return tuple(name for name, one in self.corpora.items() if one.kind not in NO_STEMS)
 
     @property
     def build_uri(self) -> str | None:

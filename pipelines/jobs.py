@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from assets_def.resources import StemsHome, corpora_with_stems
+from assets_def.resources import StemsHome
 from ml.artifacts import MANIFEST_NAME
 from ml.settings import Settings
 
@@ -54,7 +54,7 @@ def evaluable_corpora(settings: Settings) -> list[str]:
     layout = settings.layout
     return [
         name
-        for name in corpora_with_stems(settings)
+        for name in settings.corpora_with_stems
         if all((f / MANIFEST_NAME).is_file() for f in (layout.tracks(name), layout.labels(name)))
     ]
 

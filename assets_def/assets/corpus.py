@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets_def.resources import StemsHome, corpora, corpora_with_stems
+from assets_def.resources import StemsHome, corpora
 from assets_def.results import artifact_asset, materialized
 from ml import kinds
 from ml.corpora import label_embeddings as labels
@@ -36,7 +36,7 @@ with warnings.catch_warnings():
         """Look at all corpora, and a minute later again at those that have changed."""
         settings = home.settings()
         registered = set(context.instance.get_dynamic_partitions(str(corpora.name)))
-        names = [name for name in corpora_with_stems(settings) if name in registered]
+        names = [name for name in settings.corpora_with_stems if name in registered]
         now = _fingerprints(settings, names)
         changed = [name for name in now if now[name] != _observed(context.instance, name)]
         if changed:
