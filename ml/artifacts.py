@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml.kinds import ArtifactKind
+from ml.kinds import KINDS, ArtifactKind
 from ml.plain import jsonable
 
 MANIFEST_NAME = "manifest.json"
@@ -358,6 +358,18 @@ def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
             f"use the program that made it, or make it again with: {kind.remedy(folder)}"
         )
     return manifest
+
+
+def other_formats(layout: DataLayout) -> Iterator[tuple[Path, ArtifactKind, Any]]:
+    """Find the artifacts of a home that this program does not read: folder, kind, its format."""
+    for kind in KINDS:
+        for path in sorted(layout.home.glob(f"{kind.folders}/{MANIFEST_NAME}")):
+            try:
+                version = read_object(path).get("format_version")
+            except ArtifactError:
+                version = None
+            if version != kind.format_version:
+                yield path.parent, kind, version
 
 
 def identity_fingerprint(identity: Mapping[str, Any], kind: ArtifactKind) -> str:
