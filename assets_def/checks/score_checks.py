@@ -15,8 +15,7 @@ from assets_def.assets.beats import beat_scores
 from assets_def.assets.retrieval import champion, retrieval_scores
 from assets_def.resources import StemsHome
 from assets_def.results import corpus_check, earlier_numbers, readable
-from ml import kinds
-from ml.artifacts import ArtifactError, read_json, read_manifest
+from ml.artifacts import ArtifactError, read_json
 
 if TYPE_CHECKING:
     from ml.retrieval.champion.heard import MixHeard
@@ -123,11 +122,11 @@ def _heard(home: StemsHome, corpus: str, model: str) -> tuple["MixHeard", dict[s
 def _served(home: StemsHome, corpus: str) -> str:
     """Name the champion where this version of it was scored, else what would be promoted."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import scored_models
     from ml.training.models import current_champion
 
-    folder, champion = home.layout.scores(EVALUATION, corpus), current_champion(home.layout)
-    scored = read_manifest(folder, kinds.SCORES)["identity"]["models"]
-    names = {model_id: name for name, model_id in scored}
+    champion, scored = current_champion(home.layout), scored_models(home.layout, EVALUATION, corpus)
+    names = {model_id: name for name, model_id in scored.items()}
     preset = home.settings().training.presets[0]
     return preset if champion is None else names.get(champion.model_id, preset)
 

@@ -12,7 +12,7 @@ from ml.metrics import LOWER_IS_BETTER, RETRIEVAL, WITHIN_LABEL
 from ml.retrieval.champion.heard import heard_by_scores
 from ml.retrieval.evaluation.evaluate import EVALUATION, REFERENCES
 from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL
-from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores
+from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores, scored_models
 from ml.scores.text import swapped_notes, within_notes
 from ml.training.config import PRESETS
 from ml.training.models import UNTRAINED
@@ -166,7 +166,6 @@ def _table(
         by_model([row for row in rows if row["evaluation"] == EVALUATION + which])
         for which in ("", SWAPPED, LOSS)
     )
-    manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
     return ScoreTable(
         corpus=corpus,
         conditioning=conditioning,
@@ -177,7 +176,7 @@ def _table(
         swapped={name: swapped[name] for name in sorted(swapped, key=_place)},
         loss=loss,
         chance={row["metric"]: row["chance"] for row in scored},
-        model_ids=dict(manifest["identity"]["models"]),
+        model_ids=scored_models(layout, EVALUATION, corpus),
         notes=[*within_notes(scored), *swapped_notes(rows)],
     )
 
