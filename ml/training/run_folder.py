@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import (
+    MANIFEST_NAME,
     ArtifactError,
     crash_point,
     read_json,
@@ -94,6 +95,12 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder} is no training run (no {RUN_NAME}); runs there: {', '.join(known) or 'none'}"
         )
     return read_object(path)
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Find the checkpoint that a run folder would be resumed from."""
+    manifests = (run / "checkpoints").glob(f"step-*/{MANIFEST_NAME}")
+    return max((manifest.parent for manifest in manifests), default=None)
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
