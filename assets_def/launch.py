@@ -22,7 +22,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ from assets_def.resources import StemsHome
 from assets_def.train_process import MODULE, STOP_WITHIN_S, UNTIL_EOF
 from ml.artifacts import MANIFEST_NAME, Artifact
 from ml.settings import Settings
+from ml.training.run_folder import latest_checkpoint
 
 MAX_RETRIES = 1
 _TAIL_LINES = 20
@@ -89,8 +90,11 @@ def train_models(
     )
     if ending.exit_code != 0:
         _fail(ending, log, context)
-    made = _trained(presets, settings)
-    return {name: replace(made[name], reused=name in trained) for name in presets}
+    return {
+        said["preset"]: Artifact(**said["made"] | {"path": Path(said["made"]["path"])})
+        for said in ending.messages
+        if "made" in said
+    }
 
 
 def _trained(presets: Sequence[str], settings: Settings) -> dict[str, Artifact]:
@@ -200,7 +204,4 @@ def _manner(exit_code: int) -> str:
 def _checkpoint(ending: Ending) -> Path | None:
     """Find the last checkpoint of the run that was training."""
     runs = [said["run"] for said in ending.messages if "run" in said]
-    if not runs:
-        return None
-    manifests = Path(runs[-1]).glob(f"checkpoints/step-*/{MANIFEST_NAME}")
-    return max((manifest.parent for manifest in manifests), default=None)
+    return latest_checkpoint(Path(runs[-1])) if runs else None

@@ -15,7 +15,6 @@ from pydantic import Field
 from ml.artifacts import DataLayout
 from ml.processes import cores
 from ml.settings import Settings, load_settings
-from ml.tracks import NO_STEMS
 
 corpora = dg.DynamicPartitionsDefinition(name="corpus")
 """The corpora of ``STEMS_HOME/config.yaml``: one key a corpus, and no other partitions."""
@@ -53,8 +52,3 @@ class StemsHome(dg.ConfigurableResource):
     def processes(self) -> int:
         """How many processes audio work may use."""
         return self.workers or cores()
-
-
-def corpora_with_stems(settings: Settings) -> tuple[str, ...]:
-    """List the corpora of the settings that retrieval is about."""
-    return tuple(name for name, chosen in settings.corpora.items() if chosen.kind not in NO_STEMS)

@@ -9,10 +9,9 @@ from typing import Any
 import dagster as dg
 
 from assets_def.resources import corpora
-from ml.artifacts import Artifact, fingerprint, read_json
+from ml.artifacts import Artifact, fingerprint, git_revision, read_json
 from ml.kinds import ArtifactKind
 from ml.mlflow_store import pages_url
-from ml.revision import git_revision
 from ml.training.run_folder import mlflow_page
 
 _EARLIER_LOOKED_AT = 500

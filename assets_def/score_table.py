@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
+from ml.artifacts import DataLayout
+from ml.metrics import MAIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,6 @@ _COLUMNS = (
     "right_instrument",
 )
 _PLOTTED = "recall@10"
-_GLANCE = ("within_label_rank", _PLOTTED, "normalized_rank_mean")
 
 
 def evaluation_metadata(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -143,16 +143,17 @@ def presence_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
 def champion_markdown(layout: DataLayout, model_id: str) -> str:
     """Write a line a corpus and metric: the scores of one version of a model, in percent."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
-    from ml.scores.files import read_scores, scored_corpora
+    from ml.scores.files import read_scores, scored_corpora, scored_models
 
-    called = {}
-    for corpus in scored_corpora(layout, EVALUATION):
-        manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
-        names = {scored: name for name, scored in manifest["identity"]["models"]}
-        called[corpus] = names.get(model_id)
+    called = {
+        (corpus, name)
+        for corpus in scored_corpora(layout, EVALUATION)
+        for name, scored in scored_models(layout, EVALUATION, corpus).items()
+        if scored == model_id
+    }
     lines = ["| corpus | metric | score (95 % interval) | chance |", "|---|---|---|---|"]
     for row in read_scores(layout, evaluation=EVALUATION):
-        if row["model"] == called.get(row["corpus"]) and row["metric"] in _GLANCE:
+        if (row["corpus"], row["model"]) in called and row["metric"] in MAIN:
             cells = (row["corpus"], row["metric"], _cell(row), f"{row['chance']:.1f}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """The process that trains for an asset: ``python -m assets_def.train_process``, started by Dagster.
 
 It trains presets one after the other, and tells its launcher through Dagster Pipes which run it
-trains and, where it ends before its time, why. On several GPUs it becomes ``torchrun``, of which
-every rank is this module again; rank 0 speaks to Dagster. On a terminal the command is
-``stems train``. It imports no Dagster (two seconds), only ``dagster_pipes``.
+trains, what it made and, where it ends before its time, why. On several GPUs it becomes
+``torchrun``, of which every rank is this module again; rank 0 speaks to Dagster. On a terminal the
+command is ``stems train``. It imports no Dagster (two seconds), only ``dagster_pipes``.
 
 How it is stopped: SIGINT or SIGTERM save a checkpoint and end it within ``STOP_WITHIN_S``. A
 launcher that is killed cannot send them, but its end of a pipe closes: with ``UNTIL_EOF`` standard
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,19 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
     from ml.training.runs import run_options, train_preset
     from ml.training.tracking import RunTracker, mlflow_tracker
 
-    def tracker(folder: Path, name: str) -> RunTracker:
+    def tell(message: Mapping[str, Any]) -> None:
         if pipes is not None:
-            pipes.report_custom_message({"run": str(folder)})
+            pipes.report_custom_message(message)
+
+    def tracker(folder: Path, name: str) -> RunTracker:
+        tell({"run": str(folder)})
         return mlflow_tracker(settings)(folder, name)
 
     try:
         settings = load_settings(Path(request["home"]), request["overrides"])
         device = choose_device("auto")
         for preset in request["presets"]:
-            train_preset(
+            made = train_preset(
                 preset,
                 layout=settings.layout,
                 device=device,
@@ -96,6 +100,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
                 tags=request["tags"],
                 **run_options(settings.training, preset),
             )
+            tell({"preset": preset, "made": asdict(made) | {"path": str(made.path)}})
     except KeyboardInterrupt as error:
         exit_code, sentence = STOPPED, str(error) or "stopped before its first step"
     except (ValueError, LockedError, FileNotFoundError, NonFiniteLossError) as error:
@@ -104,8 +109,7 @@ def train_or_say_why_not(request: Mapping[str, Any], pipes: PipesContext | None)
     else:
         return 0
     _log.error(sentence)
-    if pipes is not None:
-        pipes.report_custom_message({"sentence": sentence})
+    tell({"sentence": sentence})
     return exit_code
 
 

@@ -3,7 +3,7 @@
 An artifact is a folder with a ``manifest.json`` that is written last, by rename. The manifest holds
 the artifact's *identity* (configuration and the fingerprints of its inputs); the fingerprint of the
 identity is its version. A builder asks ``find_current`` first and does nothing when the version on
-disk is the one it would build.
+disk is the one it would build. ``git_revision`` says which program made it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml.kinds import ArtifactKind
+from ml.kinds import KINDS, ArtifactKind
 from ml.plain import jsonable
 
 MANIFEST_NAME = "manifest.json"
@@ -358,6 +360,18 @@ def read_manifest(folder: Path, kind: ArtifactKind) -> dict[str, Any]:
     return manifest
 
 
+def other_formats(layout: DataLayout) -> Iterator[tuple[Path, ArtifactKind, Any]]:
+    """Find the artifacts of a home that this program does not read: folder, kind, its format."""
+    for kind in KINDS:
+        for path in sorted(layout.home.glob(f"{kind.folders}/{MANIFEST_NAME}")):
+            try:
+                version = read_object(path).get("format_version")
+            except ArtifactError:
+                version = None
+            if version != kind.format_version:
+                yield path.parent, kind, version
+
+
 def identity_fingerprint(identity: Mapping[str, Any], kind: ArtifactKind) -> str:
     """Compute the version of an artifact with this identity in the present format of its kind."""
     return fingerprint({"identity": identity, "format_version": kind.format_version})
@@ -399,3 +413,22 @@ def finish(
     }
     write_json(folder / MANIFEST_NAME, manifest)
     return Artifact(path=folder, fingerprint=version, summary=dict(summary))
+
+
+@functools.cache
+def git_revision() -> str:
+    """Return the program's git revision, ``+`` when files were changed; ``unknown`` outside git."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

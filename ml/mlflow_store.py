@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ml.artifacts import write_aside
+from ml.artifacts import ArtifactError, DataLayout, write_aside
 from ml.locks import lock
 from ml.plain import no_database_at
 
@@ -111,6 +111,22 @@ def adopt_artifacts(path: Path, *, dry_run: bool = False) -> dict[str, int]:
                     (here, len(address) + 1, address, len(address) + 1, f"{address}/"),
                 )
     return counts
+
+
+def mend_moved_store(layout: DataLayout, *, dry_run: bool = False) -> dict[str, int]:
+    """Let a home's database look for artifacts in this home, as ``adopt_artifacts`` does.
+
+    Raises:
+        ArtifactError: it is no database of MLflow, or another process is writing to it.
+    """
+    path = layout.mlflow / "mlflow.db"
+    try:
+        return adopt_artifacts(path, dry_run=dry_run) if path.is_file() else {}
+    except sqlite3.Error as error:
+        raise ArtifactError(
+            f"{path} cannot be changed ({error}); expected a database of MLflow that no server has "
+            "open: stop it, or bring the file back from a copy"
+        ) from None
 
 
 def _is_of_a_home(path: Path) -> bool:

@@ -32,8 +32,9 @@ from pydantic_settings import (
 )
 
 from ml.artifacts import DataLayout
+from ml.metrics import PROMOTING
 from ml.plain import did_you_mean, flat
-from ml.tracks import Conditioning, Kind
+from ml.tracks import NO_STEMS, Conditioning, Kind
 from ml.yaml_file import YamlFileError, parse_yaml
 
 HOME_VARIABLE = "STEMS_HOME"
@@ -148,7 +149,10 @@ class EvaluationSettings(_Section):
 
 
 class BeatSettings(_Section):
-    """What beat probes are trained and scored on; without corpora there are none."""
+    """What beat probes are trained and scored on; without corpora there are none.
+
+    The default is demo songs, in a home that has no corpus ``demo`` none.
+    """
 
     corpora: tuple[str, ...] = ("demo",)
     heldout: tuple[str, ...] = ()
@@ -174,18 +178,17 @@ class LanceDbSettings(_Section):
     uri: str | None = Field(default=None, min_length=1)
 
 
+def _check_metric(name: str) -> str:
+    if name not in PROMOTING:
+        raise ValueError(f"expected one of: {', '.join(PROMOTING)}")
+    return name
+
+
 class PromotionSettings(_Section):
     """When a model becomes the one that queries use: ``ml.retrieval.champion.promotion``."""
 
     corpora: tuple[str, ...] = ()
-    metric: Literal[
-        "recall@1",
-        "recall@5",
-        "recall@10",
-        "normalized_rank_mean",
-        "within_label_rank",
-        "within_category_rank",
-    ] = "recall@10"
+    metric: Annotated[str, AfterValidator(_check_metric)] = "recall@10"
     conditioning: Conditioning = "fine"
     tolerance: float = Field(default=1.0, ge=0)
     requires_mix: bool = True
@@ -247,6 +250,15 @@ class Settings(BaseSettings):
     automation: AutomationSettings = AutomationSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _probe_what_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Train no beat probes where nothing else was said and the home has no demo songs."""
+        corpora, beats = values.get("corpora"), values.get("beats", {})
+        if isinstance(beats, dict) and isinstance(corpora, dict) and "demo" not in corpora:
+            values = {**values, "beats": {"corpora": (), **beats}}
+        return values
+
     @property
     def layout(self) -> DataLayout:
         """Where everything lies below this home."""
@@ -257,6 +269,11 @@ class Settings(BaseSettings):
             rendered_gb=self.midi.keep_gb,
             lancedb_uri=self.lancedb.uri,
         )
+
+    @property
+    def corpora_with_stems(self) -> tuple[str, ...]:
+        """The corpora that retrieval is about."""
+        return tuple(name for name, one in self.corpora.items() if one.kind not in NO_STEMS)
 
     @property
     def build_uri(self) -> str | None:

@@ -34,7 +34,7 @@ import dagster as dg
 from dagster_shared.check import CheckError
 
 from assets_def.assets import beats, corpus, retrieval, training
-from assets_def.resources import StemsHome, corpora, corpora_with_stems
+from assets_def.resources import StemsHome, corpora
 from ml.artifacts import read_json
 from ml.settings import Settings, SettingsError
 from pipelines.home import missing_corpora
@@ -136,7 +136,7 @@ def automation_conditions(home: StemsHome) -> Mapping[dg.AssetKey, dg.Automation
         SettingsError: ``automation.cron`` or ``automation.timezone`` is wrong.
     """
     conditions, settings = dg.AutomationCondition, home.settings()
-    tick, of_stems = _cron_tick(settings), InCorpora(corpora_with_stems(settings))
+    tick, of_stems = _cron_tick(settings), InCorpora(settings.corpora_with_stems)
     of_beats, of_training = (
         InCorpora(names) for names in (settings.beats.scored, settings.training.corpora)
     )

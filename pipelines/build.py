@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets_def.assets import beats, corpus, retrieval, training
 from assets_def.checks import corpus_checks, model_checks, score_checks
-from assets_def.resources import StemsHome, corpora_with_stems
+from assets_def.resources import StemsHome
 from ml.settings import Settings, SettingsError, default_home
 from pipelines.automation import (
     automation_conditions,
@@ -87,7 +87,7 @@ def _needed_corpora(
     rule = settings.promotion
     _require_known(settings, (*rule.corpora, *rule.gallery), "promotion", "promotion")
     shards, features = corpus.stem_shards.key, beats.beat_features.key
-    with_stems = corpora_with_stems(settings)
+    with_stems = settings.corpora_with_stems
     scores = (retrieval.retrieval_scores.key, retrieval.instrument_scores.key)
     return {
         training.contrastive_encoder.key: {shards: trained_on},

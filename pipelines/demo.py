@@ -40,28 +40,21 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 done, 1 something failed, 2 wrong use."""
-    from ml.locks import LockedError
-    from ml.progress import set_up_logging
+    from pipelines.home import run_command
+
+    return run_command(get_parser(), install_and_run, arguments)
+
+
+def install_and_run(args: argparse.Namespace) -> int:
+    """Give a new home the settings of the demo, and build it; returns the exit code."""
     from ml.settings import load_settings
     from pipelines.home import install_home
 
-    set_up_logging()
-    parser = get_parser()
-    args = parser.parse_args(arguments)
-    try:
-        overrides = chosen_settings(args)
-        kind = "full" if args.full else "quick"
-        install_home(load_settings(args.home, overrides), demo=kind)
-        if args.full:
-            refuse_changed_training(load_settings(args.home))
-        return run_demo(args.home, overrides, workers=args.workers)
-    except LockedError as error:
-        print(f"make demo: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")
+    overrides = chosen_settings(args)
+    install_home(load_settings(args.home, overrides), demo="full" if args.full else "quick")
+    if args.full:
+        refuse_changed_training(load_settings(args.home))
+    return run_demo(args.home, overrides, workers=args.workers)
 
 
 def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) -> int:

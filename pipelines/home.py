@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +40,36 @@ def run_options() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="training steps a phase (default: of the size)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     return parser
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Do the work that a command line asks for; what a user can mend ends in one sentence.
+
+    Args:
+        parser: of the command line.
+        work: gets the options, returns the exit code: 0 done, 1 something failed.
+        arguments: None: those of this process.
+
+    Raises:
+        SystemExit: wrong use (2); another process is at it, or it was stopped (1).
+    """
+    from ml.locks import LockedError
+    from ml.progress import set_up_logging
+
+    set_up_logging()
+    args = parser.parse_args(arguments)
+    try:
+        return work(args)
+    except LockedError as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")
 
 
 def install_home(
@@ -107,17 +137,17 @@ def missing_corpora(settings: "Settings", instance: "dg.DagsterInstance") -> lis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare a home; returns the exit code."""
-    from ml.settings import SettingsError, load_settings
-
     parser = argparse.ArgumentParser(prog="python -m pipelines.home", description=__doc__)
     parser.add_argument("--home", type=Path, help="default: STEMS_HOME, else ./data")
-    args = parser.parse_args(arguments)
-    try:
-        install_home(load_settings(args.home))
-        with open_instance(load_settings(args.home)):
-            return 0
-    except SettingsError as error:
-        parser.error(str(error))
+    return run_command(parser, _prepare, arguments)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from ml.settings import load_settings
+
+    install_home(load_settings(args.home))
+    with open_instance(load_settings(args.home)):
+        return 0
 
 
 if __name__ == "__main__":

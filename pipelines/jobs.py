@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from assets_def.resources import StemsHome, corpora_with_stems
+from assets_def.resources import StemsHome
 from ml.artifacts import MANIFEST_NAME
 from ml.settings import Settings
 
@@ -54,7 +54,7 @@ def evaluable_corpora(settings: Settings) -> list[str]:
     layout = settings.layout
     return [
         name
-        for name in corpora_with_stems(settings)
+        for name in settings.corpora_with_stems
         if all((f / MANIFEST_NAME).is_file() for f in (layout.tracks(name), layout.labels(name)))
     ]
 
@@ -76,7 +76,7 @@ def has_unseen_tracks(home: StemsHome, name: str) -> bool:
     unseen = {track.track_id for track in source.tracks}
     for checkpoint in read_models(home.layout).values():
         trained_on = read_json(checkpoint / "manifest.json")["training_tracks"]
-        unseen -= set(seen_tracks(source.table, trained_on, home.layout))
+        unseen -= seen_tracks(source.table, trained_on, home.layout)
     return bool(unseen)
 
 

@@ -38,33 +38,35 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a corpus; 0 done, 1 something failed, 2 wrong use."""
+    from pipelines.home import run_command
+
+    return run_command(get_parser(), add_and_run, arguments)
+
+
+def add_and_run(args: argparse.Namespace) -> int:
+    """Make a corpus one of the home, and run it; returns the exit code.
+
+    Raises:
+        ValueError: there is no model to embed it with, or no such corpus.
+    """
     from assets_def.resources import StemsHome
     from ml.corpora.registration import register_corpus
-    from ml.progress import set_up_logging
     from ml.settings import load_settings
     from pipelines.home import install_home
 
-    set_up_logging()
-    parser = get_parser()
-    args = parser.parse_args(arguments)
-    try:
-        settings = load_settings(args.home)
-        if not args.train and not settings.layout.models_index.is_file():
-            parser.error(
-                f"{settings.layout.models_index} does not exist: there is no model to embed "
-                f"score on {args.name}; run `make demo` first, train on this corpus with --train, "
-                f"or find its stems without training: stems index {args.root}"
-            )
-        install_home(settings)
-        register_corpus(load_settings(args.home), args.kind, args.root, args.name)
-        settings = load_settings(args.home)
-        overrides = chosen_settings(settings, args)
-        home = StemsHome(home=str(settings.home), overrides=overrides, workers=args.workers)
-        return run_corpus(home, args.name, is_trained_on=args.train)
-    except ValueError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")
+    settings = load_settings(args.home)
+    if not args.train and not settings.layout.models_index.is_file():
+        raise ValueError(
+            f"{settings.layout.models_index} does not exist: there is no model to embed and score "
+            f"{args.name} with; run `make demo` first, train on this corpus with --train, or find "
+            f"its stems without training: stems index {args.root}"
+        )
+    install_home(settings)
+    register_corpus(load_settings(args.home), args.kind, args.root, args.name)
+    settings = load_settings(args.home)
+    overrides = chosen_settings(settings, args)
+    home = StemsHome(home=str(settings.home), overrides=overrides, workers=args.workers)
+    return run_corpus(home, args.name, is_trained_on=args.train)
 
 
 def chosen_settings(settings: "Settings", args: argparse.Namespace) -> dict[str, Any]:

@@ -36,27 +36,25 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table; 0 done, 1 something failed, 2 wrong use."""
+    from pipelines.home import run_command
+
+    return run_command(get_parser(), make_table, arguments)
+
+
+def make_table(args: argparse.Namespace) -> int:
+    """Train all rows and score them; returns the exit code."""
     from assets_def.resources import StemsHome
-    from ml.progress import set_up_logging
     from ml.settings import existing_home, load_settings
     from pipelines.execute import execute_in_home
     from pipelines.home import install_home
     from pipelines.run import conclude
 
-    set_up_logging()
-    parser = get_parser()
-    args = parser.parse_args(arguments)
-    try:
-        overrides = chosen_settings(args)
-        settings = load_settings(existing_home(args.home), overrides)
-        steps = table_steps(settings, args.evaluate)
-        install_home(settings)
-        home = StemsHome(home=str(settings.home), overrides=overrides, workers=args.workers)
-        return conclude(settings, execute_in_home(home, steps), note=departures(settings))
-    except ValueError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")
+    overrides = chosen_settings(args)
+    settings = load_settings(existing_home(args.home), overrides)
+    steps = table_steps(settings, args.evaluate)
+    install_home(settings)
+    home = StemsHome(home=str(settings.home), overrides=overrides, workers=args.workers)
+    return conclude(settings, execute_in_home(home, steps), note=departures(settings))
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    ("kinds", "locks", "plain", "progress", "revision", "device", "processes", "tracks"),
+    ("kinds", "locks", "metrics", "plain", "progress", "device", "processes", "tracks"),
     ("artifacts", "yaml_file"),
     ("parquet", "object_store", "mlflow_store", "settings"),
     ("config_file", "audio", "labels"),

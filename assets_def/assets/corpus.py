@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets_def.resources import StemsHome, corpora, corpora_with_stems
+from assets_def.resources import StemsHome, corpora
 from assets_def.results import artifact_asset, materialized
 from ml import kinds
 from ml.corpora import label_embeddings as labels
@@ -36,7 +36,7 @@ with warnings.catch_warnings():
         """Look at all corpora, and a minute later again at those that have changed."""
         settings = home.settings()
         registered = set(context.instance.get_dynamic_partitions(str(corpora.name)))
-        names = [name for name in corpora_with_stems(settings) if name in registered]
+        names = [name for name in settings.corpora_with_stems if name in registered]
         now = _fingerprints(settings, names)
         changed = [name for name in now if now[name] != _observed(context.instance, name)]
         if changed:
@@ -81,11 +81,10 @@ def _observed(instance: dg.DagsterInstance, name: str) -> str | None:
 )
 def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """One row a stem: labels, split, length, level, content hash, and what is wrong with it."""
-    from ml.corpora.corpus import open_corpus
+    from ml.corpora.registration import open_registered
 
     name = context.partition_key
-    chosen = home.settings().corpus(name)
-    corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
+    corpus = open_registered(home.settings(), name)
     artifact = table.build_corpus_tracks(name, corpus, home.layout, workers=home.processes)
     return materialized(
         artifact, rows=artifact.summary["stems"], table=artifact.path / table.TABLE_NAME
@@ -123,20 +122,7 @@ def stem_shards(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materi
 
     Of the corpora in ``training.corpora``. Partitions of others stay missing: nothing needs them.
     """
-    from ml.corpora.registration import render_missing
-    from ml.processes import cluster
-    from ml.shards.build import build_shards
-    from ml.shards.plan import shard_config
+    from ml.shards.build import build_configured
 
-    settings = home.settings()
-    render_missing(settings, context.partition_key, home.processes)
-    with cluster(settings.compute.dask_scheduler) as executor:
-        artifact = build_shards(
-            context.partition_key,
-            settings.layout,
-            shard_config(settings.shards),
-            workers=home.processes,
-            executor=executor,
-            uri=settings.build_uri,
-        )
+    artifact = build_configured(home.settings(), context.partition_key, workers=home.processes)
     return materialized(artifact, rows=artifact.summary["segments"])

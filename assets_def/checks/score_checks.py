@@ -15,8 +15,7 @@ from assets_def.assets.beats import beat_scores
 from assets_def.assets.retrieval import champion, retrieval_scores
 from assets_def.resources import StemsHome
 from assets_def.results import corpus_check, earlier_numbers, readable
-from ml import kinds
-from ml.artifacts import ArtifactError, read_json, read_manifest
+from ml.artifacts import ArtifactError, read_json
 
 if TYPE_CHECKING:
     from ml.retrieval.champion.heard import MixHeard
@@ -48,8 +47,8 @@ def retrieval_is_not_worse_than_the_champion(
     context: dg.AssetCheckExecutionContext, home: StemsHome
 ) -> dg.AssetCheckResult:
     """Paired difference to the champion: its 95 % interval reaches 0 (a warning)."""
+    from ml.metrics import LOWER_IS_BETTER
     from ml.retrieval.evaluation.compare import ComparisonConfig, NothingUnseenError, compare_models
-    from ml.scores.text import LOWER_IS_BETTER
     from ml.training.models import checkpoint_path, current_champion, find_model
 
     settings, corpus = home.settings(), context.partition_key
@@ -109,9 +108,9 @@ def champion_hears_the_mix(home: StemsHome) -> dg.AssetCheckResult:
 
 def _heard(home: StemsHome, corpus: str, model: str) -> tuple["MixHeard", dict[str, Any]]:
     """Tell whether a model hears the mix by its scores on a corpus, with the figures."""
+    from ml.metrics import WITHIN_LABEL
     from ml.retrieval.champion.heard import heard_by_scores
     from ml.retrieval.evaluation.evaluate import EVALUATION
-    from ml.retrieval.evaluation.ranks import WITHIN_LABEL
     from ml.scores.files import read_scores
 
     rows = read_scores(home.layout, evaluation=EVALUATION, corpus=corpus)
@@ -123,11 +122,11 @@ def _heard(home: StemsHome, corpus: str, model: str) -> tuple["MixHeard", dict[s
 def _served(home: StemsHome, corpus: str) -> str:
     """Name the champion where this version of it was scored, else what would be promoted."""
     from ml.retrieval.evaluation.evaluate import EVALUATION
+    from ml.scores.files import scored_models
     from ml.training.models import current_champion
 
-    folder, champion = home.layout.scores(EVALUATION, corpus), current_champion(home.layout)
-    scored = read_manifest(folder, kinds.SCORES)["identity"]["models"]
-    names = {model_id: name for name, model_id in scored}
+    champion, scored = current_champion(home.layout), scored_models(home.layout, EVALUATION, corpus)
+    names = {model_id: name for name, model_id in scored.items()}
     preset = home.settings().training.presets[0]
     return preset if champion is None else names.get(champion.model_id, preset)
 

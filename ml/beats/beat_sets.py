@@ -12,9 +12,10 @@ import numpy as np
 from ml.artifacts import DataLayout, fingerprint
 from ml.beats.feature_files import features_file, read_features_manifest
 from ml.beats.probe import FPS, ProbeTrack, probes_per_step
-from ml.corpora.demo.reader import DemoCorpus
+from ml.corpora.demo.build import DemoCorpus
 from ml.corpora.readers.beats import (
     BeatAnnotationError,
+    BeatCorpus,
     BeatSet,
     BeatTrack,
     checked_beats,
@@ -34,8 +35,6 @@ def open_beat_set(name: str, kind: str, root: Path, options: Mapping[str, Any]) 
     if kind == "demo":
         return read_demo_beats(root)
     if kind == "beats":
-        from ml.corpora.readers.beats import BeatCorpus
-
         return BeatCorpus(root, **options).beat_set
     raise CorpusError(
         f"corpus {name} is of kind {kind}, whose beats are not known; expected a corpus of kind "

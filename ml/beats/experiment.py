@@ -1,11 +1,11 @@
 """Table II: probes on frozen encoders beside what needs none, on every corpus with beats.
 
-A track is scored by the probe that has not seen its fold or split; tracks of corpora that nothing
-is trained on by the mean of all folds' probes, and by the one probe trained on all of them. Beside
-them stand the onset curve; ``annotation``, the decoders on the labels themselves, which no probe
-can beat at 50 frames per second; and, as chance, a metronome. The first 5 s of a track do not count
-for beats (``ml.beats.scores``), but do for the average precision of frames. Intervals come from
-resampling tracks, differences from the same draws.
+A track's *activation* is predicted by the probe that has not seen its fold or split; of corpora
+that nothing is trained on by the mean of all folds' probes, and by the one probe trained on all of
+them. Beside them stand the onset curve; ``annotation``, the decoders on the labels themselves,
+which no probe can beat at 50 frames per second; and, as chance, a metronome. The first 5 s of a
+track do not count for beats (``ml.beats.scores``), but do for the average precision of frames.
+Intervals come from resampling tracks, differences from the same draws.
 
 ``examples.npz`` beside the scores has a few tracks to look at: log-mel, activations, decoded beats
 and annotation of some seconds, in arrays named ``<example>/<what>``, with the model behind
@@ -23,19 +23,27 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import Artifact, DataLayout, write_aside
-from ml.beats.activations import CorpusActivations
-from ml.beats.beat_sets import beats_version
+from ml.beats.beat_sets import beats_version, probe_tracks
 from ml.beats.dbn import DBNBeatDecoder
 from ml.beats.feature_files import read_features_manifest
 from ml.beats.features import LOG_MEL, BeatInput
-from ml.beats.peaks import ONSETS
-from ml.beats.probe import FPS
-from ml.beats.probes import read_probe_manifest
-from ml.beats.scores import ANNOTATION, TRACK_SCORES_METRICS, chance_scores, score_track, tempo_bpm
+from ml.beats.peaks import ONSETS, onset_curve
+from ml.beats.probe import FPS, ProbeTrack
+from ml.beats.probes import ALL, SPLIT, StoredProbe, read_probe_manifest, read_probes
+from ml.beats.scores import (
+    ANNOTATION,
+    Activation,
+    annotation_activation,
+    chance_scores,
+    is_scorable,
+    score_track,
+    tempo_bpm,
+)
 from ml.corpora.readers.beats import BeatSet
+from ml.metrics import BEATS
 from ml.parquet import write_table
 from ml.progress import progress
-from ml.scores.files import Evaluated, evaluate_once
+from ml.scores.files import Evaluated, evaluate_once, score_row
 from ml.scores.intervals import Interval, TrackBootstrap
 from ml.training.models import UNTRAINED
 
@@ -58,6 +66,12 @@ TRACKS = "tracks.parquet"
 
 Table = dict[str, dict[str, np.ndarray]]
 """Model → metric → (track,) 0…1."""
+ONE_PROBE = " (one probe)"
+"""Behind a model: the probe trained on all folds; without it the mean of the folds' probes."""
+ONSET_THRESHOLD = 0.1
+"""Lowest height of a peak of the onset curve: the best of ten on demo songs for training."""
+ANNOTATION_THRESHOLD = 0.9
+"""Between a beat's label and its neighbours'."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -234,12 +248,10 @@ def _score(
                 rows.setdefault(model + name, []).append(scored)
         chances.append(chance_scores(track))
     table = {
-        model: {
-            metric: np.array([row[metric] for row in scored]) for metric in TRACK_SCORES_METRICS
-        }
+        model: {metric: np.array([row[metric] for row in scored]) for metric in BEATS}
         for model, scored in rows.items()
     }
-    return table, {m: float(np.mean([row[m] for row in chances])) for m in TRACK_SCORES_METRICS}
+    return table, {m: float(np.mean([row[m] for row in chances])) for m in BEATS}
 
 
 def _score_rows(
@@ -248,28 +260,20 @@ def _score_rows(
     """Score each model, then each trained one minus each reference, of the same draws."""
 
     def row(name: str, model: str, metric: str, by: Interval, by_chance: float) -> dict[str, Any]:
-        return {
-            "evaluation": name,
-            "corpus": corpus,
-            "model": model,
-            "conditioning": ALL_TRACKS,
-            "n_queries": len(table[ANNOTATION][metric]),
-            "n_gallery": 0,
-            "metric": metric,
-            "value": 100 * by.value,
-            "low": 100 * by.low,
-            "high": 100 * by.high,
-            "chance": 100 * by_chance,
-        }
+        header = {"evaluation": name, "corpus": corpus, "model": model, "n_gallery": 0}
+        header["conditioning"] = ALL_TRACKS
+        percent = Interval(value=100 * by.value, low=100 * by.low, high=100 * by.high)
+        n_tracks = len(table[ANNOTATION][metric])
+        return score_row(header, metric, percent, n_queries=n_tracks, chance=100 * by_chance)
 
     for model, values in table.items():
-        for metric in TRACK_SCORES_METRICS:
+        for metric in BEATS:
             interval = bootstrap.interval(values[metric])
             yield row(EVALUATION, model, metric, interval, chance[metric])
     pairs = [(m, r) for r in REFERENCES if r in table for m in table if m not in BARE]
     pairs = [(m, r) for m, r in pairs if _FROM not in m]
     for model, reference in pairs:
-        for metric in TRACK_SCORES_METRICS:
+        for metric in BEATS:
             interval = bootstrap.difference(table[model][metric], table[reference][metric])
             yield row(PAIRED, f"{model} minus {reference}", metric, interval, 0.0)
 
@@ -290,7 +294,102 @@ def _write_tracks(activations: CorpusActivations, table: Table, path: Path) -> N
     for model, values in table.items():
         for i, place in enumerate(activations.places):
             track = activations.tracks[place]
-            figures = {metric: 100 * float(values[metric][i]) for metric in TRACK_SCORES_METRICS}
+            figures = {metric: 100 * float(values[metric][i]) for metric in BEATS}
             tempo = {"tempo_bpm": tempo_bpm(track.beats), "beats": len(track.beats)}
             rows.append({"model": model, "track_id": track.track_id, **tempo, **figures})
     write_table(pa.Table.from_pylist(rows), path)
+
+
+class CorpusActivations:
+    """Activations of the tracks of a corpus, by row of the table.
+
+    Raises:
+        ArtifactError: features or probes are missing, or belong to another encoder.
+        ValueError: no track is left to score.
+    """
+
+    def __init__(
+        self, corpus: str, beat_set: BeatSet, inputs: Sequence[BeatInput], layout: DataLayout
+    ):
+        self._probed = [
+            _ProbedInput(
+                source=source,
+                probes=read_probes(layout, source.name, source.model_id),
+                trained_on=frozenset(read_probe_manifest(layout, source.name)["identity"]["beats"]),
+                tracks=probe_tracks(corpus, beat_set, layout, source.model_id),
+            )
+            for source in inputs
+        ]
+        self.tracks = self._probed[0].tracks
+        tested = [place for place, t in enumerate(self.tracks) if t.group not in ("train", "valid")]
+        self.places = [place for place in tested if is_scorable(self.tracks[place])]
+        """Of the tracks to score: no probe that predicts one was trained on it."""
+        self.unscorable = len(tested) - len(self.places)
+        """How many have no annotated beat at or after 5 s."""
+        if not self.places:
+            raise ValueError(
+                f"no track of {corpus} can be scored: {len(self.tracks)} have beats and features, "
+                f"{len(tested)} of them are not for training, none has a beat at or after 5 s"
+            )
+
+    def predict(self, place: int) -> dict[str, Activation]:
+        """Predict the activation of a track by each row of the table."""
+        track = self.tracks[place]
+        activations: dict[str, Activation] = {}
+        for probed in self._probed:
+            activations |= probed.predict(place)
+        mel = self.log_mel(place)
+        if mel is not None:
+            curve = onset_curve(mel, self.mel_fps, FPS, track.frames)
+            activations[ONSETS] = Activation(values=curve, peak_threshold=ONSET_THRESHOLD)
+        activations[ANNOTATION] = Activation(
+            values=annotation_activation(track), peak_threshold=ANNOTATION_THRESHOLD
+        )
+        return activations
+
+    @property
+    def mel_fps(self) -> float:
+        """Frames per second of ``log_mel``."""
+        (rate,) = (1 / p.source.frame_s for p in self._probed if p.source.name == LOG_MEL)
+        return rate
+
+    def log_mel(self, place: int) -> np.ndarray | None:
+        """Read the (mel_frame, mel_bin) of a track; None: ``log-mel`` is not among the inputs."""
+        for probed in self._probed:
+            if probed.source.name == LOG_MEL:
+                steps = probed.tracks[place].read(0).astype(np.float32)
+                bins = probed.source.log_mel.config.mel_bins
+                return steps.reshape(len(steps), bins, -1).transpose(0, 2, 1).reshape(-1, bins)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ProbedInput:
+    """An input with its probes and its features of a corpus."""
+
+    source: BeatInput
+    probes: Mapping[str, StoredProbe]
+    trained_on: frozenset[str]
+    """Corpora of the probes' training."""
+    tracks: Sequence[ProbeTrack]
+
+    def predict(self, place: int) -> dict[str, Activation]:
+        """Predict by the probe that has not seen a track, or by all of them."""
+        track, name = self.tracks[place], self.source.name
+        if track.corpus in self.trained_on:
+            fold = SPLIT if track.group == "test" else f"fold-{track.group}"
+            return {name: self._mean(track, [fold])}
+        folds = [fold for fold in self.probes if fold != ALL]
+        activations = {name: self._mean(track, folds)}
+        if len(folds) > 1:
+            activations[name + ONE_PROBE] = self._mean(track, [ALL])
+        return activations
+
+    def _mean(self, track: ProbeTrack, folds: Sequence[str]) -> Activation:
+        used = [self.probes[fold] for fold in folds]
+        features = {stored.row: track.read(stored.row) for stored in used}
+        values = [stored.probe.activation(features[stored.row], track.frames) for stored in used]
+        return Activation(
+            values=np.mean(values, axis=0),
+            peak_threshold=float(np.median([stored.peak_threshold for stored in used])),
+        )

@@ -67,11 +67,7 @@ class _Source:
 
 
 def build_beat_features(
-    name: str,
-    inputs: Sequence[BeatInput],
-    layout: DataLayout,
-    *,
-    config: FeatureConfig | None = None,
+    name: str, inputs: Sequence[BeatInput], layout: DataLayout
 ) -> list[Artifact]:
     """Compute the features of all tracks of a corpus by each input, in one pass over the audio.
 
@@ -80,7 +76,6 @@ def build_beat_features(
             sum of its stems.
         inputs: in the order of the result.
         layout: where everything lies.
-        config: how tracks are cut.
 
     Raises:
         ArtifactError: ``corpus_tracks`` was not built.
@@ -88,7 +83,7 @@ def build_beat_features(
         CorpusError: no track sounds.
     """
     keep_freed_memory()
-    source = _open(name, layout, config or FeatureConfig())
+    source = _open(name, layout, FeatureConfig())
     folders = {used.model_id: layout.beat_features(used.model_id, name) for used in inputs}
     current = {
         used.model_id: find_current(

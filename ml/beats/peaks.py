@@ -77,9 +77,9 @@ def onset_curve(mel: np.ndarray, mel_fps: float, fps: float, frames: int) -> np.
     return flux / largest if largest > 0 else flux
 
 
-def metronome(duration_s: float, bpm: float = 120.0) -> np.ndarray:
-    """Beat at a fixed tempo from 0 s: what a guess without listening gets."""
-    return np.arange(0, duration_s, 60 / bpm)
+def metronome(duration_s: float) -> np.ndarray:
+    """Beat at 120 bpm from 0 s: what a guess without listening gets."""
+    return np.arange(0, duration_s, 0.5)
 
 
 def checked_activation(activation: Any) -> np.ndarray:

@@ -30,8 +30,6 @@ METRICS = ("f_measure", "cmlt", "amlt")
 PEAK = "peak_"
 """In front of metrics of picked peaks; the others are of the dynamic Bayesian network."""
 PRECISION = "average_precision"
-TRACK_SCORES_METRICS = (*METRICS, *(PEAK + metric for metric in METRICS), PRECISION)
-"""All figures of a track, 0…1."""
 ANNOTATION = "annotation"
 """What tables call the decoders on the annotated beats."""
 TRIM_S = 5.0
@@ -130,7 +128,7 @@ def is_scorable(track: ProbeTrack) -> bool:
 def score_track(
     track: ProbeTrack, activation: Activation, decoder: DBNBeatDecoder
 ) -> dict[str, float]:
-    """Decode and score an activation of a track: ``TRACK_SCORES_METRICS``, 0…1."""
+    """Decode and score an activation of a track: ``ml.metrics.BEATS``, 0…1."""
     values = activation.values
     peaks = pick_peaks(values, FPS, threshold=activation.peak_threshold)
     is_beat, counts = _beat_frames(track)

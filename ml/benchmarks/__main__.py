@@ -14,18 +14,7 @@ from ml.benchmarks.measure import Measure
 from ml.plain import jsonable
 from ml.processes import cores
 
-AREAS = (
-    "shards",
-    "loader",
-    "planning",
-    "training",
-    "beats",
-    "embedding",
-    "ranks",
-    "search",
-    "query",
-    "serve",
-)
+AREAS = ("shards", "loader", "training", "beats", "embedding", "ranks", "search", "query")
 """Modules of this package with a function ``measure() -> Iterator[Measure]``; run by default."""
 ON_REQUEST = ("gpu",)
 """Further ones."""

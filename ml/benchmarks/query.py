@@ -1,15 +1,21 @@
-"""What a query costs: in a program that has everything loaded, and from the shell.
+"""What a query costs: in a program that has everything loaded, from the shell, and at the page.
 
 A home is made for it: a model of random weights, a table of random vectors, one mix of noise. What
-is found means nothing; what it takes does.
+is found means nothing; what it takes does. The page's server is a process of its own, asked over
+loopback.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,18 +46,24 @@ STEMS, CHUNKS, K = 1000, 8, 10
 MIX_S, MIX_HZ = 30, 44_100
 INSTRUMENT, NEW_INSTRUMENT = "acoustic guitar", "a strummed twelve-string"
 ROUNDS, COLD_ROUNDS = 30, 3
+SENT, AT_ONCE, AT_ONCE_ROUNDS = 7, 20, 5
+"""Mixes dropped on the page; queries at once, so often."""
+_STOP_S = 30
 _CORPUS = "noise"
 
 
 def measure() -> Iterator[Measure]:
-    """Measure warm and cold queries by a model of the tiny size."""
+    """Measure queries by a model of the tiny size: warm, cold, and at the page."""
     with tempfile.TemporaryDirectory() as folder:
-        settings, mix = make_home(Path(folder))
+        settings, mix = _make_home(Path(folder))
         retriever = Retrievers(settings).current()
         retriever.query(mix, INSTRUMENT, K)
         yield _warm(retriever, mix)
         for words, instrument in (("of the home", INSTRUMENT), ("it never met", NEW_INSTRUMENT)):
             yield _cold(settings, mix, words, instrument)
+        with _server(settings.home) as url:
+            yield _first_result(url)
+            yield _concurrent(url)
 
 
 def _warm(retriever: StemRetriever, mix: Path) -> Measure:
@@ -96,7 +108,7 @@ def _median_ms(step: Callable[[], Any]) -> float:
     return 1000 * median(seconds_of(step) for _ in range(ROUNDS))
 
 
-def make_home(home: Path) -> tuple[Settings, Path]:
+def _make_home(home: Path) -> tuple[Settings, Path]:
     """Make a home with a champion, its table and the vectors of its labels; and a mix."""
     settings = load_settings(home)
     layout, encoder = settings.layout, build_label_encoder("minilm")
@@ -143,3 +155,74 @@ def _publish(uri: str, model_id: str, dim: int) -> None:
 
 def _noise(*shape: int) -> np.ndarray:
     return 0.1 * np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def _first_result(url: str) -> Measure:
+    """From the drop of a mix, one that the server has not met, to the ranked stems."""
+    taken = []
+    for seed in range(SENT):
+        mix = _wav(np.random.default_rng(seed).normal(0, 0.1, (MIX_S * MIX_HZ, 2)))
+        taken.append(seconds_of(lambda mix=mix: _search(url, _ask(f"{url}api/mixes", mix)["id"])))
+    return Measure(
+        name=f"page: first result after dropping a {MIX_S} s mix",
+        value=max(taken),
+        unit="s",
+        asked=3.0,
+        lower_is_better=True,
+        note=f"the slowest of {SENT}, median {median(taken):.2f} s; {MIX_HZ} Hz stereo WAV: sent, "
+        f"decoded in a new process, asked with; {STEMS} stems, k = {K}",
+    )
+
+
+def _concurrent(url: str) -> Measure:
+    mix = _ask(f"{url}api/mixes", _wav(np.random.default_rng(0).normal(0, 0.1, MIX_S * MIX_HZ)))
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # an answer that is no success raises
+        taken = list(
+            pool.map(
+                lambda _: seconds_of(lambda: _search(url, mix["id"])),
+                range(AT_ONCE_ROUNDS * AT_ONCE),
+            )
+        )
+    return Measure(
+        name=f"page: {AT_ONCE} queries at once, p95",
+        value=1000 * float(np.percentile(taken, 95)),
+        unit="ms",
+        lower_is_better=True,
+        note=f"{len(taken)} queries of {AT_ONCE} clients, none refused, each embeds the {MIX_S} s "
+        f"mix anew; median {1000 * median(taken):.0f} ms",
+    )
+
+
+@contextlib.contextmanager
+def _server(home: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "ml.cli.main", "--home", str(home), "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            line = server.stdout.readline()
+            if "http://" not in line:
+                raise RuntimeError(f"the server did not start: {line}")
+            yield next(word for word in line.split() if word.startswith("http://"))
+        finally:
+            server.terminate()
+            try:
+                server.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _search(url: str, mix_id: str) -> dict[str, Any]:
+    words = INSTRUMENT.replace(" ", "+")
+    return _ask(f"{url}api/search?mix={mix_id}&instrument={words}&k={K}")
+
+
+def _ask(url: str, body: bytes | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=body)
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.loads(answer.read())
+
+
+def _wav(audio: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, audio, MIX_HZ, format="WAV", subtype="PCM_16")
+    return file.getvalue()

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -85,15 +86,15 @@ def make_table(uri: str, rows: int) -> dict[str, float]:
     import lancedb
 
     from ml.retrieval.tables.index import optimize_tables
-    from ml.retrieval.tables.publish import STEM_TABLE, merge_batches
+    from ml.retrieval.tables.publish import STEM_TABLE, merge_corpus
 
     schema = next(_batches(1)).schema  # imports and centres are not part of making vectors
     generating_s = seconds_of(lambda: [None for _ in _batches(rows)])
 
+    stems = _Stems(schema=schema, rows=rows)
+
     def merge() -> None:
-        merge_batches(
-            uri, STEM_TABLE, schema, lambda: _batches(rows), corpus="bench", model_id="bench"
-        )
+        merge_corpus(uri, STEM_TABLE, stems, corpus="bench", model_id="bench")
 
     merge_s = seconds_of(merge) - generating_s
     merge_gb = peak_memory_gb()
@@ -112,8 +113,6 @@ def make_table(uri: str, rows: int) -> dict[str, float]:
 
 def search_table(uri: str, rows: int) -> dict[str, Any]:
     """Search as queries do, then exactly; milliseconds, recall, memory in GB."""
-    from dataclasses import asdict
-
     from ml.retrieval.tables.database import open_table
     from ml.retrieval.tables.index import nearest, read_tuning
     from ml.retrieval.tables.publish import STEM_TABLE
@@ -162,6 +161,17 @@ def _exact(rows: int, queries: np.ndarray) -> tuple[list[set[str]], float]:
     times = [seconds_of(lambda query=query: best(query)) for query in queries[:_EXACT_QUERIES]]
     keys = [{f"bench/{i // 8}/{i}" for i in best(query)} for query in queries]
     return keys, 1e3 * median(times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stems:
+    """So many stems, a batch in memory at a time."""
+
+    schema: pa.Schema
+    rows: int
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        return _batches(self.rows)
 
 
 def _reader(schema: pa.Schema, rows: int) -> pa.RecordBatchReader:

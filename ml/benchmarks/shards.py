@@ -1,7 +1,9 @@
 """What making shards from 44.1 kHz stereo WAV costs, beside a bare loop and beside ffmpeg.
 
 All of them read the same files: mono, 16 kHz, 16-bit FLAC out. Ours also finds silence, cuts
-segments, writes tars with checksums and indexes, and syncs them to the disk.
+segments, writes tars with checksums and indexes, and syncs them to the disk. And what 20,000 tracks
+of 6 stems cost before any audio is read: listing them (a real tree of empty files), planning their
+shards.
 """
 
 from __future__ import annotations
@@ -9,20 +11,23 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from ml.artifacts import DataLayout
-from ml.benchmarks.measure import Cost, Measure, cost_of
+from ml import kinds
+from ml.artifacts import DataLayout, finish
+from ml.benchmarks.measure import Cost, Measure, cost_of, in_own_process
 from ml.corpora.label_embeddings import build_label_embeddings
 from ml.corpora.readers.folder import FolderCorpus
 from ml.corpora.table import build_corpus_tracks
 from ml.processes import cores
 from ml.shards.build import build_shards
 from ml.shards.plan import ShardConfig
+from ml.tracks import Track
 
 NAME = "bench"
 TRACKS, STEMS, STEM_S = 8, ("bass", "drums", "guitar", "vocals"), 180.0
@@ -33,6 +38,9 @@ REPEATS = 3
 CPU_UNIT = "s of stem per CPU s"
 CONFIG = ShardConfig(shard_segments=12)
 """A track a shard: enough shards for a few cores from a corpus that is made in seconds."""
+LISTED_TRACKS, TRACK_S = 20_000, 243.0
+LISTED_STEMS = ("bass", "drums", "guitar", "keys", "strings", "vocals")
+ENCODER = {"name": "random", "dim": 512, "fingerprint": "0" * 64}
 
 
 class RandomLabels:
@@ -56,6 +64,7 @@ def measure() -> Iterator[Measure]:
         build_corpus_tracks(NAME, corpus, layout)
         build_label_embeddings(NAME, layout, RandomLabels())
         yield from _figures(layout, wavs)
+    yield from _planning()
 
 
 def write_songs(folder: Path) -> list[Path]:
@@ -143,3 +152,80 @@ def ffmpeg_loop(ffmpeg: str, wavs: Sequence[Path], out: Path) -> None:
         options = ["-y", "-loglevel", "error", "-nostdin", "-i", str(path)]
         target = ["-ac", "1", "-ar", str(RATE_HZ), "-sample_fmt", "s16", str(out / "ffmpeg.flac")]
         subprocess.run([ffmpeg, *options, *target], check=True)
+
+
+def _planning() -> Iterator[Measure]:
+    """Measure listing and planning: seconds, and the peak memory of a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="stems-bench-") as folder:
+        home = Path(folder)
+        for track in range(LISTED_TRACKS):
+            track_folder = home / "audio" / f"track-{track:05d}"
+            track_folder.mkdir(parents=True)
+            for stem in LISTED_STEMS:
+                (track_folder / f"{stem}.wav").touch()
+        list_s, list_gb = in_own_process(list_folder, home / "audio")
+        in_own_process(write_tables, home)
+        plan_s, plan_gb = in_own_process(plan, home)
+    note = f"{LISTED_TRACKS:,} tracks of {len(LISTED_STEMS)} stems; a folder corpus, no shards yet"
+    yield Measure(
+        name="listing and planning",
+        value=list_s + plan_s,
+        unit="s",
+        asked=60.0,
+        lower_is_better=True,
+        note=f"{note}; {list_s:.1f} s of it for listing",
+    )
+    yield Measure(
+        name="its peak memory",
+        value=max(list_gb, plan_gb),
+        unit="GB",
+        asked=1.0,
+        lower_is_better=True,
+        note=note,
+    )
+
+
+def list_folder(folder: Path) -> float:
+    """List the tree as a folder corpus; seconds."""
+    from ml.corpora.scan import listed_tracks
+
+    started = time.perf_counter()
+    assert len(listed_tracks(FolderCorpus(folder))) == LISTED_TRACKS
+    return time.perf_counter() - started
+
+
+def write_tables(home: Path) -> None:
+    """Write the ``corpus_tracks`` and ``label_embeddings`` that a scan of the tree would give."""
+    from ml.corpora import table
+    from ml.corpora.scan import StemScan
+
+    layout, root = DataLayout(home=home), home / "audio"
+    tracks: list[Track] = list(FolderCorpus(root).tracks())
+    scans = {
+        stem.stem_id: StemScan(
+            rate_hz=44100,
+            channels=2,
+            duration_s=TRACK_S,
+            active_s=0.8 * TRACK_S,
+            peak=0.5,
+            rms_db=-20.0,
+            content_hash=f"{place:064x}",
+        )
+        for place, stem in enumerate(stem for track in tracks for stem in track.stems)
+    }
+    rows = table.table_rows(NAME, tracks, scans)
+    layout.tracks(NAME).mkdir(parents=True)
+    table.write_table(layout.tracks(NAME) / table.TABLE_NAME, rows, root)
+    summary = {"tracks": len(tracks)}
+    finish(layout.tracks(NAME), {}, kinds.CORPUS_TRACKS, summary=summary, root=str(root))
+    finish(layout.labels(NAME), {}, kinds.LABEL_EMBEDDINGS, summary=summary, encoder=ENCODER)
+
+
+def plan(home: Path) -> float:
+    """Plan the shards, which is what ``stems shards build --dry-run`` waits for; seconds."""
+    from ml.shards.plan import plan_build
+
+    started = time.perf_counter()
+    tasks = plan_build(NAME, DataLayout(home=home), ShardConfig(), ENCODER).tasks
+    assert sum(len(task.tracks) for task in tasks.values()) == LISTED_TRACKS
+    return time.perf_counter() - started

@@ -148,12 +148,12 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
 
 def _open(args: argparse.Namespace, settings: Settings) -> Corpus:
     from ml.corpora.corpus import open_corpus
+    from ml.corpora.registration import open_registered
 
     options = dict(getattr(args, "options", ()))
     if args.root is not None:
         return open_corpus(args.target, args.root, **options)
-    chosen = settings.corpus(args.target)
-    return open_corpus(chosen.kind, chosen.root, **(chosen.options | options))
+    return open_registered(settings, args.target, **options)
 
 
 def _add(args: argparse.Namespace, settings: Settings) -> int:
@@ -171,11 +171,11 @@ def _add(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.corpora.corpus import notes_of, open_corpus
+    from ml.corpora.corpus import notes_of
+    from ml.corpora.registration import open_registered
     from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 
-    chosen = settings.corpus(args.name)
-    corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
+    corpus = open_registered(settings, args.name)
     artifact = build_corpus_tracks(args.name, corpus, settings.layout, workers=args.workers)
     for problem in read_corpus_tracks(settings.layout, args.name)["problem"].drop_nulls():
         print(problem, file=sys.stderr)

@@ -110,8 +110,8 @@ def embed(
         has_champion: with the champion too, where it is none of the current models any more.
         model: by this one alone; None: by those of ``args``.
     """
-    from ml.corpora.corpus import open_corpus
     from ml.corpora.label_embeddings import build_label_embeddings, read_label_vectors
+    from ml.corpora.registration import open_registered
     from ml.corpora.table import build_corpus_tracks
     from ml.labels.clap_files import clap_files_of
     from ml.labels.encoders import label_encoder_of
@@ -123,10 +123,9 @@ def embed(
     if args.batch_chunks < 1:
         raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
     layout = settings.layout
-    chosen, clap = settings.corpus(name), clap_files_of(settings)
+    clap = clap_files_of(settings)
     models: list[EmbeddingModel] = [model] if model else load_models(layout, args.models, clap)
-    corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
-    build_corpus_tracks(name, corpus, layout, workers=cores())
+    build_corpus_tracks(name, open_registered(settings, name), layout, workers=cores())
     build_label_embeddings(name, layout, label_encoder_of(settings))
     models = fitting_models(models, layout, name)
     if has_champion and not args.models:
@@ -215,13 +214,13 @@ def _answering_model(settings: Settings) -> StemJepa:
 
 def _print_problems(name: str, settings: Settings) -> None:
     """Say what was left out of a corpus, and why."""
-    from ml.corpora.corpus import notes_of, open_corpus
+    from ml.corpora.corpus import notes_of
+    from ml.corpora.registration import open_registered
     from ml.corpora.scan import count_problems
     from ml.corpora.table import read_corpus_tracks
 
-    chosen = settings.corpus(name)
     table = read_corpus_tracks(settings.layout, name)
     for problem, count, remedy in count_problems(table["problem"].drop_nulls()):
         print(f"{count_text(count, 'stem')}: {problem}; {remedy}", file=sys.stderr)
-    for note in notes_of(open_corpus(chosen.kind, chosen.root, **chosen.options)):
+    for note in notes_of(open_registered(settings, name)):
         print(note, file=sys.stderr)

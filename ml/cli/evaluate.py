@@ -2,7 +2,7 @@
 
 ``retrieval`` (Table I), ``rendered`` (the same on a corpus that anyone can make), ``instruments``
 (Fig. 2), ``alignment`` (the time at which a stem fits), in this order, and ``beats`` (Table II,
-``evaluate_beats``); each embeds or prepares what it needs, scores, and prints.
+``ml.cli.beats``); each embeds or prepares what it needs, scores, and prints.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml.cli.beats import add_beats
 from ml.cli.embed import add_options, embed
-from ml.cli.evaluate_beats import add_beats
 from ml.cli.options import (
     add_conditioning,
     add_corpus,

@@ -111,7 +111,7 @@ class _Version(argparse.Action):
         """Print them and end."""
         from importlib.metadata import PackageNotFoundError, version
 
-        from ml.revision import git_revision
+        from ml.artifacts import git_revision
 
         try:
             number = version(_PACKAGE)

@@ -163,9 +163,9 @@ def draws(args: argparse.Namespace, settings: Settings) -> dict[str, int]:
     }
 
 
-def state_text(artifact: Artifact, made: str = "is made") -> str:
+def state_text(artifact: Artifact) -> str:
     """Say where an artifact lies and whether it was up to date."""
-    return f"{artifact.path} {'is up to date' if artifact.reused else made}"
+    return f"{artifact.path} {'is up to date' if artifact.reused else 'is made'}"
 
 
 def count_text(number: int, word: str) -> str:

@@ -61,22 +61,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.corpora.registration import render_missing
-    from ml.processes import cluster
-    from ml.shards.build import build_shards
-    from ml.shards.plan import shard_config
+    from ml.shards.build import build_configured
 
-    render_missing(settings, args.name, args.workers)
-    with cluster(settings.compute.dask_scheduler) as executor:
-        artifact = build_shards(
-            args.name,
-            settings.layout,
-            shard_config(settings.shards),
-            workers=args.workers,
-            executor=executor,
-            uri=settings.build_uri,
-            fresh=args.fresh,
-        )
+    artifact = build_configured(settings, args.name, workers=args.workers, fresh=args.fresh)
     summary = artifact.summary
     print(
         f"{state_text(artifact)}: "

@@ -92,14 +92,14 @@ def _add_migrate(verbs: argparse._SubParsersAction) -> None:
 
 def run_migrate(args: argparse.Namespace, settings: Settings) -> int:
     """Say what has another format; 1 when there is something."""
-    from ml.upkeep.migrate import mend_moved_store, other_formats
+    from ml.artifacts import other_formats
+    from ml.mlflow_store import mend_moved_store
 
-    others = other_formats(settings.layout)
-    for artifact in others:
+    others = list(other_formats(settings.layout))
+    for folder, kind, version in others:
         print(
-            f"{artifact.folder.relative_to(settings.layout.home)}: format {artifact.version}, "
-            f"expected {artifact.kind.format_version}; make it again with: "
-            f"{artifact.kind.remedy(artifact.folder)}"
+            f"{folder.relative_to(settings.layout.home)}: format {version}, expected "
+            f"{kind.format_version}; make it again with: {kind.remedy(folder)}"
         )
     for address, runs in mend_moved_store(settings.layout, dry_run=args.dry_run).items():
         would = "would be" if args.dry_run else "are"

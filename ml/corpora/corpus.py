@@ -71,7 +71,7 @@ def kinds_help() -> str:
 
 
 def _readers() -> dict[str, Callable[..., Corpus]]:
-    from ml.corpora.demo.reader import DemoCorpus
+    from ml.corpora.demo.build import DemoCorpus
     from ml.corpora.midi.corpus import MidiCorpus
     from ml.corpora.readers.beats import BeatCorpus
     from ml.corpora.readers.folder import FolderCorpus
@@ -107,10 +107,10 @@ def _require_known_options(
 
 def _hint(kind: str, root: Path) -> str:
     """Name the kind that would fit a root that was refused, or the folder near it that fits."""
-    from ml.corpora.readers import medleydb, moisesdb, musdb18, slakh
     from ml.corpora.readers.listing import subfolders
 
-    fits = {reader.KIND: reader.holds_corpus for reader in (medleydb, moisesdb, musdb18, slakh)}
+    checks = {k: getattr(inspect.getmodule(x), "holds_corpus", None) for k, x in _readers().items()}
+    fits: dict[str, Callable[[Path], bool]] = {k: check for k, check in checks.items() if check}
     is_own = fits.get(kind, lambda _: False)
     try:
         if is_own(root):

@@ -1,4 +1,4 @@
-"""A corpus that a person names on a terminal becomes one of the settings, once, and has its audio.
+"""Corpora of the settings: one that a person names becomes one of them, once; opened, with audio.
 
 A file of its own, since ``open_corpus`` knows no settings and ``ml.config_file`` opens no corpus.
 """
@@ -14,7 +14,7 @@ from ml.config_file import add_corpus
 from ml.corpora.corpus import open_corpus
 from ml.corpora.scan import listed_tracks
 from ml.settings import Settings, SettingsError
-from ml.tracks import RenderedCorpus
+from ml.tracks import Corpus, RenderedCorpus
 
 
 def register_corpus(
@@ -57,6 +57,22 @@ def register_corpus(
     return name
 
 
+def open_registered(settings: Settings, name: str, **options: Any) -> Corpus:
+    """Open a corpus of the settings.
+
+    Args:
+        settings: of the home.
+        name: of the corpus.
+        options: of its reader, beside those of the settings.
+
+    Raises:
+        SettingsError: no corpus has this name.
+        CorpusError: as ``open_corpus``.
+    """
+    chosen = settings.corpus(name)
+    return open_corpus(chosen.kind, chosen.root, **(chosen.options | options))
+
+
 def render_missing(settings: Settings, name: str, workers: int = 1) -> None:
     """Render anew what was dropped of a corpus of kind ``midi``; others have what they have.
 
@@ -64,9 +80,8 @@ def render_missing(settings: Settings, name: str, workers: int = 1) -> None:
         CorpusError: its files or soundfonts have gone.
         LockedError: another process is rendering it.
     """
-    chosen = settings.corpus(name)
-    if chosen.kind == "midi":
-        corpus = open_corpus(chosen.kind, chosen.root, **chosen.options)
+    if settings.corpus(name).kind == "midi":
+        corpus = open_registered(settings, name)
         assert isinstance(corpus, RenderedCorpus)
         corpus.render(workers=workers)
 

@@ -52,12 +52,7 @@ _RULES = 2
 
 
 def build_corpus_tracks(
-    name: str,
-    corpus: Corpus,
-    layout: DataLayout,
-    *,
-    workers: int = 1,
-    activity: ActivityConfig | None = None,
+    name: str, corpus: Corpus, layout: DataLayout, *, workers: int = 1
 ) -> Artifact:
     """Scan a corpus into its ``corpus_tracks`` table; stems that did not change are not decoded.
 
@@ -65,8 +60,7 @@ def build_corpus_tracks(
         CorpusError: the corpus is empty or a stem id occurs twice. What is wrong with single
             stems is in the column ``problem`` instead.
     """
-    folder = layout.tracks(name)
-    activity = activity or ActivityConfig()
+    folder, activity = layout.tracks(name), ActivityConfig()
     if isinstance(corpus, RenderedCorpus):
         corpus.render(workers=workers)
     tracks = listed_tracks(corpus)

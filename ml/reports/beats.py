@@ -13,6 +13,7 @@ import numpy as np
 
 from ml.artifacts import MANIFEST_NAME, DataLayout, read_json
 from ml.figures import FONT_POINTS, INK, WIDTH_IN, figure_svg, model_colour, plain
+from ml.metrics import BEATS
 from ml.reports.scored import by_model
 from ml.reports.sections import Plot
 from ml.scores.files import read_scores, scored_corpora
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
     from ml.beats.experiment import BeatExample
 
 EVALUATION, PAIRED, ANNOTATION = "beats", "beats-paired", "annotation"
-COLUMNS = {
-    "f_measure": "F",
-    "cmlt": "CMLt",
-    "amlt": "AMLt",
-    "peak_f_measure": "F of peaks",
-    "average_precision": "Frame precision",
-}
+COLUMNS = {name: metric.title for name, metric in BEATS.items() if metric.title}
 """Metrics that the table shows."""
 _DRAWN = ("untrained", "onset curve")
 """Rows of the figure below the best trained encoder."""

@@ -12,11 +12,11 @@ from typing import Any
 
 from ml.artifacts import DataLayout
 from ml.figures import BLUE, ORANGE
+from ml.metrics import LOWER_IS_BETTER
 from ml.reports.report import render_page
 from ml.reports.sections import curve_plots
 from ml.reports.trained import TrainedModel, trained_model
 from ml.retrieval.evaluation.compare import Comparison, CorpusComparison, MetricDifference
-from ml.scores.text import LOWER_IS_BETTER
 from ml.training.models import FoundModel
 
 TEMPLATE = "comparison.html.jinja"

@@ -28,6 +28,7 @@ from ml.artifacts import (
 )
 from ml.figures import model_colour
 from ml.locks import lock
+from ml.metrics import LOWER_IS_BETTER
 from ml.mlflow_store import PAGES_URL
 from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import (
@@ -60,7 +61,6 @@ from ml.reports.trained import TrainedModel, trained_models
 from ml.retrieval.evaluation.evaluate import EVALUATION
 from ml.retrieval.evaluation.instruments import SHARES
 from ml.scores.intervals import INTERVALS_SAID
-from ml.scores.text import LOWER_IS_BETTER
 from ml.training.models import current_champion
 
 PAGE_NAME = "index.html"

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
+from ml.metrics import LOWER_IS_BETTER, RETRIEVAL, WITHIN_LABEL
 from ml.retrieval.champion.heard import heard_by_scores
-from ml.retrieval.evaluation.evaluate import EVALUATION, METRICS, REFERENCES
+from ml.retrieval.evaluation.evaluate import EVALUATION, REFERENCES
 from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL
-from ml.retrieval.evaluation.ranks import WITHIN_LABEL
-from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores
-from ml.scores.text import LOWER_IS_BETTER, swapped_notes, within_notes
-from ml.scores.text import METRICS as SCORE_METRICS
+from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores, scored_models
+from ml.scores.text import swapped_notes, within_notes
 from ml.training.config import PRESETS
 from ml.training.models import UNTRAINED
 
-METRIC_NAMES = {name: metric.title for name, metric in SCORE_METRICS.items() if metric.title}
+METRIC_NAMES = {name: metric.title for name, metric in RETRIEVAL.items()}
 RANKED_BY = "recall@10"
-_LOWER_IS_BETTER = LOWER_IS_BETTER | {"aligned_rank"}
 _FIRST_ROWS, _LAST_ROWS = tuple(reversed(PRESETS)), (*REFERENCES, LABEL_FIRST)
 
 Scores = Mapping[str, Mapping[str, Any]]
@@ -54,7 +52,7 @@ class ScoreTable:
     def columns(self) -> dict[str, str]:
         """What was measured, in the order of the table, and what it is called."""
         measured = {metric for scores in self.models.values() for metric in scores}
-        return {metric: METRIC_NAMES[metric] for metric in METRICS if metric in measured}
+        return {metric: name for metric, name in METRIC_NAMES.items() if metric in measured}
 
     @property
     def best(self) -> str:
@@ -81,7 +79,7 @@ def leaders(models: Mapping[str, Scores], metric: str) -> frozenset[str]:
         for name, scores in models.items()
         if (row := scores.get(metric)) and row["value"] is not None
     }
-    choose = min if metric.partition("/")[0] in _LOWER_IS_BETTER else max
+    choose = min if metric.partition("/")[0] in LOWER_IS_BETTER else max
     best = choose(values.values(), default=None)
     first = frozenset(name for name, value in values.items() if value == best)
     return first if len(first) < len(values) or len(values) == 1 else frozenset()
@@ -168,7 +166,6 @@ def _table(
         by_model([row for row in rows if row["evaluation"] == EVALUATION + which])
         for which in ("", SWAPPED, LOSS)
     )
-    manifest = read_json(layout.scores(EVALUATION, corpus) / MANIFEST_NAME)
     return ScoreTable(
         corpus=corpus,
         conditioning=conditioning,
@@ -179,7 +176,7 @@ def _table(
         swapped={name: swapped[name] for name in sorted(swapped, key=_place)},
         loss=loss,
         chance={row["metric"]: row["chance"] for row in scored},
-        model_ids=dict(manifest["identity"]["models"]),
+        model_ids=scored_models(layout, EVALUATION, corpus),
         notes=[*within_notes(scored), *swapped_notes(rows)],
     )
 

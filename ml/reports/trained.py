@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ml import kinds
 from ml.artifacts import (
     MANIFEST_NAME,
@@ -23,7 +21,7 @@ from ml.artifacts import (
 )
 from ml.figures import Curve
 from ml.training.models import CONTRASTIVE, UNTRAINED, read_models
-from ml.training.run_folder import RECORD_NAME, mlflow_page, read_record
+from ml.training.run_folder import RECORD_NAME, mlflow_page, read_record, record_curves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def trained_model(layout: DataLayout, name: str, path: Path) -> TrainedModel:
         mlflow_page=mlflow_page(path, run_id) if run_id else "",
         run=run,
         training_s=_training_s(lines),
-        curves=_curves(name, lines),
+        curves=record_curves(name, lines),
         identity={
             "manifest": file_fingerprint(path / MANIFEST_NAME),
             "record": file_fingerprint(record) if lines else None,
@@ -162,17 +160,3 @@ def _training_s(lines: Sequence[Mapping[str, Any]]) -> float | None:
             total += (line["step"] - last_step) / speed
             last_step = line["step"]
     return total or None
-
-
-def _curves(model: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Curve]]:
-    points: dict[str, list[tuple[int, float]]] = {}
-    for line in lines:
-        for metric, value in line["metrics"].items():
-            if math.isfinite(value):
-                points.setdefault(metric, []).append((line["step"], value))
-    curves: dict[str, list[Curve]] = {}
-    for metric, recorded in points.items():
-        steps, values = np.array(recorded).T
-        curve = Curve(model=model, steps=steps, values=values, is_valid="/valid_" in metric)
-        curves.setdefault(metric.replace("/valid_", "/"), []).append(curve)
-    return curves

@@ -133,6 +133,12 @@ def scored_corpora(layout: DataLayout, evaluation: str) -> list[str]:
     return sorted(path.parent.name for path in manifests)
 
 
+def scored_models(layout: DataLayout, evaluation: str, corpus: str) -> dict[str, str]:
+    """Read which version of each model was scored: name → model_id."""
+    manifest = read_manifest(layout.scores(evaluation, corpus), kinds.SCORES)
+    return dict(manifest["identity"]["models"])
+
+
 def read_scores(
     layout: DataLayout, *, evaluation: str | None = None, corpus: str | None = None
 ) -> list[dict[str, Any]]:

@@ -10,52 +10,17 @@ has one row for both conditionings of MoisesDB.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
+from ml.metrics import BEATS, MAIN, METRICS, RETRIEVAL
 from ml.scores.files import LABEL, LOSS, SWAPPED
 
-
-@dataclass(frozen=True)
-class Metric:
-    """What tables call a score, and which way is up."""
-
-    heading: str
-    """On a terminal."""
-    title: str = ""
-    """On a page; empty where the page has words of its own."""
-    is_lower_better: bool = False
-
-
-METRICS: Mapping[str, Metric] = {
-    "within_label_rank": Metric("in label", "Within label", is_lower_better=True),
-    "within_category_rank": Metric("in category", "Within category", is_lower_better=True),
-    "recall@1": Metric("R@1", "Recall@1"),
-    "recall@5": Metric("R@5", "Recall@5"),
-    "recall@10": Metric("R@10", "Recall@10"),
-    "normalized_rank_mean": Metric("NR mean", "NR mean", is_lower_better=True),
-    "normalized_rank_median": Metric("NR median", "NR median", is_lower_better=True),
-    "right_instrument": Metric("instrument", "Right instrument"),
-    "right_song": Metric("song", "Right song"),
-    "f_measure": Metric("F"),
-    "cmlt": Metric("CMLt"),
-    "amlt": Metric("AMLt"),
-    "peak_f_measure": Metric("peak F"),
-    "peak_cmlt": Metric("peak CMLt"),
-    "peak_amlt": Metric("peak AMLt"),
-    "average_precision": Metric("frame AP"),
-}
-"""All in percent; of retrieval first, then of beats."""
-LOWER_IS_BETTER = frozenset(name for name, metric in METRICS.items() if metric.is_lower_better)
-_GLANCE = {
-    "retrieval": ("within_label_rank", "recall@10", "normalized_rank_mean"),
-    "beats": ("f_measure", "cmlt", "amlt"),
-}
-"""Evaluation → what of it is seen at a glance; the others are analyses of these."""
+_GLANCE = {"retrieval": MAIN, "beats": [m for m in BEATS if BEATS[m].is_main]}
+"""Evaluation → what of it is seen at a glance."""
 _PLAIN = ("fine", "all tracks")
 """Conditionings that are not named: those of a home nobody configured."""
-_WITHIN = {"within_label_rank": "label", "within_category_rank": "category"}
+_WITHIN = {name: metric.like_stems for name, metric in RETRIEVAL.items() if metric.like_stems}
 """Metrics of places among like stems, and what makes stems alike."""
 _WIDEST = 9
 """Metrics that fit beside each other on a terminal."""

@@ -24,7 +24,7 @@ from functools import partial, reduce
 from importlib.metadata import PackageNotFoundError, version
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ from ml.artifacts import (
 from ml.locks import lock
 from ml.object_store import read_bytes
 from ml.plain import jsonable
-from ml.processes import completed, process_pool, scratch_folder
+from ml.processes import cluster, completed, process_pool, scratch_folder
 from ml.progress import progress
 from ml.shards.folders import (
     LocalFolder,
@@ -61,8 +61,18 @@ from ml.shards.index import (
     index_path,
     read_shards_manifest,
 )
-from ml.shards.plan import BuildPlan, ShardConfig, check_disk, plan_build, read_inputs
+from ml.shards.plan import (
+    BuildPlan,
+    ShardConfig,
+    check_disk,
+    plan_build,
+    read_inputs,
+    shard_config,
+)
 from ml.shards.write import ShardJob, write_shard
+
+if TYPE_CHECKING:
+    from ml.settings import Settings
 
 LIBRARIES = ("av", "numpy", "soundfile", "soxr")
 """Libraries whose version may change the bytes; recorded in the manifest."""
@@ -132,6 +142,28 @@ def build_shards(
             put_manifest(folder, place.url)
         (folder / UNFINISHED_NAME).unlink()
         return artifact
+
+
+def build_configured(
+    settings: Settings, name: str, *, workers: int = 1, fresh: bool = False
+) -> Artifact:
+    """Make the shards of a corpus as and where the settings say, by whom they say.
+
+    Arguments, result and errors are those of ``build_shards``; audio that is rendered comes first.
+    """
+    from ml.corpora.registration import render_missing
+
+    render_missing(settings, name, workers)
+    with cluster(settings.compute.dask_scheduler) as executor:
+        return build_shards(
+            name,
+            settings.layout,
+            shard_config(settings.shards),
+            workers=workers,
+            executor=executor,
+            uri=settings.build_uri,
+            fresh=fresh,
+        )
 
 
 def _place(name: str, layout: DataLayout, uri: str | None) -> ShardFolder:

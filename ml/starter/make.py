@@ -1,4 +1,4 @@
-"""Makes the shipped model of a trained one: weights as bf16, a card, a record.
+"""Makes the shipped model of a trained one, ``python -m ml.starter.make RUN``: bf16, card, record.
 
 Parameters are rounded to bf16; buffers (running means, what the log-mel has measured) stay float32.
 A target encoder of which no vector is made (``song_share``) is left out. What names other artifacts
@@ -7,7 +7,9 @@ of the home it was trained in (shards, runs of MLflow) is in the record, not in 
 
 from __future__ import annotations
 
+import argparse
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +26,7 @@ from ml.artifacts import (
 )
 from ml.models.pretrained import CARRIED, card_text, save_checkpoint
 from ml.models.stem_jepa import load_model
-from ml.settings import LabelEncoderSettings, Settings
+from ml.settings import LabelEncoderSettings, Settings, existing_home, load_settings
 from ml.training.export import card_facts
 from ml.training.models import find_checkpoint
 
@@ -95,3 +97,34 @@ def _write_model(
     origin = {name: manifest[name] for name in CARRIED if name in manifest}
     named = {"name": kinds.STARTER, "version": version, "made_from": manifest["model_id"]}
     return save_checkpoint(path, model, model.described, origin=origin | named)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Make the parser of ``python -m ml.starter.make``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ml.starter.make",
+        description="Write the weights of a trained model as bf16 to ml/starter/model, with its "
+        "card and its record. The card has the figures that this home has of the shipped model "
+        "(stems evaluate retrieval --models starter), else of the run: run it again after scoring.",
+    )
+    parser.add_argument("model", metavar="RUN", help="a name, a run, a checkpoint folder, an id")
+    parser.add_argument("--version", default="1", help="of the model, in its card (default: 1)")
+    parser.add_argument("--home", type=Path, help="of the run (default: STEMS_HOME, else ./data)")
+    return parser
+
+
+def main() -> int:
+    """Make it; 0 done, 2 wrong use."""
+    args = get_parser().parse_args()
+    try:
+        settings = load_settings(existing_home(args.home))
+        made = make_starter(settings, args.model, version=args.version)
+    except ValueError as error:
+        print(f"python -m ml.starter.make: {error}", file=sys.stderr)
+        return 2
+    print(f"{made.path} is made: model {made.fingerprint}, {made.summary['n_bytes'] / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

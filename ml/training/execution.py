@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from ml import kinds
-from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, read_manifest
+from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, git_revision, read_manifest
 from ml.audio.mel import LogMel, spectrum_vectors
 from ml.models.pretrained import save_checkpoint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
-from ml.revision import git_revision
 from ml.shards.folders import ShardFolder
 from ml.shards.pairs import PairBatch
 from ml.shards.reader import EmptySplitError, ShardPairs
@@ -46,7 +45,7 @@ from ml.training.cost import matmul_rate
 from ml.training.distributed import from_rank_0, loader_processes, rank, world
 from ml.training.loop import TrainState, build_state, train
 from ml.training.models import CONTRASTIVE, UNTRAINED
-from ml.training.run_folder import MetricsRecord
+from ml.training.run_folder import MetricsRecord, latest_checkpoint
 from ml.training.tracking import RunTracker
 
 _log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ def execute_run(run: Run, tracker: RunTracker, tags: dict[str, str]) -> None:
     """
     state = _initial_state(run)
     origin = _origin(run)
-    if (latest := from_rank_0(_latest_checkpoint(run.folder))) is not None:
+    if (latest := from_rank_0(latest_checkpoint(run.folder))) is not None:
         state.load_state_dict(load_training_state(latest))
         _log.info("%s: resumed at step %d", run.folder.name, state.step)
     if rank() != 0:
@@ -273,11 +272,6 @@ def _save_best(
 ) -> None:
     chosen = origin | {"step": state.step, "valid_within_label_rank": state.best}
     writer.save(run.folder / "best", state.model, state.config, origin=chosen)
-
-
-def _latest_checkpoint(run: Path) -> Path | None:
-    manifests = (run / "checkpoints").glob(f"step-*/{MANIFEST_NAME}")
-    return max((manifest.parent for manifest in manifests), default=None)
 
 
 def _valid_batches(run: Run) -> list[PairBatch]:

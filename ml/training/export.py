@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, read_json, read_manifest
 from ml.models.stem_jepa import load_model
-from ml.scores.files import read_scores
+from ml.scores.files import read_scores, scored_corpora, scored_models
 from ml.training.models import find_checkpoint
-from ml.training.run_folder import RECORD_NAME, read_record, read_run
+from ml.training.run_folder import RECORD_NAME, last_metrics, read_run
 
 if TYPE_CHECKING:
     from ml.settings import Settings
@@ -62,9 +62,6 @@ def _runs(layout: DataLayout, manifest: Mapping[str, Any]) -> Iterator[dict[str,
     if "run" not in manifest or not folder.is_dir():
         return  # it came with a package, or from another home
     described = read_run(folder)
-    last: dict[str, Any] = {}
-    for line in read_record(folder / RECORD_NAME):
-        last |= line["metrics"] | {"step": line["step"]}
     yield {
         "run": folder.name,
         "model_id": manifest["model_id"],
@@ -75,7 +72,7 @@ def _runs(layout: DataLayout, manifest: Mapping[str, Any]) -> Iterator[dict[str,
             {name: value for name, value in dataset.items() if name != "manifest"}
             for dataset in described.get("datasets", ())
         ],
-        "last_metrics": last,
+        "last_metrics": last_metrics(folder / RECORD_NAME),
     }
 
 
@@ -96,13 +93,13 @@ def _figures(layout: DataLayout, *model_ids: str) -> Iterator[dict[str, Any]]:
 
 
 def _scored(layout: DataLayout, *model_ids: str) -> Iterator[dict[str, Any]]:
-    for folder in sorted(layout.scores("retrieval", "x").parent.glob("*")):
-        models = read_manifest(folder, kinds.SCORES)["identity"]["models"]
-        names = {model_id: name for name, model_id in models}
+    for corpus in scored_corpora(layout, "retrieval"):
+        scored = scored_models(layout, "retrieval", corpus)
+        names = {model_id: name for name, model_id in scored.items()}
         found = next((model_id for model_id in model_ids if model_id in names), None)
         if found is None:
             continue
-        rows = read_scores(layout, evaluation="retrieval", corpus=folder.name)
+        rows = read_scores(layout, evaluation="retrieval", corpus=corpus)
         own = [r for r in rows if r["model"] == names[found] and r["conditioning"] == "fine"]
         if metrics := {row["metric"]: row for row in own}:
-            yield {"corpus": folder.name, "is_own": found == model_ids[0], "metrics": metrics}
+            yield {"corpus": corpus, "is_own": found == model_ids[0], "metrics": metrics}

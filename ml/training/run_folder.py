@@ -7,12 +7,16 @@ options. The *record*, ``metrics.jsonl``, holds the numbers, whatever becomes of
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ml.artifacts import (
+    MANIFEST_NAME,
     ArtifactError,
     crash_point,
     read_json,
@@ -21,6 +25,7 @@ from ml.artifacts import (
     write_aside,
     write_json,
 )
+from ml.figures import Curve
 from ml.mlflow_store import TRAINING_VIEW
 from ml.plain import flat, jsonable
 
@@ -92,6 +97,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     return read_object(path)
 
 
+def latest_checkpoint(run: Path) -> Path | None:
+    """Find the checkpoint that a run folder would be resumed from."""
+    manifests = (run / "checkpoints").glob(f"step-*/{MANIFEST_NAME}")
+    return max((manifest.parent for manifest in manifests), default=None)
+
+
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """List each field with another value, as ``optimizer.learning_rate: 0.0003 → 0.001``, by name.
 
@@ -156,3 +167,26 @@ def read_record(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def last_metrics(path: Path) -> dict[str, Any]:
+    """Read the last value of each metric of a record, and its last ``step``."""
+    last: dict[str, Any] = {}
+    for line in read_record(path):
+        last |= line["metrics"] | {"step": line["step"]}
+    return last
+
+
+def record_curves(model: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Curve]]:
+    """Take the curves of ``read_record``'s lines: metric without ``valid_`` → its curves."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for metric, value in line["metrics"].items():
+            if math.isfinite(value):
+                points.setdefault(metric, []).append((line["step"], value))
+    curves: dict[str, list[Curve]] = {}
+    for metric, recorded in points.items():
+        steps, values = np.array(recorded).T
+        curve = Curve(model=model, steps=steps, values=values, is_valid="/valid_" in metric)
+        curves.setdefault(metric.replace("/valid_", "/"), []).append(curve)
+    return curves

@@ -59,7 +59,7 @@ from ml.training.run_folder import (
     RUN_NAME,
     describe_run,
     differing_fields,
-    read_record,
+    last_metrics,
     read_run,
 )
 from ml.training.tracking import NoTracker, RunTracker, describe_datasets
@@ -75,6 +75,8 @@ _NOT_OF_PHASE_1 = (
     *("optimizer.encoder_", "pairs.hard_negatives", "pairs.music_share"),
 )
 """Fields that phase 1 does not read, by how they begin."""
+_REFUSED_BY_PHASE_1 = ("model.predictor.", "model.song_share", "pairs.hard_negatives")
+"""Those of them that phase 1 cannot have: in settings of both phases they are for phase 2."""
 _OF_ITS_START = ("model.log_mel", "model.encoder.mel_bins")
 """Fields that a phase 1 takes over from the model that it started from."""
 
@@ -105,16 +107,31 @@ class RunOptions(ConfigOptions, total=False):
 
 def run_options(training: TrainingSettings, preset: str) -> RunOptions:
     """Take the options of a preset from the section ``training`` of the settings."""
-    weights = {name: x for name, x in training.weights.items() if name in training.corpora}
     phase_1 = training.phase_1 if preset in NEEDS_PHASE_1 else None
     return {
         "corpora": training.corpora,
         "size": training.size,
         "seed": training.seed,
-        "overrides": ({"pairs.weights": weights} if weights else {}) | training.overrides,
+        "overrides": _overrides(training, preset),
         "start": training.start if preset == CONTRASTIVE else phase_1,
         "loop": loop_config(training),
     }
+
+
+def _overrides(training: TrainingSettings, preset: str) -> dict[str, Any]:
+    """Take the overrides of a preset: of the phase 1, what it can have.
+
+    Raises:
+        ValueError: one is unknown, or has a wrong value, in either phase.
+    """
+    weights = {name: x for name, x in training.weights.items() if name in training.corpora}
+    overrides = ({"pairs.weights": weights} if weights else {}) | training.overrides
+    left = {k: x for k, x in overrides.items() if not k.startswith(_REFUSED_BY_PHASE_1)}
+    if preset != CONTRASTIVE or left == overrides:
+        return overrides
+    training_config("film-nce", size=training.size, overrides=overrides)  # what has all of them
+    _log.info("%s leaves to phase 2: %s", preset, ", ".join(sorted(overrides.keys() - left.keys())))
+    return left
 
 
 def loop_config(training: TrainingSettings) -> LoopConfig:
@@ -192,7 +209,6 @@ def resume_run(
     loop: LoopConfig | None = None,
     device: torch.device = _CPU,
     tracker: Callable[[Path, str], RunTracker] | None = None,
-    tags: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Train a run from its last checkpoint to its end; a finished one is reused.
 
@@ -205,7 +221,6 @@ def resume_run(
         loop: how often to log, validate and save.
         device: where to compute.
         tracker: makes a tracker from the run folder and the run's name; default: none.
-        tags: what else the tracking run should carry.
 
     Returns:
         The checkpoint folder; its summary holds the last metrics.
@@ -235,7 +250,7 @@ def resume_run(
             device=device,
         )
         _refuse(name, described["identity"], jsonable(run.identity))
-        return _train_run(run, tracker=tracker, tags=tags)
+        return _train_run(run, tracker=tracker)
 
 
 def open_run(
@@ -373,7 +388,7 @@ def _train_run(
     run: Run,
     *,
     tracker: Callable[[Path, str], RunTracker] | None,
-    tags: Mapping[str, str] | None,
+    tags: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Train a run to its end, or reuse its model; called by every rank, inside the process group.
 
@@ -399,12 +414,10 @@ def _train_run(
 
 
 def _artifact(run: Run, *, is_reused: bool) -> Artifact:
-    last: dict[str, Any] = {}
-    for line in read_record(run.folder / RECORD_NAME):
-        last |= line["metrics"] | {"step": line["step"]}
     model = run.folder / "model"
     model_id = read_manifest(model, kinds.MODEL)["model_id"]
-    return Artifact(path=model, fingerprint=model_id, reused=is_reused, summary=last)
+    summary = last_metrics(run.folder / RECORD_NAME)
+    return Artifact(path=model, fingerprint=model_id, reused=is_reused, summary=summary)
 
 
 def _wanted(

@@ -23,14 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
 from ml.artifacts import MANIFEST_NAME, ArtifactError, read_json, write_json
+from ml.figures import loss_curves
 from ml.locks import lock
 from ml.mlflow_store import find_or_make_experiment, mlflow_client
 from ml.plain import flat
 from ml.shards.folders import ShardFolder
-from ml.training.run_folder import RECORD_NAME, RUN_NAME, SHIPPED_NAME, read_record, read_run
+from ml.training.run_folder import (
+    RECORD_NAME,
+    RUN_NAME,
+    SHIPPED_NAME,
+    read_record,
+    read_run,
+    record_curves,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,13 +207,13 @@ class MlflowTracker:
             self._describe(client, state, params)
             return client, run_id
         experiment_id = find_or_make_experiment(client, self.experiment)
-        # A process killed right after creating the run has left one that nobody remembers.
+        # Nobody remembers it where a process was killed right after, or the folder was deleted.
         mine = f"tags.training_id = '{tags['training_id']}'"
         begun = client.search_runs([experiment_id], filter_string=mine, max_results=1)
         name = self.run_name
         run = begun[0] if begun else client.create_run(experiment_id, tags=tags, run_name=name)
         state = {"run_id": run.info.run_id, "experiment_id": experiment_id}
-        state |= {"lines": 0, "through_step": 0}
+        state |= {"lines": 0, "through_step": _last_step(client, run)}
         write_json(shipped, state)
         self._describe(client, state, params)
         return client, run.info.run_id
@@ -238,6 +244,13 @@ class MlflowTracker:
             client.log_batch(run_id, metrics=metrics[first : first + 1000])
         if fresh:
             write_json(self.run_folder / SHIPPED_NAME, state | {"lines": len(lines)})
+
+
+def _last_step(client: Any, run: Any) -> int:
+    """Find the last step whose loss a tracking run has; 0 where it has none."""
+    losses = [name for name in run.data.metrics if name.endswith("/loss")]
+    sent = (client.get_metric_history(run.info.run_id, name) for name in losses)
+    return max((metric.step for history in sent for metric in history), default=0)
 
 
 @contextlib.contextmanager
@@ -349,17 +362,7 @@ def loss_plot(run_folder: Path, name: str, phase: str) -> Figure | None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         return None
-    from ml.figures import Curve, loss_curves
-
-    curves = []
-    lines = read_record(run_folder / RECORD_NAME)
-    for metric in (f"{phase}/loss", f"{phase}/valid_loss"):
-        points = [(x["step"], x["metrics"][metric]) for x in lines if metric in x["metrics"]]
-        finite = np.array([point for point in points if np.isfinite(point[1])])
-        if len(finite):
-            steps, values = finite.T
-            is_valid = metric.endswith("valid_loss")
-            curves.append(Curve(model=name, steps=steps, values=values, is_valid=is_valid))
+    curves = record_curves(name, read_record(run_folder / RECORD_NAME)).get(f"{phase}/loss")
     return loss_curves(curves, label="loss") if curves else None
 
 

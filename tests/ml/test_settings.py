@@ -31,6 +31,14 @@ def test_each_value_says_where_it_came_from(home, monkeypatch):
     assert sources["demo.seed"] == "default"
 
 
+def test_without_demo_songs_no_beats_are_tracked_unless_somebody_says_of_what(home):
+    assert load_settings(home).beats.corpora == ("demo",)
+    mine = {"mine": {"kind": "folder", "root": "mine"}}
+    (home / "config.yaml").write_text(yaml.safe_dump({"corpora": mine}))
+    assert load_settings(home).beats.corpora == ()
+    assert load_settings(home, {"beats": {"corpora": ["mine"]}}).beats.corpora == ("mine",)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

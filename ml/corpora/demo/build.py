@@ -1,4 +1,4 @@
-"""Builds the demo corpora: songs as folders of WAV files with a ``song.json``, then the manifests.
+"""Builds the demo corpora and reads them back: songs as folders of WAV files with a ``song.json``.
 
 Three corpora are built side by side: ``demo`` (training songs, and held-out songs as records have
 them), ``demo-plain`` (the held-out songs with nothing in common but what is played) and
@@ -28,6 +28,7 @@ from ml.artifacts import (
     fingerprint,
     finish,
     read_json,
+    read_manifest,
     write_folder_aside,
     write_json,
 )
@@ -45,6 +46,7 @@ from ml.corpora.demo.synths import RATE_HZ
 from ml.locks import lock
 from ml.processes import completed, process_pool
 from ml.progress import progress
+from ml.tracks import CorpusError, Stem, Track
 
 SONG_NAME = "song.json"
 SONGS_FOLDER = "songs"
@@ -240,3 +242,69 @@ def _finish(folder: Path, config: DemoConfig, corpus: str) -> Artifact:
         kind="demo",
         songs=songs,
     )
+
+
+class DemoCorpus:
+    """A corpus made by ``stems demo``.
+
+    Args:
+        root: the folder of one corpus (``…/demo``, ``…/demo-plain`` or ``…/demo-swapped``).
+
+    Raises:
+        CorpusError: no finished demo corpus lies there.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        try:
+            manifest = read_manifest(self.root, kinds.DEMO_CORPUS)
+        except ArtifactError as error:
+            raise CorpusError(f"no finished demo corpus (stems demo makes one): {error}") from None
+        if manifest.get("kind") != "demo" or not isinstance(manifest.get("songs"), list):
+            raise CorpusError(
+                f"{self.root}/manifest.json is not of a demo corpus (looked for kind 'demo' and "
+                "a list of songs); give the folder that stems demo made"
+            )
+        self._track_ids: list[str] = [song["track_id"] for song in manifest["songs"]]
+
+    def tracks(self) -> Iterator[Track]:
+        """Yield all songs, training songs first.
+
+        Raises:
+            CorpusError: a song of the manifest is missing or damaged.
+        """
+        for name in self._track_ids:
+            yield self._track(self.song(name))
+
+    def song(self, track_id: str) -> dict[str, Any]:
+        """Read ``song.json`` of a song: tempo, key, ``beats_s``, sections, stems.
+
+        Raises:
+            CorpusError: it is missing or damaged.
+        """
+        path = self.root / SONGS_FOLDER / track_id / SONG_NAME
+        try:
+            return read_json(path)
+        except ArtifactError as error:
+            raise CorpusError(
+                f"song {track_id} of the demo corpus: {error}; delete {self.root} and make it "
+                "again with: stems demo"
+            ) from None
+
+    def _track(self, song: dict[str, Any]) -> Track:
+        track_id = song["track_id"]
+        folder = self.root.resolve() / SONGS_FOLDER / track_id
+        return Track(
+            track_id=track_id,
+            split=song["split"],
+            title=f"{track_id} in {song['key']} {song['mode']}",
+            stems=tuple(
+                Stem(
+                    stem_id=f"{track_id}/{Path(stem['file']).stem}",
+                    files=(folder / stem["file"],),
+                    labels=tuple(stem["labels"]),
+                    has_bleed=False,
+                )
+                for stem in song["stems"]
+            ),
+        )

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import DataLayout
+from ml.metrics import WITHIN_LABEL
 from ml.retrieval.evaluation.compare import ComparisonConfig, unseen_queries
 from ml.retrieval.evaluation.evaluate import applying
-from ml.retrieval.evaluation.ranks import WITHIN_CHANCE, WITHIN_LABEL, answer_queries
+from ml.retrieval.evaluation.ranks import WITHIN_CHANCE, answer_queries
 from ml.scores.intervals import Interval, TrackBootstrap
 from ml.training.models import FoundModel
 

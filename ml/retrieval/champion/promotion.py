@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ml.artifacts import ArtifactError, DataLayout
+from ml.metrics import LOWER_IS_BETTER
 from ml.retrieval.champion.champion import (
     ChampionChangedError,
     mirror_champion,
@@ -45,7 +46,6 @@ from ml.retrieval.tables.inspect import (
     published_corpora,
     searched_corpora,
 )
-from ml.scores.text import LOWER_IS_BETTER
 from ml.settings import Settings
 from ml.training.models import (
     Champion,
@@ -77,7 +77,7 @@ class PromotionRule:
     corpora: Sequence[str] = ()
     """The frozen evaluation set; empty: all of ``gallery`` that has queries unseen by both."""
     metric: str = "recall@10"
-    """What is compared (``ml.retrieval.evaluation.evaluate.METRICS``)."""
+    """What is compared (``ml.metrics``)."""
     conditioning: str = "fine"
     """What queries are conditioned with."""
     tolerance: float = 1.0

@@ -42,8 +42,6 @@ Splits = Sequence[str] | Literal["every"] | None
 """Names of splits; ``EVERY_SPLIT``: all tracks, whatever their split or none."""
 Chunk = tuple[float, np.ndarray]
 """Where a chunk begins in seconds, and its waveform: (samples,) float32."""
-BY_ID, BY_CONTENT, BY_NAME = "id", "content", "artist and title"
-"""How a track was recognised."""
 
 Name = tuple[str | None, str | None]
 """Artist and title as written."""
@@ -224,8 +222,8 @@ def seen_tracks(
     table: pl.DataFrame,
     training_tracks: Sequence[Mapping[str, Any]],
     layout: DataLayout | None = None,
-) -> dict[str, str]:
-    """Tracks of a corpus that a model was trained on.
+) -> set[str]:
+    """Find the tracks of a corpus that a model was trained on: their ids.
 
     Args:
         table: ``corpus_tracks`` of the corpus.
@@ -235,9 +233,6 @@ def seen_tracks(
         layout: a home whose ``corpus_tracks`` give artist and title where ``training_tracks``
             lack them; a training corpus that was never scanned there is matched by id and content.
 
-    Returns:
-        Track id → ``BY_ID``, ``BY_CONTENT`` or ``BY_NAME``, in the order of the table.
-
     Raises:
         ArtifactError: a table of the home is damaged or has a newer format.
     """
@@ -246,15 +241,11 @@ def seen_tracks(
     names = _song_keys(_names(training_tracks, layout))
     sounding = table.filter(table["active_s"] > 0)
     columns = ("corpus", "track_id", "content_hash", "artist", "title")
-    seen: dict[str, str] = {}
-    for corpus, track_id, content, artist, title in sounding.select(columns).iter_rows():
-        if (corpus, track_id) in ids:
-            seen.setdefault(track_id, BY_ID)
-        elif content in hashes:
-            seen.setdefault(track_id, BY_CONTENT)
-        elif song_key(artist, title) in names:
-            seen.setdefault(track_id, BY_NAME)
-    return seen
+    return {
+        track_id
+        for corpus, track_id, content, artist, title in sounding.select(columns).iter_rows()
+        if (corpus, track_id) in ids or content in hashes or song_key(artist, title) in names
+    }
 
 
 def seen_of_corpus(
@@ -273,7 +264,7 @@ def seen_of_corpus(
     from ml.corpora.table import read_corpus_tracks
 
     table = read_corpus_tracks(layout, corpus)
-    return set(seen_tracks(table, [t for tracks in training_tracks for t in tracks], layout))
+    return seen_tracks(table, [t for tracks in training_tracks for t in tracks], layout)
 
 
 def _song_keys(names: Iterable[Name]) -> set[str]:

@@ -16,15 +16,11 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import ArtifactError, DataLayout
+from ml.metrics import RETRIEVAL
 from ml.plain import flat
 from ml.retrieval.embeddings.files import Embeddings, read_embeddings
 from ml.retrieval.embeddings.source import seen_of_corpus
-from ml.retrieval.evaluation.evaluate import (
-    METRICS,
-    MetricValues,
-    applying,
-    metric_bootstraps,
-)
+from ml.retrieval.evaluation.evaluate import MetricValues, applying, metric_bootstraps
 from ml.retrieval.evaluation.ranks import (
     Gallery,
     Queries,
@@ -249,7 +245,7 @@ def _by_metric(
     bootstraps = metric_bootstraps(values_a, tracks, resamples=config.resamples, seed=config.seed)
     differences = []
     for metric, bootstrap in bootstraps.items():
-        statistic = METRICS[metric]
+        statistic = RETRIEVAL[metric].statistic
         a, b = applying(values_a[metric]), applying(values_b[metric])
         differences.append(
             MetricDifference(

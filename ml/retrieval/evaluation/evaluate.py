@@ -30,6 +30,7 @@ import numpy as np
 
 from ml.artifacts import Artifact, DataLayout
 from ml.device import Precision
+from ml.metrics import LOWER_IS_BETTER, MAIN, RETRIEVAL
 from ml.retrieval.embeddings.files import (
     MEANS,
     Embeddings,
@@ -41,9 +42,6 @@ from ml.retrieval.embeddings.files import (
 from ml.retrieval.embeddings.source import seen_of_corpus
 from ml.retrieval.evaluation.lookup import lookup_values
 from ml.retrieval.evaluation.ranks import (
-    RECALL_AT,
-    WITHIN_CATEGORY,
-    WITHIN_LABEL,
     Answers,
     Gallery,
     Queries,
@@ -65,8 +63,8 @@ from ml.scores.files import (
     score_row,
     write_queries,
 )
-from ml.scores.intervals import Statistic, TrackBootstrap
-from ml.scores.text import LOWER_IS_BETTER, swapped_notes, within_notes
+from ml.scores.intervals import TrackBootstrap
+from ml.scores.text import swapped_notes, within_notes
 from ml.scores.tracking import log_scores, tracking_runs
 
 if TYPE_CHECKING:
@@ -86,16 +84,6 @@ SEEN = "-seen"
 """Added to the name of an evaluation: over tracks that a model has seen in training."""
 REFERENCES = ("untrained", "spectrum", LABEL)
 """What the other models are compared with: what needs no learning."""
-METRICS: dict[str, Statistic] = {
-    WITHIN_LABEL: "mean",
-    WITHIN_CATEGORY: "mean",
-    **{f"recall@{k}": "mean" for k in RECALL_AT},
-    "normalized_rank_mean": "mean",
-    "normalized_rank_median": "median",
-    "right_instrument": "mean",
-    "right_song": "mean",
-}
-"""What is reported, in this order, and how queries are summed up."""
 
 MetricValues = Mapping[str, np.ndarray]
 """Metric → (query,) percent; NaN where it does not apply to a query."""
@@ -259,7 +247,7 @@ def evaluate_retrieval(
 def metric_bootstraps(
     values: MetricValues, tracks: np.ndarray, *, resamples: int, seed: int
 ) -> dict[str, TrackBootstrap]:
-    """Draw tracks for each metric of ``METRICS`` that applies to a query at least.
+    """Draw tracks for each metric of retrieval that applies to a query at least.
 
     Args:
         values: of any model: to which queries a metric applies does not depend on the model.
@@ -267,7 +255,7 @@ def metric_bootstraps(
         resamples: number of draws.
         seed: of the draws.
     """
-    applies = {metric: ~np.isnan(values[metric]) for metric in METRICS}
+    applies = {metric: ~np.isnan(values[metric]) for metric in RETRIEVAL}
     return {
         metric: TrackBootstrap(tracks[chosen], resamples=resamples, seed=seed)
         for metric, chosen in applies.items()
@@ -392,7 +380,7 @@ def _score_rows(
         own = {**header, "evaluation": evaluation, "model": name}
         for metric in (metric for metric in bootstraps if metric in values[name]):
             bootstrap, each = bootstraps[metric], applying(values[name][metric])
-            interval = bootstrap.interval(each, METRICS[metric])
+            interval = bootstrap.interval(each, RETRIEVAL[metric].statistic)
             yield score_row(own, metric, interval, n_queries=len(each), chance=chance[metric])
     if evaluation == EVALUATION:
         yield from _paired_rows(header, values, bootstraps)
@@ -423,7 +411,7 @@ def _difference_rows(
     """Make the row of each metric that both have: ``values`` minus ``others``, by query."""
     for metric in (m for m in bootstraps if m in values and m in others):
         each, other = applying(values[metric]), applying(others[metric])
-        interval = bootstraps[metric].difference(each, other, METRICS[metric])
+        interval = bootstraps[metric].difference(each, other, RETRIEVAL[metric].statistic)
         yield score_row(header, metric, interval, n_queries=len(each), chance=0.0)
 
 
@@ -477,7 +465,7 @@ def _summary(
     rows: Sequence[Mapping[str, Any]], n_seen: int, gallery: Gallery, queries: Queries
 ) -> dict[str, Any]:
     """Pick recall and ranks of each model under one conditioning, for people."""
-    shown = ("recall@1", "recall@10", "normalized_rank_mean", WITHIN_LABEL)
+    shown = {"recall@1", *MAIN}
     evaluation = rows[0]["evaluation"]
     first = [row for row in rows if row["evaluation"] == evaluation]
     is_seen = evaluation.endswith(SEEN)

@@ -35,6 +35,7 @@ import numpy as np
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, read_manifest
 from ml.labels.encoder import LabelEncoder
+from ml.metrics import METRICS
 from ml.parquet import read_table
 from ml.retrieval.embeddings.files import GALLERY, read_embedding_manifest
 from ml.retrieval.evaluation.evaluate import EVALUATION as RETRIEVAL
@@ -66,7 +67,7 @@ from ml.scores.files import (
     write_rows,
 )
 from ml.scores.files import MADE_BY as SCORED_BY
-from ml.scores.intervals import Interval, Statistic, TrackBootstrap
+from ml.scores.intervals import Interval, TrackBootstrap
 
 EVALUATION = "instruments"
 INSTRUMENTS, CONFUSION = "instruments.parquet", "confusion.parquet"
@@ -91,12 +92,7 @@ UNIONS = {
     "right_category_and_track": (0, 1, 2),
 }
 """Metrics that are sums of ``SHARES``, by their places."""
-BY_PRESENCE: dict[str, Statistic] = {
-    "recall@1": "mean",
-    "recall@10": "mean",
-    "normalized_rank_mean": "mean",
-    "normalized_rank_median": "median",
-}
+BY_PRESENCE = ("recall@1", "recall@10", "normalized_rank_mean", "normalized_rank_median")
 """What is measured per presence group."""
 INSTRUMENT_COLUMNS = {
     **dict.fromkeys(("model", "conditioning", "instrument", "category"), TEXT),
@@ -366,12 +362,12 @@ def _presence_rows(
     for group in (group for group in PRESENCES if group in groups):
         chosen = groups == group
         bootstrap = TrackBootstrap(tracks[chosen], **draws)
-        for metric, statistic in BY_PRESENCE.items():
+        for metric in BY_PRESENCE:
             each = values[metric][chosen]
             interval = (
                 share_interval(bootstrap, each)
                 if metric.startswith("recall")
-                else bootstrap.interval(each, statistic)
+                else bootstrap.interval(each, METRICS[metric].statistic)
             )
             name = f"{metric}/{group}"
             yield score_row(header, name, interval, n_queries=len(each), chance=chance[metric])

@@ -28,16 +28,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ml.metrics import RECALL_AT
 from ml.retrieval.embeddings.files import Embeddings, vectors_of
 from ml.retrieval.evaluation.ranks import (
-    RECALL_AT,
     TIE_TOLERANCE,
     Answers,
     Gallery,
     Queries,
     answer_queries,
     answer_values,
-    query_vectors,
+    predicted_vectors,
     within_values,
 )
 from ml.scores.files import LABEL
@@ -75,7 +75,7 @@ def lookup_values(
 
 def _hybrid_answers(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> Answers:
     """Rank the gallery by song part and instrument part, the asked text standing for the latter."""
-    vectors, stems = query_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
+    vectors, stems = predicted_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
     song_share, *shares = embeddings.manifest["part_shares"]
     width, known = vectors.shape[1] // (1 + len(shares)), 1 - song_share
     stems = stems.astype(np.float64)

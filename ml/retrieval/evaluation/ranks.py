@@ -42,13 +42,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml.artifacts import ArtifactError
+from ml.metrics import RECALL_AT, WITHIN_CATEGORY, WITHIN_LABEL
 from ml.retrieval.embeddings.files import ROW_BLOCK, Embeddings, unit_rows, vectors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RECALL_AT = (1, 5, 10)
-WITHIN_LABEL, WITHIN_CATEGORY = "within_label_rank", "within_category_rank"
 WITHIN_CHANCE = 50.0
 TIE_TOLERANCE = 8 * 2.0**-24
 """Cosines closer than this are equal: 8 ulp of float32 just below 1."""
@@ -229,7 +228,7 @@ def answer_queries(
         embeddings: of the model.
         first: (stem,) the text of each stem: those with the target's own come before all others.
     """
-    vectors, stems = query_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
+    vectors, stems = predicted_vectors(gallery, queries, embeddings), vectors_of(embeddings.gallery)
     if first is None:
         ranks, nearest = ranks_and_nearest(vectors, stems, queries.targets)
     else:
@@ -242,7 +241,7 @@ def answer_queries(
     return Answers(ranks=ranks, nearest=nearest, within=within)
 
 
-def query_vectors(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> np.ndarray:
+def predicted_vectors(gallery: Gallery, queries: Queries, embeddings: Embeddings) -> np.ndarray:
     """Look up what one model predicted from the mix of each query: (query, dim)."""
     place = {stem: i for i, stem in enumerate(embeddings.queries["stem_id"].to_pylist())}
     mixes = queries.targets if queries.mixes is None else queries.mixes

@@ -1,6 +1,6 @@
 """A mix as people give it (file, array, several stems): its chunks, and what a model makes of them.
 
-``read_chunks`` → ``MixChunks`` (waveforms) → ``query_vectors`` → ``ChunkVectors``. An example stem
+``read_chunks`` → ``MixChunks`` (waveforms) → ``predict_chunks`` → ``ChunkVectors``. An example stem
 goes the same way, through ``stem_vectors``.
 """
 
@@ -119,7 +119,7 @@ def hear_mix(mix: Mix, array_hz: int) -> Music:
     return hear(mix_parts([_read(part, RATE_HZ) for part in _parts(mix, array_hz)]))
 
 
-def query_vectors(
+def predict_chunks(
     model: EmbeddingModel, chunks: MixChunks, instrument: str, vector: np.ndarray | None
 ) -> ChunkVectors:
     """Predict the stem that a mix lacks, chunk by chunk.

@@ -34,18 +34,21 @@ from ml.retrieval.queries.by_label import (
 from ml.retrieval.queries.candidates import (
     Candidate,
     Found,
+    Place,
     candidates_of,
     fold_variants,
     owner_of,
+    places_alone,
+    places_with_mix,
+    sounding_place,
 )
 from ml.retrieval.queries.mix import (
     ChunkVectors,
     Mix,
-    query_vectors,
+    predict_chunks,
     read_chunks,
     stem_vectors,
 )
-from ml.retrieval.queries.places import Place, places_alone, places_with_mix, sounding_place
 from ml.retrieval.queries.stem_files import StemFiles
 from ml.retrieval.tables.database import database_uri, sql_text
 from ml.retrieval.tables.search import Hit, Row, StemChunks, StemTables, TableRows, label_filter
@@ -340,7 +343,7 @@ class StemRetriever:
         text = MUSIC if instrument is None else _not_blank(instrument)
         chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
         vector = None if self.model.condition_dim is None else self.encode_texts([text])[0]
-        return query_vectors(self.model, chunks, text, vector)
+        return predict_chunks(self.model, chunks, text, vector)
 
     def _search_named(
         self, vector: np.ndarray, instrument: str, k: int, *, where: str | None, **filters: Any

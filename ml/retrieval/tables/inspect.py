@@ -28,7 +28,6 @@ from ml.retrieval.tables.database import (
 from ml.retrieval.tables.index import IndexTuning, read_tuning
 from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows, publication_folder
 from ml.settings import Settings
-from ml.tracks import NO_STEMS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,11 +178,8 @@ def searched_corpora(settings: Settings) -> list[str]:
     """
     if settings.promotion.gallery:
         return list(settings.promotion.gallery)
-    return [
-        name
-        for name, corpus in settings.corpora.items()
-        if corpus.kind not in NO_STEMS and (settings.layout.tracks(name) / MANIFEST_NAME).is_file()
-    ]
+    names = settings.corpora_with_stems
+    return [name for name in names if (settings.layout.tracks(name) / MANIFEST_NAME).is_file()]
 
 
 def published_corpora(layout: DataLayout, model_id: str) -> list[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, find_current, fingerprint, finish
@@ -78,8 +78,8 @@ def publish_corpus(layout: DataLayout, model_id: str, corpus: str) -> Artifact:
         return replace(current, summary={**current.summary, "uri": uri})
     folder = layout.embeddings(model_id, corpus)
     for name, file_name in ((CHUNK_TABLE, CHUNKS), (STEM_TABLE, GALLERY)):
-        path = folder / file_name
-        merge_file(uri, name, path, corpus=corpus, model_id=model_id, music=music)
+        rows = folder / file_name
+        merge_corpus(uri, name, rows, corpus=corpus, model_id=model_id, music=music)
     optimize_tables(uri)
     with lock(layout.lancedb / model_id / ".lock", waits=True):
         return finish(record, identity, kinds.PUBLICATION, summary={"uri": uri, **counts})
@@ -105,95 +105,49 @@ def publication_folder(layout: DataLayout, model_id: str, corpus: str = "") -> P
     return layout.lancedb / model_id / "published" / corpus
 
 
-def merge_corpus(uri: str, name: str, rows: pa.Table, *, corpus: str, model_id: str) -> None:
+class Rows(Protocol):
+    """Rows of a corpus; a ``pyarrow.Table`` is one, or what lets them pass by."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of ``gallery.parquet`` or ``chunks.parquet``."""
+        ...
+
+    def to_batches(self) -> Iterable[pa.RecordBatch]:
+        """Make them; anew for each try when others write at the same time."""
+        ...
+
+
+def merge_corpus(
+    uri: str,
+    name: str,
+    rows: Rows | Path,
+    *,
+    corpus: str,
+    model_id: str,
+    music: Mapping[str, TrackMusic] | None = None,
+) -> None:
     """Make ``rows`` all that a table holds of a corpus, in one version; made if need be.
 
     Args:
         uri: the database.
         name: the table.
-        rows: columns of ``gallery.parquet`` or ``chunks.parquet``, all of this corpus.
+        rows: all of this corpus; of a Parquet file a few thousand are in memory at a time.
         corpus: whose rows are replaced.
         model_id: whose vectors these are; kept with the table.
-
-    Raises:
-        ArtifactError: the table is there with other columns, another dimension or another model's
-            vectors; or others write to it without a pause.
-    """
-    merge_batches(uri, name, rows.schema, rows.to_batches, corpus=corpus, model_id=model_id)
-
-
-def merge_file(
-    uri: str,
-    name: str,
-    path: Path,
-    *,
-    corpus: str,
-    model_id: str,
-    music: Mapping[str, TrackMusic] | None = None,
-) -> None:
-    """Merge as ``merge_corpus`` the rows of a Parquet file, a few thousand in memory at a time.
-
-    Args:
-        uri: the database.
-        name: the table.
-        path: the file.
-        corpus: whose rows are replaced.
-        model_id: whose vectors these are.
         music: what was heard in its tracks, by their ids.
 
     Raises:
-        ArtifactError: as ``merge_corpus``; or the file is missing or damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    unreadable: list[Exception] = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS)
-        except (pa.ArrowException, OSError) as error:
-            unreadable.append(error)  # of what comes out of the merge one cannot tell what it was
-            raise
-
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
-    try:
-        merge_batches(uri, name, schema, batches, corpus=corpus, model_id=model_id, music=music)
-    except (pa.ArrowException, OSError, RuntimeError):
-        if not unreadable:
-            raise
-        raise _damaged(path, unreadable[0]) from None
-
-
-def merge_batches(
-    uri: str,
-    name: str,
-    schema: pa.Schema,
-    batches: Callable[[], Iterator[pa.RecordBatch] | list[pa.RecordBatch]],
-    *,
-    corpus: str,
-    model_id: str,
-    music: Mapping[str, TrackMusic] | None = None,
-) -> None:
-    """Merge as ``merge_corpus`` rows that pass by, a batch in memory at a time.
-
-    Args:
-        uri: the database.
-        name: the table.
-        schema: of the batches.
-        batches: makes them, anew for each try when others write at the same time.
-        corpus: whose rows are replaced.
-        model_id: whose vectors these are.
-        music: as for ``merge_file``.
-
-    Raises:
-        ArtifactError: as ``merge_corpus``.
+        ArtifactError: the table is there with other columns, another dimension or another model's
+            vectors; others write to it without a pause; or the file is missing or damaged.
     """
     import pyarrow as pa
 
+    unreadable: list[ArtifactError] = []
+    if isinstance(rows, Path):
+        schema, batches = _open(rows, unreadable)
+    else:
+        schema, batches = rows.schema, rows.to_batches
     keyed = _keyed_schema(schema, model_id)
     table = ensure_table(uri, name, keyed)
     _add_music_columns(table, keyed)
@@ -206,10 +160,36 @@ def merge_batches(
     )
 
     def write() -> None:
-        rows = (_with_key(batch, keyed, music or {}) for batch in batches())
-        merge.execute(pa.RecordBatchReader.from_batches(keyed, rows))
+        keyed_rows = (_with_key(batch, keyed, music or {}) for batch in batches())
+        merge.execute(pa.RecordBatchReader.from_batches(keyed, keyed_rows))
 
-    commit(table, write)
+    try:
+        commit(table, write)
+    except (pa.ArrowException, OSError, RuntimeError):
+        if not unreadable:
+            raise
+        raise unreadable[0] from None
+
+
+def _open(
+    path: Path, unreadable: list[ArtifactError]
+) -> tuple[pa.Schema, Callable[[], Iterator[pa.RecordBatch]]]:
+    """Open a Parquet file; what makes its batches notes there why it cannot."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from pq.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS)
+        except (pa.ArrowException, OSError) as error:
+            # Of what comes out of the merge one cannot tell what it was.
+            unreadable.append(_damaged(path, error))
+            raise
+
+    try:
+        return pq.read_schema(path), batches
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
 
 
 def count_rows(uri: str, name: str, corpus: str) -> int:

@@ -21,7 +21,6 @@ from ml.beats.scores import (
     PRECISION,
     PUBLISHED,
     TEMPO_CLASSES,
-    TRACK_SCORES_METRICS,
     TRIM_S,
     Activation,
     annotation_activation,
@@ -33,6 +32,7 @@ from ml.beats.scores import (
     tempo_class,
 )
 from ml.corpora.readers.beats import beat_frames, read_beat_annotations
+from ml.metrics import BEATS
 
 REFERENCE = os.environ.get("STEMS_REFERENCE", "")
 EVEN = np.arange(0.5, 30, 0.5)
@@ -173,11 +173,11 @@ def test_perfect_activations_score_1_and_say_what_chance_is(mel_input, make_trac
     track = ProbeTrack(**{**track.__dict__, "beats": steady})
     activation = Activation(values=annotation_activation(track), peak_threshold=0.9)
     values = score_track(track, activation, DBNBeatDecoder(FPS))
-    assert set(values) == set(TRACK_SCORES_METRICS)
+    assert set(values) == set(BEATS)
     assert min(values.values()) > 0.95  # the network may add a beat at the end
     assert values["peak_f_measure"] == values[PRECISION] == 1
     chance = chance_scores(track)
-    assert set(chance) == set(TRACK_SCORES_METRICS)
+    assert set(chance) == set(BEATS)
     assert chance["f_measure"] == 0  # 120 bpm, but 0.2 s beside every beat
     assert chance[PRECISION] == pytest.approx(39 / (1000 - 2 * 39))
 

@@ -10,6 +10,7 @@ from ml import kinds
 from ml.artifacts import DataLayout, finish
 from ml.cli.main import main
 from ml.cli.report import print_scores
+from ml.metrics import RETRIEVAL
 from ml.scores.files import write_queries, write_scores
 from ml.scores.intervals import INTERVALS_SAID
 from ml.scores.text import glance_lines, swapped_notes, table_lines
@@ -117,6 +118,9 @@ def test_without_a_mix_of_another_track_the_full_table_says_why(
 
 
 def test_many_metrics_become_rows() -> None:
+    of_retrieval = table_lines("retrieval", [row("film", name, 100.0) for name in RETRIEVAL])
+    assert of_retrieval[2].split() == ["film", *["100.0"] * len(RETRIEVAL)]  # all beside each other
+    assert max(map(len, of_retrieval)) <= 120
     rows = [row(model, f"metric-{i}", float(i)) for model in ("film", "clap") for i in range(10)]
     lines = table_lines("instruments", rows)
     assert lines[1].split() == ["film", "clap", "chance"]

@@ -18,12 +18,13 @@ from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
 from ml.labels.encoders import build_label_encoder
 from ml.locks import LockedError, lock
 from ml.models.stem_jepa import load_model
+from ml.settings import TrainingSettings
 from ml.shards.reader import ShardPairs
 from ml.training.config import LoopConfig, training_config
 from ml.training.execution import measure_statistics
 from ml.training.loop import NonFiniteLossError, build_state, train
 from ml.training.models import read_models
-from ml.training.runs import open_run, train_preset, trained_model
+from ml.training.runs import open_run, run_options, train_preset, trained_model
 
 CPU = torch.device("cpu")
 
@@ -41,6 +42,18 @@ def assert_equal_weights(one: Path, two: Path):
 
 class _KilledError(Exception):
     pass
+
+
+def test_overrides_of_both_phases_leave_to_phase_2_what_phase_1_cannot_have():
+    of_both = {"steps": 3, "objective.ema_start": 0.9}
+    of_phase_2 = {"model.predictor.hidden": 32, "model.song_share": 0.5}
+    training = TrainingSettings(overrides=of_both | of_phase_2)
+    assert run_options(training, "contrastive").get("overrides") == of_both
+    assert run_options(training, "two-part").get("overrides") == of_both | of_phase_2
+    training_config("contrastive", overrides=of_both)
+    wrong = TrainingSettings(overrides={"model.predictor.hiden": 32})
+    with pytest.raises(ValueError, match="did you mean 'hidden'"):
+        run_options(wrong, "contrastive")
 
 
 LEADS = {

@@ -82,6 +82,9 @@ def test_a_killed_and_resumed_run_is_one_run_with_each_step_once(home, small, mo
     ]
     assert [m.step for m in history] == [line["step"] for line in recorded] == [1, 2, 3, 4, 5, 6]
     assert [m.value for m in history] == [line["metrics"]["contrastive/loss"] for line in recorded]
+    (artifact.path.parent / "mlflow.json").unlink()  # as where the folder was deleted
+    sync_run(artifact.path.parent, uri=uri, experiment="stems")
+    assert client.get_metric_history(info.info.run_id, "contrastive/loss") == history
 
 
 def assert_dataset(run, layout, fingerprints, place=None):

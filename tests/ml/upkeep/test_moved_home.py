@@ -16,7 +16,7 @@ from ml.corpora.corpus import open_corpus
 from ml.corpora.label_embeddings import build_label_embeddings, read_label_vectors
 from ml.corpora.table import build_corpus_tracks
 from ml.labels.encoders import build_label_encoder
-from ml.mlflow_store import find_or_make_experiment, mlflow_client
+from ml.mlflow_store import find_or_make_experiment, mend_moved_store, mlflow_client
 from ml.models.stem_jepa import load_model
 from ml.retrieval.champion.promotion import promote
 from ml.retrieval.embeddings.build import embed_corpus
@@ -27,7 +27,6 @@ from ml.shards.build import ShardConfig, build_shards
 from ml.training.models import read_models
 from ml.training.runs import train_preset
 from ml.training.tracking import mlflow_tracker
-from ml.upkeep.migrate import mend_moved_store
 
 CONFIG = """
 corpora: {demo: {kind: demo, root: corpora/demo}}

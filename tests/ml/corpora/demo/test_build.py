@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ml.corpora.corpus import open_corpus
-from ml.corpora.demo.build import build_demo_corpora, write_wav
-from ml.corpora.demo.reader import DemoCorpus
+from ml.corpora.demo.build import DemoCorpus, build_demo_corpora, write_wav
 from ml.corpora.demo.songs import DemoConfig, make_song, render_dry
 from ml.tracks import CorpusError
 

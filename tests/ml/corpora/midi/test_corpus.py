@@ -16,7 +16,7 @@ from ml.artifacts import DataLayout
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
 from ml.corpora.midi.corpus import MidiCorpus
-from ml.corpora.midi.programs import PROGRAMS, drum_labels, program_labels
+from ml.corpora.midi.renderings import PROGRAMS, drum_labels, program_labels
 from ml.corpora.registration import register_corpus, render_missing
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.labels.taxonomy import CATEGORIES

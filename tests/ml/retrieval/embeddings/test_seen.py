@@ -9,9 +9,6 @@ from ml.artifacts import DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.retrieval.embeddings.source import (
-    BY_CONTENT,
-    BY_ID,
-    BY_NAME,
     seen_of_corpus,
     seen_tracks,
 )
@@ -40,20 +37,20 @@ def training_track(**known: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        ({"corpus": "new", "track_id": "one"}, {"one": BY_ID}),
-        ({"track_id": "one"}, {}),  # the same id in another corpus is another track
-        ({"content_hash": "h2"}, {"two": BY_CONTENT}),
-        ({"content_hash": ["h0", "h4"]}, {"three": BY_CONTENT}),
-        ({"content_hash": None}, {}),
-        ({"artist": "A CLASSIC EDUCATION", "title": "Night Owl"}, {"three": BY_NAME}),
-        ({"artist": "A Band", "title": "Second (feat. Somebody)"}, {"two": BY_NAME}),
-        ({"artist": "A Band", "title": "Third"}, {}),
-        ({"artist": None, "title": "Untitled"}, {}),
-        ({"artist": "A Band", "title": "Fifth"}, {}),  # silent: no query
+        ({"corpus": "new", "track_id": "one"}, {"one"}),
+        ({"track_id": "one"}, set()),  # the same id in another corpus is another track
+        ({"content_hash": "h2"}, {"two"}),
+        ({"content_hash": ["h0", "h4"]}, {"three"}),
+        ({"content_hash": None}, set()),
+        ({"artist": "A CLASSIC EDUCATION", "title": "Night Owl"}, {"three"}),
+        ({"artist": "A Band", "title": "Second (feat. Somebody)"}, {"two"}),
+        ({"artist": "A Band", "title": "Third"}, set()),
+        ({"artist": None, "title": "Untitled"}, set()),
+        ({"artist": "A Band", "title": "Fifth"}, set()),  # silent: no query
     ],
 )
 def test_a_track_is_seen_by_id_content_or_name(
-    table: pl.DataFrame, known: dict[str, Any], expected: dict[str, str]
+    table: pl.DataFrame, known: dict[str, Any], expected: set[str]
 ) -> None:
     assert seen_tracks(table, [training_track(**known)]) == expected
 
@@ -92,8 +89,8 @@ def test_names_are_looked_up_in_the_home(
         build_corpus_tracks(name, open_corpus("manifest", csv), layout)
     trained_on = [{"corpus": "old", "track_id": "song", "content_hash": ["?"]}]
     table = read_corpus_tracks(layout, "new")
-    assert seen_tracks(table, trained_on) == {}
-    assert seen_tracks(table, trained_on, layout) == {"song": BY_NAME}
+    assert seen_tracks(table, trained_on) == set()
+    assert seen_tracks(table, trained_on, layout) == {"song"}
     assert seen_of_corpus("new", layout, [[], trained_on]) == {"song"}
     elsewhere = [{"corpus": "never scanned", "track_id": "song"}]
-    assert seen_tracks(table, elsewhere, layout) == {}
+    assert seen_tracks(table, elsewhere, layout) == set()

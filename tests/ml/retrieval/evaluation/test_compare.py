@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ml.artifacts import ArtifactError, DataLayout, read_json, write_json
+from ml.metrics import RETRIEVAL
 from ml.mlflow_store import find_or_make_experiment, mlflow_client
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.evaluation.compare import ComparisonConfig, compare_models, config_difference
-from ml.retrieval.evaluation.evaluate import METRICS, evaluate_retrieval
+from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 from ml.scores.files import read_scores
 from ml.training.models import FoundModel, embedded_corpora, find_model
 
@@ -43,7 +44,7 @@ def test_differences_are_those_of_the_paired_scores(embedded: DataLayout):
         20,
         0,
     )
-    assert [row.metric for row in corpus.metrics] == list(METRICS)
+    assert [row.metric for row in corpus.metrics] == list(RETRIEVAL)
     evaluate_retrieval("songs", embedded, {"good": "id-good", "bad": "id-bad"}, resamples=200)
     scores = {
         (row["model"], row["metric"]): row

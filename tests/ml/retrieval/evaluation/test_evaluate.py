@@ -10,10 +10,11 @@ import soundfile
 from ml.artifacts import ArtifactError, DataLayout
 from ml.corpora.corpus import open_corpus
 from ml.corpora.table import build_corpus_tracks
+from ml.metrics import RETRIEVAL
 from ml.parquet import read_table
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.embeddings.files import read_embeddings
-from ml.retrieval.evaluation.evaluate import METRICS, evaluate_retrieval
+from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 from ml.retrieval.evaluation.ranks import common_queries, retrieval_scores
 from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import SCORE_COLUMNS, read_scores
@@ -35,7 +36,7 @@ def test_scores_follow_from_the_ranks(layout: DataLayout, band_model: Any) -> No
     queries = read_table(artifact.path / "queries.parquet").to_pylist()
     assert len(queries) == 8
     scores = scores_of(layout, "untrained")
-    assert set(scores) == set(METRICS)
+    assert set(scores) == set(RETRIEVAL)
     ranks = np.array([row["rank"] for row in queries])
     for metric, value in retrieval_scores(ranks, 8).items():
         assert scores[metric]["value"] == pytest.approx(value)
@@ -60,7 +61,7 @@ def test_rows_that_know_the_labels_stand_beside_the_models(
     names = {name: f"id-{name}" for name in ("untrained", "contrastive")}
     artifact = evaluate_retrieval("songs", layout, names)
     label = scores_of(layout, "label")
-    assert set(METRICS) - set(label) == {"normalized_rank_median"}
+    assert set(RETRIEVAL) - set(label) == {"normalized_rank_median"}
     assert label["recall@1"]["value"] == pytest.approx(25)  # one of four basses or guitars
     assert label["recall@5"]["value"] == 100
     assert label["normalized_rank_mean"]["value"] == pytest.approx(100 * 2.5 / 8)

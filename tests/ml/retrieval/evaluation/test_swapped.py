@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ml.artifacts import DataLayout
+from ml.metrics import RETRIEVAL
 from ml.retrieval.embeddings.build import embed_corpus
-from ml.retrieval.evaluation.evaluate import METRICS, evaluate_retrieval
+from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 from ml.retrieval.evaluation.ranks import Gallery, Queries
 from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import read_scores
@@ -95,7 +96,7 @@ def test_who_listens_loses_and_who_does_not_loses_nothing(
 
     # with the mix of another song the bass of that song is first, the three others tie
     swapped, loss = (rows_of(layout, evaluation, "film") for evaluation in (SWAPPED, LOSS))
-    assert set(swapped) == set(loss) == set(METRICS)
+    assert set(swapped) == set(loss) == set(RETRIEVAL)
     expected = {
         "recall@1": (0, 100),
         "recall@5": (100, 0),

@@ -23,7 +23,6 @@ from ml.retrieval.tables.publish import (
     database_uri,
     hear_gallery,
     merge_corpus,
-    merge_file,
     publish_corpus,
 )
 from ml.retrieval.tables.search import StemTables, music_filter
@@ -114,7 +113,7 @@ def test_a_file_is_merged_as_its_rows_are(tmp_path: Path) -> None:
     write_table(table, tmp_path / "gallery.parquet")
     merge_corpus(str(tmp_path / "one"), STEM_TABLE, table, corpus="a", model_id="m")
     uri = str(tmp_path / "two")
-    merge_file(uri, STEM_TABLE, tmp_path / "gallery.parquet", corpus="a", model_id="m")
+    merge_corpus(uri, STEM_TABLE, tmp_path / "gallery.parquet", corpus="a", model_id="m")
     one, two = (opened(uri).to_arrow().sort_by("key") for uri in (str(tmp_path / "one"), uri))
     assert one.equals(two, check_metadata=True)
     assert opened(uri).version == 2
@@ -128,12 +127,12 @@ def test_a_damaged_file_changes_nothing(tmp_path: Path, keep: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
     with pytest.raises(ArtifactError, match=r"gallery\.parquet is missing or damaged .*again"):
-        merge_file(uri, STEM_TABLE, path, corpus="a", model_id="m")
+        merge_corpus(uri, STEM_TABLE, path, corpus="a", model_id="m")
     middle = bytearray(content)
     middle[100:200] = bytes(100)
     path.write_bytes(bytes(middle))
     with pytest.raises(ArtifactError, match=r"gallery\.parquet is missing or damaged"):
-        merge_file(uri, STEM_TABLE, path, corpus="a", model_id="m")
+        merge_corpus(uri, STEM_TABLE, path, corpus="a", model_id="m")
     assert opened(uri).count_rows() == 3
 
 
@@ -196,7 +195,7 @@ def test_a_table_from_before_tempo_and_key_gets_both_with_its_next_publication(
         pitched=["song/it's 1"],
     )
     path = tmp_path / "gallery.parquet"
-    merge_file(uri, STEM_TABLE, path, corpus="new", model_id="m", music={"song": heard})
+    merge_corpus(uri, STEM_TABLE, path, corpus="new", model_id="m", music={"song": heard})
     read = {
         row["key"]: (row["bpm"], row["musical_key"]) for row in opened(uri).to_arrow().to_pylist()
     }

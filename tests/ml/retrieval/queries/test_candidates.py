@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ml.retrieval.queries.candidates import Place, places_alone, places_with_mix
 from ml.retrieval.queries.mix import ChunkVectors
-from ml.retrieval.queries.places import Place, places_alone, places_with_mix
 from ml.retrieval.tables.search import StemChunks
 
 
