@@ -32,6 +32,7 @@ training:
   overrides:
     {steps: 4, batch_size: 4, model.encoder.layers: 1, model.chunk_s: 2.0, pairs.chunk_s: 2.0}
 evaluation: {bootstrap_resamples: 100}
+automation: {settled_after_s: 0}
 """
 PREPARED = ("corpus_tracks", "label_embeddings", "stem_shards")
 TRAINED = ("contrastive_encoder", "stem_jepa")
