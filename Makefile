@@ -53,7 +53,7 @@ test-all: $(READY)  ## the tests that `make test` leaves out, the installed whee
 live: $(READY)  ## dagster dev and an MLflow server driven as their users do (about 5 minutes; `make test-all` has them too)
 	$(PYTEST) -rs tests/pipelines/live
 
-soak: $(READY)  ## the tests that take hours
+soak: $(READY)  ## the tests that take long and show once more, with more, what others show (hours)
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
 
 AUDIT := .venv/audit

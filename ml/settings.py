@@ -202,6 +202,7 @@ class AutomationSettings(_Section):
     cron: str = "0 2 * * 6"
     timezone: str = "UTC"
     min_new_hours: float = Field(default=1.0, ge=0)
+    settled_after_s: float = Field(default=60.0, ge=0)
 
 
 class TrackingSettings(_Section):

@@ -2,14 +2,16 @@
 
 ``python -m pipelines.demo --help``. A new home gets the settings of the quick demo, or with
 ``--full`` those of the one whose figures the README gives. All else is as in ``dagster dev``: the
-same jobs, the same home. What is up to date is reused. Imports are inside functions: processes that
-render songs import this module too.
+same jobs, the same home. What is up to date is reused; where all is, no run begins. Imports are
+inside functions: processes that render songs import this module too.
 """
 
 import argparse
+import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 CORPORA = ("demo", "demo-plain", "demo-swapped")
 """Training and held-out songs; the latter without production character; with swapped ones."""
+NOTE_NAME = "demo.json"
+"""In a home: its ``demo_state`` when a demo had ended well, when that was, and what it said."""
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -59,14 +63,18 @@ def install_and_run(args: argparse.Namespace) -> int:
 
 def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) -> int:
     """Build the demo in a home that has its configuration; returns the exit code."""
-    from assets_def.resources import StemsHome
-    from ml.retrieval.queries.example import example_outcome, example_query
     from ml.settings import load_settings
-    from ml.training.models import champion_path
-    from pipelines.execute import execute_in_home
-    from pipelines.run import conclude
 
     settings = load_settings(home, overrides)
+    if said := said_of_what_is_current(settings):
+        print(said)
+        return 0
+    from assets_def.resources import StemsHome  # brings Dagster
+    from ml.retrieval.queries.example import example_outcome, example_query
+    from ml.training.models import champion_path
+    from pipelines.execute import conclusion, execute_in_home, scored_corpora
+    from pipelines.run import conclude
+
     resource = StemsHome(home=str(settings.home), overrides=overrides, workers=workers)
     songs_s = build_songs(settings, resource.processes)
     outcomes = execute_in_home(resource, demo_steps(settings))
@@ -74,7 +82,71 @@ def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) 
     query = None
     if has_answers and (example := example_query(settings, CORPORA[0])):
         query = f"{example.command}\n  {example_outcome(settings, example)}"
-    return conclude(settings, outcomes, timed=[("demo songs", songs_s)], query=query)
+    code = conclude(settings, outcomes, timed=[("demo songs", songs_s)], query=query)
+    if code == 0:
+        note_state(settings, conclusion(settings, scored_corpora(outcomes), query=query))
+    return code
+
+
+def said_of_what_is_current(settings: "Settings") -> str:
+    """Repeat what the last demo of a home said; empty where something has changed since."""
+    from ml.artifacts import read_json
+
+    path = settings.home / NOTE_NAME
+    note = read_json(path) if path.is_file() else {"state": ""}
+    if not note["state"] or note["state"] != demo_state(settings):
+        return ""
+    return (
+        "everything is up to date: settings, program and files are as the demo left them "
+        f"{note['ended']}\n{note['said']}"
+    )
+
+
+def note_state(settings: "Settings", said: str) -> None:
+    """Note that a demo has ended well, and what it said."""
+    from ml.artifacts import write_json
+
+    ended = datetime.now().astimezone().isoformat(" ", "minutes")
+    note = {"state": demo_state(settings), "ended": ended, "said": said}
+    write_json(settings.home / NOTE_NAME, note)
+
+
+def demo_state(settings: "Settings") -> str:
+    """Digest what a demo depends on and what it makes; empty where part of that cannot be seen.
+
+    Files count by path, size and time. Of Dagster and MLflow only their being there counts: they
+    write whenever they are looked at.
+    """
+    from ml.tracks import CorpusError
+
+    layout = settings.layout
+    if "://" in f"{layout.shards_uri} {layout.lancedb_uri}":
+        return ""
+    there = [path.is_dir() for path in (layout.dagster_home / "history", layout.mlflow)]
+    digest = hashlib.blake2b(f"{Path.cwd()} {there} {settings.model_dump_json()}".encode())
+    try:
+        for part in _parts_of_state(settings):
+            digest.update(part)
+    except (CorpusError, OSError):
+        return ""  # what needs it says why
+    return digest.hexdigest()
+
+
+def _parts_of_state(settings: "Settings") -> Iterator[bytes]:
+    """Yield the program, and fingerprints of the corpora and of the folders of artifacts."""
+    from ml import kinds
+    from ml.corpora.corpus import files_fingerprint
+
+    package = Path(__file__).parents[1]
+    for name in ("ml", "assets_def", "pipelines"):
+        yield from (path.read_bytes() for path in sorted((package / name).rglob("*.py")))
+    corpora = {*demo_corpora(settings), *settings.training.corpora, *settings.beats.scored}
+    for corpus in map(settings.corpus, sorted(corpora)):
+        yield files_fingerprint(corpus.kind, corpus.root, corpus.options).encode()
+    made = {kind.folders.split("/")[0] for kind in kinds.KINDS} - {"corpora"}
+    folders = [kinds.SHIPPED, *(settings.home / name for name in sorted(made))]
+    for folder in filter(Path.is_dir, folders):
+        yield files_fingerprint("folder", folder).encode()
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:

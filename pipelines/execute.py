@@ -179,7 +179,7 @@ def _is_dead(process: str | None) -> bool:
 def conclusion(
     settings: Settings,
     corpora: Iterable[str],
-    timed: Sequence[tuple[str, float]],
+    timed: Sequence[tuple[str, float]] = (),
     *,
     query: str | None = None,
 ) -> str:
@@ -192,7 +192,8 @@ def conclusion(
         query: a command that shows what queries do.
     """
     parts = [scores_text(settings, corpora), next_text(settings, query=query)]
-    return "\n\n".join(["", *(part for part in parts if part), times_text(timed)])
+    parts += [times_text(timed)] if timed else []
+    return "\n\n".join(["", *filter(None, parts)])
 
 
 def scores_text(settings: Settings, corpora: Iterable[str]) -> str:

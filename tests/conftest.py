@@ -44,8 +44,8 @@ CHROMIUM_FLAGS = (
 
 
 LONGEST = (
-    *("test_retraining_end_to_end.py", "test_dagster_dev.py", "test_end_to_end.py"),
-    *("test_train_models.py", "test_server.py", "test_cluster.py"),
+    *("test_dagster_dev.py", "test_train_models.py", "test_end_to_end.py"),
+    *("test_retraining_end_to_end.py", "test_table_one.py", "test_server.py", "test_cluster.py"),
 )
 """Files that take minutes, by what one process needs for them."""
 

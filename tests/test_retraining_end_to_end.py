@@ -12,13 +12,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets_def.assets import corpus
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json
 from ml.corpora.demo.build import build_demo_corpora
 from ml.corpora.demo.songs import DemoConfig
 from ml.retrieval.champion.promotion import roll_back
-from ml.training.models import current_champion, read_champion, read_models
+from ml.training.models import current_champion, point_models, read_champion, read_models
 from pipelines.build import build_definitions
 from pipelines.execute import Outcome, execute_in_home
 from pipelines.home import install_home, open_instance
@@ -37,7 +36,7 @@ promotion:
   metric: normalized_rank_mean
   tolerance: 2.0
   requires_mix: false  # 150 steps do not teach a model to listen
-automation: {min_new_hours: 0.0001}
+automation: {min_new_hours: 0.0001, settled_after_s: 0}
 """
 SONGS = DemoConfig(train_songs=8, heldout_songs=30, train_s=8.0, heldout_s=8.0, valid_share=0.25)
 """With few held-out songs intervals of a difference are too wide for any refusal."""
@@ -126,8 +125,19 @@ class Daemon:
 
 
 @pytest.mark.slow
-def test_models_come_and_go(home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(corpus, "SETTLED_AFTER_S", 0.0)
+def test_new_songs_make_the_first_champion(home: Path):
+    (home / "runs").rename(home / "others")
+    (home / "config.yaml").write_text(CONFIG)
+    resource = resource_of(home, NOT_LEARNING)
+    install_home(resource.settings())
+    champion = first_champion_by_the_sensor(resource)
+    (other,) = (home / "others").glob("film-nce-*")
+    a_model_without_a_gallery_is_not_promoted(resource, other, champion)
+
+
+@pytest.mark.soak
+def test_models_come_and_go(home: Path):
+    """Decisions of ``tests/ml/retrieval/champion/test_promotion.py``, as runs in a home."""
     shutil.rmtree(home / "runs")
     shutil.rmtree(home / "corpora" / "demo")
     build_demo_corpora(home / "more", SONGS, workers=1)
@@ -174,6 +184,19 @@ def first_champion_by_the_sensor(resource: StemsHome) -> str:
     assert champion.model_id == current_id(resource)
     assert champion.mlflow_version == "1"
     return champion.model_id
+
+
+def a_model_without_a_gallery_is_not_promoted(
+    resource: StemsHome, other: Path, champion: str
+) -> None:
+    run = other.rename(resource.layout.runs / other.name)
+    point_models(resource.layout, "film-nce", run)
+    (outcome,) = execute_in_home(resource, [DECIDE])
+    assert outcome.status == "done"  # a refusal is no failure
+    said = said_of_champion(resource)
+    assert said["promoted"] is False, said["reason"]
+    assert "gallery incomplete" in said["reason"]
+    assert said["model_id"] == read_champion(resource.layout).model_id == champion
 
 
 def worse_is_not_promoted(resource: StemsHome, champion: str) -> None:

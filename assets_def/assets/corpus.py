@@ -18,8 +18,6 @@ from ml.corpora import label_embeddings as labels
 from ml.corpora import table
 from ml.settings import Settings
 
-SETTLED_AFTER_S = 60.0
-"""For how long files must stay as they are: nobody is copying any more."""
 _log = logging.getLogger(__name__)
 
 with warnings.catch_warnings():
@@ -33,14 +31,14 @@ with warnings.catch_warnings():
         "opened. A corpus that someone is still copying keeps the version that it had.",
     )
     def corpus_files(context: dg.OpExecutionContext, home: StemsHome) -> dg.DataVersionsByPartition:
-        """Look at all corpora, and a minute later again at those that have changed."""
+        """Look at all corpora, and a while later again at those that have changed."""
         settings = home.settings()
         registered = set(context.instance.get_dynamic_partitions(str(corpora.name)))
         names = [name for name in settings.corpora_with_stems if name in registered]
         now = _fingerprints(settings, names)
         changed = [name for name in now if now[name] != _observed(context.instance, name)]
         if changed:
-            time.sleep(SETTLED_AFTER_S)
+            time.sleep(settings.automation.settled_after_s)
         later = {name: now[name] for name in now if name not in changed}
         later |= _fingerprints(settings, changed)
         settled = {name: version for name, version in later.items() if version == now[name]}

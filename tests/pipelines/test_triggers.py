@@ -17,6 +17,7 @@ corpora:
   gtzan: {kind: beats, root: nowhere}
 training: {corpora: [songs]}
 beats: {corpora: [songs]}
+automation: {settled_after_s: 0}
 """
 
 
@@ -54,10 +55,7 @@ class Looks:
 
 
 @pytest.fixture
-def looks(
-    resource: StemsHome, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> Looks:
-    monkeypatch.setattr(corpus, "SETTLED_AFTER_S", 0.0)
+def looks(resource: StemsHome, instance: dg.DagsterInstance) -> Looks:
     return Looks(resource, instance)
 
 

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import random
 import re
+import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ml.artifacts import ArtifactError, DataLayout, crash_point, put
 from ml.locks import lock
@@ -40,6 +43,8 @@ T = TypeVar("T")
 WAITS_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Pauses between tries when commits collide; one try more than pauses."""
 _INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES = 512 << 20, 256 << 20
+_CATALOGS = "lance_namespace_urllib3_client"
+_IMPORTING = threading.Lock()
 _LOCK = ".lock"
 _CONFLICTS = ("conflict", "Incompatible transaction", "concurrent writ")
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
@@ -61,8 +66,7 @@ def is_url(uri: str) -> bool:
 
 def connect(uri: str) -> DBConnection:
     """Connect to LanceDB with bounded caches: by default it keeps 6 GB of an index."""
-    import lancedb
-
+    lancedb = _import_lancedb()
     session = lancedb.Session(
         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
     )
@@ -72,6 +76,28 @@ def connect(uri: str) -> DBConnection:
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     options = {"allow_http": "true"} if endpoint.startswith("http://") else None
     return lancedb.connect(uri, storage_options=options, session=session)
+
+
+def _import_lancedb() -> Any:
+    """Import LanceDB; its client of remote catalogs without checks of arguments.
+
+    Nothing uses that client here, yet it is always imported, and pydantic takes a second to prepare
+    the checks of its 366 methods: a third of a cold query.
+    """
+    with _IMPORTING:
+        if _CATALOGS not in sys.modules:
+            import pydantic
+
+            checked = pydantic.validate_call
+            pydantic.validate_call = lambda function: function  # type: ignore[assignment]
+            try:
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(_CATALOGS)
+            finally:
+                pydantic.validate_call = checked
+    import lancedb
+
+    return lancedb
 
 
 def table_names(uri: str) -> list[str]:
@@ -284,8 +310,7 @@ def _create_table(uri: str, name: str, schema: pa.Schema) -> None:
 
 @contextlib.contextmanager
 def _empty_table(folder: Path | None, name: str, schema: pa.Schema) -> Iterator[Path]:
-    import lancedb
-
+    lancedb = _import_lancedb()
     with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=folder) as aside:
         lancedb.connect(aside).create_table(name, schema=schema)
         yield Path(aside) / f"{name}.lance"

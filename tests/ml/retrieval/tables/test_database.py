@@ -85,8 +85,8 @@ def publish_at_once(uris: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_processes_at_once_make_one_table_and_lose_no_row(tmp_path: Path) -> None:
-    folders = [str(tmp_path / str(i)) for i in range(8)]
-    uris = [*folders, *(f"s3://stems/{i}" for i in range(4))]
+    folders = [str(tmp_path / str(i)) for i in range(4)]
+    uris = [*folders, *(f"s3://stems/{i}" for i in range(2))]
     publish_at_once(uris)
     for uri in uris:
         (table,) = describe_tables(uri)
