@@ -99,7 +99,9 @@ def add_conditioning(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser, default: str = "the champion, else starter") -> None:
     """Add ``--model``; without it the model that answers queries is meant."""
     parser.add_argument(
-        "--model", metavar="NAME|PATH", help=f"model or checkpoint folder (default: {default})"
+        "--model",
+        metavar="NAME|PATH",
+        help=f"model, checkpoint folder, or owner/name on a hub (default: {default})",
     )
 
 

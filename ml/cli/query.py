@@ -9,7 +9,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,9 +242,18 @@ def _save(
     said = f", {len(quieter)} previews turned down to full scale" if quieter else ""
     print(f"{len(rows)} stems saved in {args.save}{said}", file=sys.stderr)
     for row in rows:
-        for note in (row["fit"] or {}).get("notes", ()):
-            print(f"{row['excerpt']}: {note}", file=sys.stderr)
+        if row["fit"] is not None:
+            print(f"{row['excerpt']}: {_fit_text(row['fit'])}", file=sys.stderr)
     return rows
+
+
+def _fit_text(fit: Mapping[str, Any]) -> str:
+    changes = [
+        f"{fit['speed']:.2f} times as fast" if fit["speed"] != 1 else None,
+        f"{fit['semitones']:+d} semitones" if fit["semitones"] else None,
+        *fit["notes"],
+    ]
+    return "; ".join(filter(None, changes)) or "as it is"
 
 
 def _fit_of(args: argparse.Namespace, files: StemFiles, rate_hz: int) -> Callable[[Candidate], Fit]:

@@ -240,7 +240,7 @@ def _add_export(verbs: argparse._SubParsersAction) -> None:
             "stems export two-part models/two-part    # then: hf upload OWNER/NAME models/two-part"
         ),
     )
-    parser.add_argument("model", metavar="MODEL", help="a name, a run, a checkpoint folder, an id")
+    parser.add_argument("model", metavar="MODEL", help="a name, a run, a folder, an id, a hub's")
     parser.add_argument(
         "out", type=Path, metavar="DIR", help="the folder to write; only an export is replaced"
     )

@@ -123,10 +123,9 @@ def _write_files(
         stored = tensor.to(types.get(name, tensor.dtype))
         tensors[name] = stored if torch.equal(stored.to(tensor.dtype), tensor) else tensor
     weights = save(tensors)
-    built = json.dumps(jsonable(config), sort_keys=True)
     manifest = {
         "format_version": kinds.MODEL.format_version,
-        "model_id": hashlib.sha256(built.encode() + weights).hexdigest()[:16],
+        "model_id": _model_id(config, weights),
         "phase": model.config.phase,
         **origin,
     }
@@ -134,6 +133,11 @@ def _write_files(
     write_json(folder / CONFIG_NAME, config)
     write_json(folder / MANIFEST_NAME, manifest)
     return manifest
+
+
+def _model_id(config: Any, weights: bytes) -> str:
+    built = json.dumps(jsonable(config), sort_keys=True)
+    return hashlib.sha256(built.encode() + weights).hexdigest()[:16]
 
 
 def card_text(
@@ -191,7 +195,8 @@ def pretrained_folder(name: str | Path, **options: Any) -> Path:
         ArtifactError: it is neither, the hub cannot be reached, or the folder holds no model.
     """
     folder = Path(name).expanduser()
-    if not folder.exists():
+    is_here = folder.exists()
+    if not is_here:
         folder = _downloaded(str(name), options)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if missing := [file for file in FILES if file not in found]:
@@ -200,7 +205,21 @@ def pretrained_folder(name: str | Path, **options: Any) -> Path:
             f"{', '.join(found[:5]) or 'nothing'}); expected a folder that 'stems export MODEL "
             "DIR' wrote (weights in safetensors; pickled ones are never loaded)"
         )
+    if not is_here:
+        _check_id(folder)
     return folder
+
+
+def _check_id(folder: Path) -> None:
+    """Refuse what strangers call by another id than its files have: folders are named by it."""
+    config, weights = read_object(folder / CONFIG_NAME), (folder / WEIGHTS_NAME).read_bytes()
+    said, own = read_object(folder / MANIFEST_NAME).get("model_id"), _model_id(config, weights)
+    if said != own:
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME} says model_id {said!r}, but that of {CONFIG_NAME} and "
+            f"{WEIGHTS_NAME} beside it is {own}; ask who published it to upload all that 'stems "
+            "export' wrote"
+        )
 
 
 def _downloaded(name: str, options: Mapping[str, Any]) -> Path:

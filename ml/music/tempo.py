@@ -3,11 +3,12 @@
 The onset curve (``ml.beats.peaks``) of such a recording is like itself one beat later, and two, and
 eight: its autocorrelation (Percival and Tzanetakis, "Streamlined Tempo Estimation Based on
 Autocorrelation and Cross-correlation with Pulses", 2014; here without their pulses) is averaged
-over multiples of each candidate's beat and weighed by how people tap (Ellis, "Beat Tracking by
-Dynamic Programming", 2007: a bell on a logarithmic scale). That average is the *confidence*: how
-much of the curve comes back with the beat, 1 for a click track, about 0 for noise and speech. The
-decoder of ``ml.beats.dbn`` then places beats near that tempo, and long runs of them say the tempo
-to a fraction of a frame.
+over multiples of each candidate's beat. That average is the *confidence*: how much of the curve
+comes back with the beat, 1 for a click track, about 0 for noise and speech. The tempo is where it
+is highest, less what comes back a third of a beat off (where two beats were taken for three) and
+less the distance from a usual tempo (Ellis, "Beat Tracking by Dynamic Programming", 2007: a bell on
+a logarithmic scale). The decoder of ``ml.beats.dbn`` then places beats near that tempo, and long
+runs of them say the tempo to a fraction of a frame.
 
 Differs from a trained probe (``ml.beats.tracker``): that is of a model and of a home where beats
 were evaluated; this is the same for all, and made once a corpus.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,14 +39,19 @@ makes the curve as much more like itself as the square root of what is missing, 
 """
 _FPS = 50
 _SLOWEST_BPM, _FASTEST_BPM = 50.0, 215.0
-_TAPPED_BPM, _TAPPED_OCTAVES = 120.0, 1.56
-"""Centre and deviation of the bell."""
+_USUAL_BPM, _UNUSUAL = 125.0, 0.1
+"""What the tempo is about, and what an octave from it costs; further away by the square."""
+_OFF = 0.5
+"""How much it costs that something comes back a third of a beat off."""
 _BEATS = 8
 """Multiples of the beat that are averaged."""
 _LOUD, _FAINT = 0.98, 0.02
 """An onset that is higher than that share of all frames counts no more than these do, so that a
 crash after silence is not all there is; but for what is faint beside the highest."""
-_NEAR = 1.08
+_LEAST_RISE = 8.0
+"""How much the log-mel rises from frame to frame, all bins together, where it rises most (12 and
+more in music): a hum without noise has the rhythm of how its period falls on frames."""
+_NEAR = 1.03
 """How far a beat may be from the tempo."""
 _RUN, _STRAY = 32, 0.01
 """Beats that a tempo is told from, and how far it may be from that of most others."""
@@ -77,7 +84,9 @@ def find_tempo(waveform: np.ndarray) -> Tempo | None:
     bpm, confidence = _periodicity(curve)
     if confidence < LEAST_CONFIDENCE * max(1.0, (_SURE_S * RATE_HZ / len(waveform)) ** 0.5):
         return None
-    near = DBNBeatDecoder(_FPS, min_bpm=bpm / _NEAR, max_bpm=bpm * _NEAR)
+    beat = 60 * _FPS / bpm  # in frames, of which the decoder's beats have whole numbers
+    longest, shortest = max(beat * _NEAR, ceil(beat)), min(beat / _NEAR, floor(beat))
+    near = DBNBeatDecoder(_FPS, min_bpm=60 * _FPS / longest, max_bpm=60 * _FPS / shortest)
     beats = near(curve)
     return Tempo(bpm=_bpm_of(beats), confidence=confidence, beats_s=beats)
 
@@ -91,7 +100,7 @@ def _bpm_of(beats: np.ndarray) -> float:
 
 
 def _onsets(waveform: np.ndarray) -> np.ndarray:
-    """Compute the onset curve: (frame,) 0…1 at ``_FPS``."""
+    """Compute the onset curve: (frame,) 0…1 at ``_FPS``; zeros where there are no onsets."""
     import torch
 
     log_mel = _frontend()
@@ -99,8 +108,11 @@ def _onsets(waveform: np.ndarray) -> np.ndarray:
     blocks = torch.from_numpy(waveform).split(_BLOCK_S * RATE_HZ)
     with torch.inference_mode():
         mels = [log_mel(block[None])[0].T for block in blocks if len(block) >= RATE_HZ]
-    frames = round(len(waveform) / RATE_HZ * _FPS)
-    return onset_curve(torch.cat(mels).numpy(), fps, _FPS, frames)
+    mel, frames = torch.cat(mels).numpy(), round(len(waveform) / RATE_HZ * _FPS)
+    rises = np.maximum(np.diff(mel, axis=0), 0).sum(axis=1)
+    if np.quantile(rises, _LOUD) < _LEAST_RISE:
+        return np.zeros(frames)
+    return onset_curve(mel, fps, _FPS, frames)
 
 
 @lru_cache(maxsize=1)
@@ -117,13 +129,20 @@ def _periodicity(curve: np.ndarray) -> tuple[float, float]:
     onsets = np.minimum(onsets, max(_FAINT, np.quantile(onsets, _LOUD)))
     similarity = _autocorrelation(onsets - onsets.mean())
     bpm = np.geomspace(_SLOWEST_BPM, _FASTEST_BPM, 1000)
-    lags = 60 * _FPS / bpm[:, None] * np.arange(1, _BEATS + 1)  # (tempo, beat) in frames
+    beat = 60 * _FPS / bpm[:, None]  # (tempo, 1) in frames
+    count = np.arange(1, _BEATS + 1)
+    on_beats = _average(similarity, beat * count)
+    off_beats = _average(similarity, beat * np.append(count - 1 / 3, count - 2 / 3))
+    costs = _OFF * off_beats + _UNUSUAL * np.log2(bpm / _USUAL_BPM) ** 2
+    best = int((on_beats - costs).argmax())
+    return float(bpm[best]), float(np.clip(on_beats[best], 0, 1))
+
+
+def _average(similarity: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Average over the lags of each tempo, (tempo, lag), those that are known: (tempo,)."""
     is_known = lags < len(similarity) - 1
     values = np.interp(lags, np.arange(len(similarity)), similarity)
-    means = np.where(is_known, values, 0).sum(axis=1) / np.maximum(is_known.sum(axis=1), 1)
-    tapped = np.exp(-0.5 * (np.log2(bpm / _TAPPED_BPM) / _TAPPED_OCTAVES) ** 2)
-    best = int((means * tapped).argmax())
-    return float(bpm[best]), float(np.clip(means[best], 0, 1))
+    return np.where(is_known, values, 0).sum(axis=1) / np.maximum(is_known.sum(axis=1), 1)
 
 
 def _autocorrelation(values: np.ndarray) -> np.ndarray:

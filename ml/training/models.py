@@ -1,4 +1,4 @@
-"""Which model is meant: by a name, a folder, an id, an MLflow run, or as the champion.
+"""Which model is meant: by a name, a folder, an id, an MLflow run, on a hub, or as the champion.
 
 Two files say what names stand for now: ``runs/models.json`` (a model name → its checkpoint folder)
 and ``lancedb/champion.json`` (the model that queries use). The model that comes with the package is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ml.artifacts import (
     write_json,
 )
 from ml.models.predecessor import ImportedConfig
+from ml.models.pretrained import pretrained_folder
 from ml.plain import did_you_mean
 from ml.training.config import PRESETS, TrainingConfig
 from ml.training.run_folder import mlflow_page
@@ -33,6 +34,7 @@ from ml.training.run_folder import mlflow_page
 UNTRAINED = "untrained"
 CONTRASTIVE = "contrastive"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ON_A_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -69,12 +71,13 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
     Args:
         layout: where models lie.
         text: a model name (``film``), a checkpoint or run folder, a run's name below ``runs``, a
-            model_id, an MLflow run id, or ``models:/name@alias`` or ``models:/name/version``; None:
-            the champion, and before there is one ``starter``.
+            model_id, an MLflow run id, ``models:/name@alias`` or ``models:/name/version``, or
+            ``owner/name`` on a hub, which is fetched once, into ``runs``; None: the champion, and
+            before there is one ``starter``.
         tracking_uri: MLflow's store; asked only for what this home does not know itself.
 
     Raises:
-        ArtifactError: there is no such model, or it lies in another home.
+        ArtifactError: there is no such model, it lies in another home, or the hub does not give it.
     """
     if text is None:
         champion = current_champion(layout)
@@ -91,10 +94,13 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
         return _of_run(layout, text, tracking_uri)
     if text == kinds.STARTER:
         raise ArtifactError(_not_shipped())
+    if _ON_A_HUB.fullmatch(text) and not Path(text).parent.exists():
+        return _of_hub(layout, text)
     raise ArtifactError(
         f"{text!r} is no model here{did_you_mean(text, _index(layout))} "
         f"({', '.join(_index(layout)) or 'none trained yet'}), no folder "
-        f"of a checkpoint, no model_id, no MLflow run id and no models:/name@alias"
+        f"of a checkpoint, no model_id, no MLflow run id, no models:/name@alias and no owner/name "
+        "on a hub"
     )
 
 
@@ -129,7 +135,7 @@ def _checkpoint(layout: DataLayout, text: str) -> Path | None:
     index = _index(layout)
     named = [layout.home / index[text]] if text in index else []
     shipped = [kinds.SHIPPED] if text == kinds.STARTER else []
-    for folder in (*named, path, path / "model", layout.runs / text / "model", *shipped):
+    for folder in (*named, path, path / "model", _fetched(layout, text), *shipped):
         if (folder / MANIFEST_NAME).is_file() and (folder / "config.json").is_file():
             return folder.resolve()
     champion = _champion_folder(layout)
@@ -161,7 +167,10 @@ def keep_in_home(layout: DataLayout, checkpoint: Path) -> Path:
     if checkpoint != kinds.SHIPPED:
         return checkpoint
     model_id = read_manifest(checkpoint, kinds.MODEL)["model_id"]
-    folder = layout.runs / f"{kinds.STARTER}-{model_id[:12]}" / "model"
+    return _copied(checkpoint, layout.runs / f"{kinds.STARTER}-{model_id[:12]}" / "model")
+
+
+def _copied(checkpoint: Path, folder: Path) -> Path:
     if not (folder / MANIFEST_NAME).is_file():
         with write_folder_aside(folder) as aside:
             shutil.copytree(checkpoint, aside, dirs_exist_ok=True)
@@ -211,6 +220,17 @@ def _of_checkpoint(folder: Path) -> FoundModel:
     return FoundModel(
         name=name, model_id=model_id, checkpoint=folder, manifest=manifest, config=config
     )
+
+
+def _fetched(layout: DataLayout, text: str) -> Path:
+    """Say where the model of a run lies, or of a hub once it was fetched."""
+    return layout.runs / text.replace("/", "--") / "model"
+
+
+def _of_hub(layout: DataLayout, name: str) -> FoundModel:
+    """Fetch a model into the home: the cache of the hub is not known to workers, and is emptied."""
+    model = _of_checkpoint(pretrained_folder(name))
+    return replace(model, checkpoint=_copied(model.checkpoint or Path(), _fetched(layout, name)))
 
 
 def _embedded(layout: DataLayout, text: str) -> FoundModel | None:

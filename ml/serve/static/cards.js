@@ -139,14 +139,14 @@ export class Cards {
     part(".play").setAttribute("aria-label", `Play ${name(candidate)}`);
     part(".rank").textContent = candidate.rank;
     part(".label").textContent = candidate.label;
-    part(".card-track").textContent = [candidate.track_id, candidate.corpus, ...music(candidate)].join(" · ");
+    part(".card-track").textContent = `${candidate.track_id} · ${candidate.corpus}`;
     part(".card-track").title = candidate.key;
     part(".score").setAttribute("aria-label", `${scored.name} ${candidate.score.toFixed(3)}`);
     part(".score-name").textContent = scored.name;
     part(".score").title = `${scored.about}: cosine ${candidate.score.toFixed(4)}`;
     part(".score-value").textContent = candidate.score.toFixed(2);
     card.style.setProperty("--score", Math.max(0, Math.min(1, candidate.score)));
-    part(".card-place").textContent = place(candidate, scored);
+    part(".card-place").textContent = [...music(candidate), place(candidate, scored)].join(" · ");
     showVariants(part(".card-variants"), candidate);
     part(".keep").href = candidate.file;
     part(".keep").setAttribute("aria-label", `Download ${name(candidate)}`);

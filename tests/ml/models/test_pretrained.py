@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -168,6 +169,38 @@ def test_a_hub_serves_it(hub: ThreadingHTTPServer, exported: Path, tmp_path: Pat
         StemJepa.from_pretrained("somebody/else", cache_dir=cache)
     with pytest.raises(ArtifactError, match="no name on a hub"):
         StemJepa.from_pretrained("no/such/folder")
+
+
+def test_a_hubs_name_is_a_model_of_the_home_once_it_was_fetched(
+    hub: ThreadingHTTPServer, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    layout = DataLayout(home=tmp_path / "home")
+    with pytest.raises(ArtifactError, match="cannot be had from the hub"):
+        find_model(layout, "somebody/else")
+    manifest = read_json(exported / "manifest.json")
+    path = f"/somebody/stems/resolve/{COMMIT}/manifest.json"
+    forged = json.dumps(manifest | {"model_id": "../../x"}).encode()
+    answers = hub.answers  # type: ignore[attr-defined]
+    right, answers[path] = answers[path], forged
+    with pytest.raises(ArtifactError, match=r"says model_id '../../x'"):
+        find_model(layout, "somebody/stems")
+    assert not layout.runs.exists()
+    shutil.rmtree(tmp_path / "cache")
+    answers[path] = right
+    found = find_model(layout, "somebody/stems")
+    hub.shutdown()
+    hub.server_close()
+    shutil.rmtree(tmp_path / "cache")
+    for text in ("somebody/stems", manifest["model_id"]):
+        assert find_model(layout, text) == found
+    assert load_model(found.checkpoint or "").model_id == manifest["model_id"]
+    assert layout.runs in (found.checkpoint or Path()).parents
+    monkeypatch.chdir(tmp_path)  # no stranger is asked for what looks like a path
+    with pytest.raises(ArtifactError, match="is no model here"):
+        find_model(layout, "home/x")
 
 
 def test_a_hub_that_is_turned_off_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -52,6 +52,7 @@ def test_what_has_no_steady_tempo_has_none():
     free = np.cumsum(random.uniform(0.1, 1.1, 30))
     hiss = 1e-3 * random.standard_normal(20 * RATE_HZ)
     tone = 0.1 * np.sin(np.arange(20 * RATE_HZ) * 0.2) + hiss
+    chord = 0.05 * np.sin(np.arange(20 * RATE_HZ)[:, None] * [0.0864, 0.1088, 0.1294]).sum(axis=1)
     without = {
         "nothing": np.zeros(0, np.float32),
         "a second": metre(120, FOUR, 2, seconds=1.0),
@@ -59,5 +60,6 @@ def test_what_has_no_steady_tempo_has_none():
         "noise": 0.1 * random.standard_normal(20 * RATE_HZ).astype(np.float32),
         "free time": clicks(free, np.ones(30), free[-1] + 1),
         "a held tone": tone.astype(np.float32),
+        "a chord without noise": chord.astype(np.float32),
     }
     assert [name for name, audio in without.items() if find_tempo(audio)] == []
