@@ -209,12 +209,11 @@ def read_index(path: Path) -> ShardIndex:
         ArtifactError: missing, not JSON, of another format, changed, or not an index.
     """
     content = read_json(path)
-    written = content.get(_CHECKSUM) if isinstance(content, dict) else None
-    if written is not None:  # else it is from before there was one
+    if isinstance(content, dict) and _CHECKSUM in content:  # else it is from before there was one
         found = hashlib.sha256(path.read_bytes()[_CHECKSUM_BYTES:]).hexdigest()
-        if found != written:
+        if found != content[_CHECKSUM]:
             raise ArtifactError(
-                f"{path} has SHA-256 {found} behind its checksum, expected {written}; "
+                f"{path} has SHA-256 {found} behind its checksum, expected {content[_CHECKSUM]}; "
                 f"make the shards again with: stems shards build {path.parent.name} --fresh"
             )
     return _index(content, path)
