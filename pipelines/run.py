@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a corpus; 0 done, 1 something failed, 2 wrong use."""
     from assets_def.resources import StemsHome
     from ml.corpora.registration import register_corpus
+    from ml.locks import LockedError
     from ml.progress import set_up_logging
     from ml.settings import load_settings
     from pipelines.home import install_home
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides = chosen_settings(settings, args)
         home = StemsHome(home=str(settings.home), overrides=overrides, workers=args.workers)
         return run_corpus(home, args.name, is_trained_on=args.train)
+    except LockedError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
     except ValueError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
