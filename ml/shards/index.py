@@ -45,7 +45,7 @@ _CHECKSUM = "checksum"
 _CHECKSUM_BYTES = len(f'{{"{_CHECKSUM}":"",') + 64
 
 _HEAD_BLOCK = 1 << 16
-_MOST_SAMPLES, _MOST_HZ = 1 << 40, 1_000_000
+_MOST_SAMPLES, _MOST_HZ, _MOST_DIM = 1 << 40, 1_000_000, 1 << 20
 _TYPES_MET: set[tuple[Any, ...]] = set()
 
 WAV_HEADER_BYTES = 44
@@ -247,7 +247,8 @@ def read_shards_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(folder, kinds.STEM_SHARDS)
     try:
-        operator.index(manifest["label_encoder"]["dim"])
+        if not 0 < operator.index(dim := manifest["label_encoder"]["dim"]) <= _MOST_DIM:
+            raise ValueError(f"label vectors of {dim} dimensions")
         for entry in manifest["shards"]:
             if Path(entry["name"]).name != entry["name"] or not isinstance(entry["split"], str):
                 raise ValueError(f"the shard {entry['name']!r} of split {entry['split']!r}")
