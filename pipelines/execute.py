@@ -6,12 +6,13 @@ it still run. What people see meanwhile is in ``pipelines.progress``. The ``conc
 and of runs over single corpora is text; nothing is printed here.
 """
 
+import contextlib
 import logging
 import os
 import shlex
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,8 +20,10 @@ from typing import Literal
 import dagster as dg
 import psutil
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+from sqlalchemy.exc import OperationalError
 
 from assets_def.resources import StemsHome
+from ml.locks import LockedError
 from ml.settings import Settings
 from pipelines.build import build_definitions
 from pipelines.home import open_instance
@@ -64,11 +67,12 @@ def execute_in_home(home: StemsHome, steps: Sequence[Step]) -> list[Outcome]:
 
     Raises:
         ml.settings.SettingsError: settings are wrong.
+        ml.locks.LockedError: another program holds Dagster's databases.
     """
     definitions = build_definitions(home=home)
     total, first = sum(len(step.assets) for step in steps), 1
     outcomes: dict[str, Outcome] = {}
-    with open_instance(home.settings()) as instance:
+    with _database_errors(home), open_instance(home.settings()) as instance:
         close_dead_runs(instance)
         for step in steps:
             if problem := _reason_to_leave_out(step, outcomes):
@@ -78,6 +82,19 @@ def execute_in_home(home: StemsHome, steps: Sequence[Step]) -> list[Outcome]:
                 outcomes[step.name] = _execute(definitions, instance, step, first, total)
             first += len(step.assets)
     return list(outcomes.values())
+
+
+@contextlib.contextmanager
+def _database_errors(home: StemsHome) -> Iterator[None]:
+    """Say in a sentence that Dagster waited for its databases in vain (5 s, for events 30 s)."""
+    try:
+        yield
+    except OperationalError as error:
+        raise LockedError(
+            f"Dagster's databases in {home.layout.dagster_home} cannot be used ({error.orig}); "
+            "stop the program that holds them, or make room, and run the same command again: what "
+            "is finished is reused"
+        ) from None
 
 
 def failures_text(outcomes: Sequence[Outcome]) -> str:

@@ -75,8 +75,9 @@ def build_app(
             tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
             lock(Path(folder) / _LOCK),
         ):
-            app.state.service = Service(settings, retrievers, limits, Path(folder))
-            yield
+            app.state.service = service = Service(settings, retrievers, limits, Path(folder))
+            with contextlib.closing(service.mixes):
+                yield
 
     app = FastAPI(
         title="stems",

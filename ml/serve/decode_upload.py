@@ -1,17 +1,22 @@
-"""The worker that decodes an upload: ``python -m ml.serve.decode_upload``, a process of its own.
+"""The decoder of uploads: ``python -m ml.serve.decode_upload``, a process of its own.
 
-Files of strangers meet the decoders here, with bounded memory; ``ml.serve.uploads`` kills it when
-it takes too long. It prints what it found as JSON, or one sentence and exits with 2; what decoders
-write to stderr is nobody's answer.
+It reads requests, a line of JSON each, and forks a process for each of them, so that the libraries
+are imported once. Files of strangers meet the decoders there, with bounded memory and time; the
+kernel ends what takes longer. An answer is a line too: what was found as JSON, a tab, the exit
+code. It ends when its requests do, with the server; what decoders write to stderr is nobody's
+answer.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,25 +24,57 @@ from ml.audio.files import AudioError, probe, read_audio
 from ml.audio.windows import read_window
 from ml.serve.sounds import QUERY_RATE_HZ, as_played, write_sound
 
-WRONG_FILE = 2
 _NO_CORPUS = ", or take it out of the corpus"
 """Advice that is none for an upload."""
 
 
-def main(arguments: list[str]) -> int:
-    """Decode SOURCE to WAV for playing and NPY for queries; see ``decode``."""
-    source, wav, npy, name, longest_s, memory_bytes = arguments
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+def main() -> None:
+    """Answer requests until there are no more; see ``answer``."""
+    import av  # noqa: F401 - here, not in each of the processes below
+    import soxr  # noqa: F401
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
+    for line in sys.stdin:
+        if not (child := os.fork()):
+            sys.stdout.write(json.dumps(answer(**json.loads(line))))
+            sys.stdout.flush()
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(f"\t{code}", flush=True)  # noqa: T201 - the other half of the answer
+
+
+def answer(
+    *,
+    source: str,
+    wav: str,
+    npy: str,
+    name: str,
+    longest_s: float,
+    memory_bytes: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Decode a file in this process, which has so much memory and time from now on.
+
+    Args:
+        source: as in ``decode``.
+        wav: as in ``decode``.
+        npy: as in ``decode``.
+        name: what to call the file.
+        longest_s: as in ``decode``.
+        memory_bytes: address space.
+        seconds: after which the kernel ends the process, by SIGALRM.
+
+    Returns:
+        ``{"sound": fields of Sound}`` or ``{"problem": sentence}``.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        sound = decode(Path(source), Path(wav), Path(npy), longest_s=float(longest_s))
+        return {"sound": decode(Path(source), Path(wav), Path(npy), longest_s=longest_s)}
     except AudioError as error:
-        sys.stdout.write(str(error).replace(source, name).removesuffix(_NO_CORPUS))
-        return WRONG_FILE
+        return {"problem": str(error).replace(source, name).removesuffix(_NO_CORPUS)}
     except MemoryError:
-        sys.stdout.write(f"{name} needs too much memory to decode; give a shorter file")
-        return WRONG_FILE
-    sys.stdout.write(json.dumps(sound))
-    return 0
+        return {"problem": f"{name} needs too much memory to decode; give a shorter file"}
 
 
 def decode(source: Path, wav: Path, npy: Path, *, longest_s: float) -> dict[str, object]:
@@ -71,4 +108,4 @@ def _check_length(source: Path, duration_s: float, longest_s: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -21,7 +21,7 @@ from ml.serve.catalog import TrackStems
 from ml.serve.limits import ServeLimits
 from ml.serve.sounds import PLAY_RATE_HZ, QUERY_RATE_HZ, Sound, SoundCache, sum_sounds, write_sound
 from ml.serve.stem_audio import read_sound
-from ml.serve.uploads import Upload, decode_in_worker
+from ml.serve.uploads import Decoders, Upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,12 @@ class Mixes:
         retrievers: Retrievers,
     ):
         self._folder, self._files, self._limits = folder, files, limits
-        self._retrievers = retrievers
+        self._retrievers, self._decoders = retrievers, Decoders(limits)
         self._kept: SoundCache[ServedMix] = SoundCache(limits.mixes, limits.mix_bytes)
+
+    def close(self) -> None:
+        """End what decodes."""
+        self._decoders.close()
 
     def get(self, mix_id: str) -> ServedMix:
         """Look a mix up by its id.
@@ -104,7 +108,7 @@ class Mixes:
         if (kept := self._kept.get(mix_id)) is not None:
             return kept
         wav, npy = self._new_paths()
-        sound = decode_in_worker(upload.path, wav, npy, name, self._limits)
+        sound = self._decoders.decode(upload.path, wav, npy, name)
         return self._keep(ServedMix(id=mix_id, name=name, sound=sound, wav=wav, npy=npy))
 
     def of_track(self, track: TrackStems, leave_out: Sequence[str]) -> ServedMix:

@@ -1,4 +1,4 @@
-"""Uploads: taken in within bounds, decoded in a process of their own.
+"""Uploads: taken in within bounds, decoded in processes of their own (``decode_upload``).
 
 What a file is, its content says and the decoders tell: the page takes what the command line takes.
 They open nothing but the file (``ml.audio.containers`` lets FFmpeg take none for a playlist).
@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from ml.audio.headers import SIGNATURE_BYTES, may_be_audio
-from ml.serve.decode_upload import WRONG_FILE
 from ml.serve.limits import ServeLimits
 from ml.serve.security import CLOSE, TRY_AGAIN
 from ml.serve.sounds import Sound
@@ -103,46 +103,86 @@ async def _write(request: Request, name: str, file: BinaryIO, limits: ServeLimit
     return digest.hexdigest()
 
 
-def decode_in_worker(upload: Path, wav: Path, npy: Path, name: str, limits: ServeLimits) -> Sound:
-    """Decode an upload in a process that is killed when it takes too long.
+class Decoders:
+    """Processes that decode uploads, each ready for the next; any thread may ask.
+
+    There are as many as were asked at one time. They end with this process, however it ends.
 
     Args:
-        upload: the file.
-        wav: takes the audio to play.
-        npy: takes the waveform to query with.
-        name: what to call the file in errors.
         limits: time, memory, length.
-
-    Raises:
-        HTTPException: it cannot be decoded, is too long, or takes too long; nothing is left.
     """
-    bounds = (str(limits.mix_s), str(limits.decode_memory_bytes))
-    module = "ml.serve.decode_upload"
-    command = [sys.executable, "-m", module, str(upload), str(wav), str(npy), name, *bounds]
-    try:
-        # One thread of BLAS: each would reserve address space, which is bounded.
-        done = subprocess.run(
-            command,
-            capture_output=True,
+
+    def __init__(self, limits: ServeLimits):
+        self._limits = limits
+        self._idle: list[subprocess.Popen[str]] = []
+
+    def decode(self, upload: Path, wav: Path, npy: Path, name: str) -> Sound:
+        """Decode an upload in a process that is killed when it takes too long.
+
+        Args:
+            upload: the file.
+            wav: takes the audio to play.
+            npy: takes the waveform to query with.
+            name: what to call the file in errors.
+
+        Raises:
+            HTTPException: it cannot be decoded, is too long, or takes too long; nothing is left.
+        """
+        limits = self._limits
+        asked = {
+            "source": str(upload),
+            "wav": str(wav),
+            "npy": str(npy),
+            "name": name,
+            "longest_s": limits.mix_s,
+            "memory_bytes": limits.decode_memory_bytes,
+            "seconds": limits.decode_s,
+        }
+        text, code = self._ask(json.dumps(asked))
+        answer = json.loads(text) if code == "0" else {}
+        if (fields := answer.get("sound")) is not None:
+            return Sound(**fields | {"peaks": tuple(fields["peaks"])})
+        ended = f"{name} cannot be decoded (the decoder ended with code {code}); convert it to wav"
+        if code == str(-signal.SIGALRM):
+            ended = f"{name} cannot be decoded within {limits.decode_s:.0f} s; convert it to wav"
+        for path in (wav, npy):
+            path.unlink(missing_ok=True)
+        raise HTTPException(415, answer.get("problem", ended))
+
+    def _ask(self, request: str) -> tuple[str, str]:
+        """Give an idle process a request: its answer and exit code."""
+        worker = self._take()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.write(f"{request}\n")
+            worker.stdin.flush()
+        text, _, code = worker.stdout.readline().rstrip("\n").rpartition("\t")
+        if code:
+            self._idle.append(worker)
+        else:
+            code = str(worker.wait())
+        return text, code
+
+    def _take(self) -> subprocess.Popen[str]:
+        with contextlib.suppress(IndexError):
+            while (worker := self._idle.pop()).poll() is not None:  # it was killed
+                pass
+            return worker
+        # One thread of BLAS: others would be missing in a fork, and reserve address space.
+        return subprocess.Popen(
+            [sys.executable, "-m", "ml.serve.decode_upload"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-            timeout=limits.decode_s,
-            check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-        if done.returncode == 0:
-            fields = json.loads(done.stdout)
-            return Sound(**fields | {"peaks": tuple(fields["peaks"])})
-        code = done.returncode
-        reason = (
-            done.stdout
-            if code == WRONG_FILE
-            else f"{name} cannot be decoded (the decoder ended with code {code}); convert it to wav"
-        )
-    except subprocess.TimeoutExpired:
-        reason = f"{name} cannot be decoded within {limits.decode_s:.0f} s; convert it to wav"
-    for path in (wav, npy):
-        path.unlink(missing_ok=True)
-    raise HTTPException(415, reason)
+
+    def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().communicate()
 
 
 def _check_kind(name: str, head: bytes) -> None:

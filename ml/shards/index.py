@@ -45,7 +45,7 @@ _CHECKSUM = "checksum"
 _CHECKSUM_BYTES = len(f'{{"{_CHECKSUM}":"",') + 64
 
 _HEAD_BLOCK = 1 << 16
-_MOST_SAMPLES, _MOST_HZ = 1 << 40, 1_000_000
+_MOST_SAMPLES, _MOST_HZ, _MOST_DIM = 1 << 40, 1_000_000, 1 << 20
 _TYPES_MET: set[tuple[Any, ...]] = set()
 
 WAV_HEADER_BYTES = 44
@@ -209,12 +209,11 @@ def read_index(path: Path) -> ShardIndex:
         ArtifactError: missing, not JSON, of another format, changed, or not an index.
     """
     content = read_json(path)
-    written = content.get(_CHECKSUM) if isinstance(content, dict) else None
-    if written is not None:  # else it is from before there was one
+    if isinstance(content, dict) and _CHECKSUM in content:  # else it is from before there was one
         found = hashlib.sha256(path.read_bytes()[_CHECKSUM_BYTES:]).hexdigest()
-        if found != written:
+        if found != content[_CHECKSUM]:
             raise ArtifactError(
-                f"{path} has SHA-256 {found} behind its checksum, expected {written}; "
+                f"{path} has SHA-256 {found} behind its checksum, expected {content[_CHECKSUM]}; "
                 f"make the shards again with: stems shards build {path.parent.name} --fresh"
             )
     return _index(content, path)
@@ -248,7 +247,8 @@ def read_shards_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(folder, kinds.STEM_SHARDS)
     try:
-        operator.index(manifest["label_encoder"]["dim"])
+        if not 0 < operator.index(dim := manifest["label_encoder"]["dim"]) <= _MOST_DIM:
+            raise ValueError(f"label vectors of {dim} dimensions")
         for entry in manifest["shards"]:
             if Path(entry["name"]).name != entry["name"] or not isinstance(entry["split"], str):
                 raise ValueError(f"the shard {entry['name']!r} of split {entry['split']!r}")

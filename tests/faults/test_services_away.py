@@ -1,6 +1,7 @@
 """Services go away for a while and come back: nothing is lost, nothing is there twice.
 
-MLflow's server, a bucket, the right time, and a temporary folder on the disk of the home.
+MLflow's server, a bucket, Dagster's database, the right time, and a temporary folder on the disk of
+the home.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,16 +25,22 @@ import numpy as np
 import pytest
 import soundfile
 
+from assets_def.resources import StemsHome
 from ml.artifacts import DataLayout, read_json
 from ml.cli.main import main
+from ml.locks import LockedError
 from ml.mlflow_store import mlflow_client
 from ml.retrieval.champion.champion import write_champion
 from ml.training.models import find_model
 from ml.training.run_folder import read_record
+from pipelines.execute import execute_in_home
+from pipelines.home import install_home, open_instance
+from pipelines.jobs import prepare_steps
 
 pytestmark = [pytest.mark.faults, pytest.mark.soak, pytest.mark.service]
 ROOT = Path(__file__).parents[2]
 LOSS = "contrastive/loss"
+SOME_EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
 BUCKET = "s3://stems/training"
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -64,11 +72,11 @@ class MlflowServer:
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
         self._folder = folder
+        self.store = f"sqlite:///{folder / 'server.db'}"
 
     def start(self) -> None:
-        store = f"sqlite:///{self._folder / 'server.db'}"
         command = [str(Path(sys.executable).with_name("mlflow")), "server", "--port"]
-        command += [str(self._port), "--workers", "1", "--backend-store-uri", store]
+        command += [str(self._port), "--workers", "1", "--backend-store-uri", self.store]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -80,8 +88,8 @@ class MlflowServer:
                 start_new_session=True,
             )
         for _ in range(1500):
-            try:
-                httpx.get(f"{self.url}/health", timeout=5)
+            try:  # its first look at the store takes seconds where the machine is busy
+                httpx.get(f"{self.url}{SOME_EXPERIMENTS}", timeout=300)
                 return
             except httpx.TransportError:
                 time.sleep(0.2)
@@ -110,7 +118,7 @@ def test_a_tracking_server_that_was_away_has_each_step_once(
         "OMP_NUM_THREADS": "1",
     }
     stems = [sys.executable, "-m", "ml.cli.main", "--home", str(home)]
-    with subprocess.Popen([*stems, *training(small, 300)], env=environment) as process:
+    with subprocess.Popen([*stems, *training(small, 150)], env=environment) as process:
         while not (shipped := list(home.glob("runs/contrastive-*/mlflow.json"))) or (
             read_json(shipped[0])["lines"] < 2
         ):
@@ -122,13 +130,13 @@ def test_a_tracking_server_that_was_away_has_each_step_once(
     lines = [x for x in read_record(run / "metrics.jsonl") if LOSS in x["metrics"]]
     recorded = {x["step"]: x["metrics"][LOSS] for x in lines}
     run_id = read_json(shipped[0])["run_id"]
-    server.start()
-    before = mlflow_client(server.url).get_metric_history(run_id, LOSS)
+    before = mlflow_client(server.store).get_metric_history(run_id, LOSS)
     assert 0 < len(before) < len(recorded), "the server was away for nothing"
+    server.start()
     for _ in range(2):
         synced = [*stems, "train", "sync", run.name]
         assert subprocess.run(synced, env=environment, check=False).returncode == 0
-    history = mlflow_client(server.url).get_metric_history(run_id, LOSS)
+    history = mlflow_client(server.store).get_metric_history(run_id, LOSS)
     assert sorted(m.step for m in history) == sorted(recorded)  # none twice
     assert {m.step: m.value for m in history} == recorded
 
@@ -252,6 +260,41 @@ def test_a_training_whose_bucket_fails_is_the_same_afterwards(
     assert weights(home) == undisturbed
 
 
+def held(path: Path) -> sqlite3.Connection:
+    """Hold a database of sqlite for itself until this is closed, as a process that writes does."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("runs.db", 3), ("runs/index.db", 20)])
+def test_a_database_of_dagster_that_is_locked_is_waited_for(home: Path, name: str, seconds: float):
+    steps = prepare_steps(["demo"], trained_on=["demo"])
+    resource = StemsHome(home=str(home), workers=1)
+    install_home(resource.settings())
+    (wanted,) = execute_in_home(resource, steps)
+    timer = threading.Timer(seconds, held(home / "dagster" / "history" / name).close)
+    timer.start()
+    (outcome,) = execute_in_home(resource, steps)
+    timer.join()
+    assert outcome.status == "done"
+    assert outcome.data_versions == wanted.data_versions
+
+
+def test_a_database_of_dagster_that_stays_locked_is_said(home: Path):
+    """In one sentence; afterwards the same steps are done."""
+    steps = prepare_steps(["demo-plain"], trained_on=[])
+    resource = StemsHome(home=str(home), workers=1)
+    install_home(resource.settings())
+    with open_instance(resource.settings()):
+        connection = held(home / "dagster" / "history" / "runs.db")
+    with pytest.raises(LockedError, match=rf"{home / 'dagster'} cannot .* \(database is locked\)"):
+        execute_in_home(resource, steps)
+    connection.close()
+    (outcome,) = execute_in_home(resource, steps)
+    assert outcome.status == "done"
+
+
 def test_a_clock_that_is_set_back_during_a_training_changes_nothing(
     home: Path, small: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ):
@@ -271,6 +314,44 @@ def test_a_clock_that_is_set_back_during_a_training_changes_nothing(
     history = mlflow_client(uri).get_metric_history(read_json(run / "mlflow.json")["run_id"], LOSS)
     shipped = sorted(m.step for m in history)
     assert shipped == sorted(x["step"] for x in lines if LOSS in x["metrics"])
+
+
+def test_what_lies_in_the_future_is_neither_made_again_nor_passed_over(
+    home: Path, small: dict[str, object]
+):
+    """As after a clock was set back an hour: whatever was made, and its audio, is from later."""
+    commands = [["corpus", "build", "demo"], ["shards", "build", "demo"], training(small)]
+
+    def made() -> dict[str, str]:
+        for words in commands:
+            assert main(["--home", str(home), *words]) == 0
+        tables = [home / "tracks" / "demo", home / "shards" / "demo"]
+        identities = {x.name: read_json(x / "manifest.json")["fingerprint"] for x in tables}
+        return {**identities, "model": weights(home)}
+
+    def in_an_hour(folder: Path) -> dict[Path, int]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        later_s = time.time() + 3600
+        for path in files:
+            os.utime(path, (later_s, later_s))
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    in_an_hour(home / "corpora")
+    first = made()
+    times = {
+        x: t for name in ("tracks", "shards", "runs") for x, t in in_an_hour(home / name).items()
+    }
+    assert made() == first
+    redone = {path.name for path, then in times.items() if path.stat().st_mtime_ns != then}
+    assert redone <= {".lock", "models.json"}  # models.json: which run a name stands for
+    song = next((home / "corpora" / "demo" / "songs").rglob("*.wav"))
+    whole = song.read_bytes()
+    audio, rate_hz = soundfile.read(song)
+    soundfile.write(song, np.roll(audio, 1000), rate_hz)  # of today: older than its tables
+    changed = made()
+    assert all(changed[name] != value for name, value in first.items())
+    song.write_bytes(whole)
+    assert made() == first
 
 
 def test_an_index_with_its_temporary_folder_on_another_disk(

@@ -102,10 +102,11 @@ def test_a_new_label_changes_the_version_but_decodes_nothing(write_corpus, layou
     assert read_corpus_tracks(layout, "c")["labels"].to_list()[1] == ["drums", "toms"]
 
 
-def test_touched_or_moved_files_keep_the_version(write_corpus, layout, scanned) -> None:
+@pytest.mark.parametrize("written_s", [0, 4e9], ids=["long ago", "in the future"])
+def test_touched_or_moved_files_keep_the_version(write_corpus, layout, scanned, written_s) -> None:
     path = write_corpus(a=("bass", "drums"))
     first = build_corpus_tracks("c", ManifestCorpus(path), layout)
-    os.utime(path.parent / "a_0.wav", ns=(1, 1))
+    os.utime(path.parent / "a_0.wav", (written_s, written_s))
     touched = build_corpus_tracks("c", ManifestCorpus(path), layout)
     assert (touched.fingerprint, touched.reused) == (first.fingerprint, True)
     assert scanned == ["a/a_0", "a/a_1", "a/a_0"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from starlette.exceptions import HTTPException
@@ -19,7 +21,8 @@ from ml.locks import lock
 from ml.retrieval.queries.retriever import Retrievers
 from ml.serve.app import build_app, remove_leftovers
 from ml.serve.limits import ServeLimits
-from ml.serve.uploads import UploadDesk, decode_in_worker
+from ml.serve.sounds import Sound
+from ml.serve.uploads import Decoders, UploadDesk
 from ml.settings import Settings
 
 APE_TAG = b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 0xA000_0000)
@@ -181,23 +184,43 @@ def test_the_same_file_is_the_same_mix(
     assert first == second
 
 
-def test_a_worker_that_takes_too_long_is_killed(
+def decode(decoders: Decoders, folder: Path, content: bytes) -> Sound:
+    (folder / "upload").write_bytes(content)
+    return decoders.decode(folder / "upload", folder / "a.wav", folder / "a.npy", "mix.wav")
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        pytest.param(ServeLimits(decode_s=1e-4), "within 0 s; convert it", id="time"),
+        pytest.param(ServeLimits(decode_memory_bytes=250 << 20), "", id="memory"),
+    ],
+)
+def test_a_decoder_gets_only_so_much(
+    tmp_path: Path, make_wav: Wav, limits: ServeLimits, said: str
+) -> None:
+    content = make_wav(np.zeros(300 * 44_100, np.int16))
+    refused = pytest.raises(HTTPException, match=rf"mix\.wav .*{said}")
+    with contextlib.closing(Decoders(limits)) as decoders, refused:
+        decode(decoders, tmp_path, content)
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+
+
+def test_one_process_decodes_what_comes_and_another_does_when_it_was_killed(
     tmp_path: Path, make_noise: Noise, make_wav: Wav
 ) -> None:
-    (tmp_path / "upload").write_bytes(make_wav(make_noise(1, 2.0)))
-    limits = ServeLimits(decode_s=0.001)  # no interpreter starts as fast
-    with pytest.raises(HTTPException, match=r"mix\.wav cannot be decoded within"):
-        decode_in_worker(
-            tmp_path / "upload", tmp_path / "a.wav", tmp_path / "a.npy", "mix.wav", limits
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+    def children() -> set[psutil.Process]:
+        return set(psutil.Process().children()) - others
 
-
-def test_a_worker_gets_only_so_much_memory(tmp_path: Path, make_wav: Wav) -> None:
-    (tmp_path / "upload").write_bytes(make_wav(np.zeros(300 * 44_100, np.int16)))
-    limits = ServeLimits(decode_memory_bytes=250 << 20)
-    with pytest.raises(HTTPException, match=r"mix\.wav"):
-        decode_in_worker(
-            tmp_path / "upload", tmp_path / "a.wav", tmp_path / "a.npy", "mix.wav", limits
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+    content, others = make_wav(make_noise(1, 1.0)), set(psutil.Process().children())
+    with contextlib.closing(Decoders(ServeLimits())) as decoders:
+        first = decode(decoders, tmp_path, content)
+        with pytest.raises(HTTPException, match=r"mix\.wav"):
+            decode(decoders, tmp_path, content[:40])
+        (worker,) = children()
+        assert decode(decoders, tmp_path, content) == first
+        assert children() == {worker}
+        worker.kill()
+        worker.wait()
+        assert decode(decoders, tmp_path, content) == first
+    assert children() == set()
