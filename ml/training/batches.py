@@ -42,10 +42,10 @@ class MelBatch:
     label_ids: Tensor
     """(batch, level): ids of the target's labels, the finest first."""
     negatives: Tensor | None = None
-    """(batch, negative, mel_bin, frame): stems of the target's track that the query should not
-    find; None unless ``PairConfig.hard_negatives``."""
+    """(batch, negative, mel_bin, frame): what the query should not find; None unless
+    ``PairConfig.negatives``."""
     is_negative: Tensor | None = None
-    """(batch, negative) bool; False: no stem at this place, only silence."""
+    """(batch, negative) bool; False: none at this place, only silence."""
 
 
 def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def equaliser(knots_db: Tensor, mel_bins: int) -> Tensor:
 
 
 def _negatives(batch: PairBatch) -> list[Tensor]:
-    """Make one (batch, samples) float32 for each place of a hard negative."""
+    """Make one (batch, samples) float32 for each place of a negative."""
     if batch.negatives is None or batch.negative_gain is None:
         return []
     gain = batch.negative_gain / FULL_SCALE

@@ -39,7 +39,7 @@ from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
 from ml.shards.folders import ShardFolder
-from ml.shards.pairs import PairBatch
+from ml.shards.pairs import PairBatch, PairConfig
 from ml.shards.reader import EmptySplitError, ShardPairs
 from ml.training.batches import waveforms
 from ml.training.checkpoints import (
@@ -409,6 +409,14 @@ def measure_target_variance(model: StemJepa, batches: Iterable[PairBatch]) -> No
     model.target_variance.copy_(torch.stack(spreads).mean(0))
 
 
+def _pair_config(config: TrainingConfig, split: str) -> PairConfig:
+    """Leave out what is read for phase 1 alone, and in validation what is of training alone."""
+    pairs, none = config.pairs, {"time_negatives": 0, "speed_negatives": 0}
+    if split != "train":
+        return replace(pairs, music_share=0.0, weights=None, semitones=0, **none)
+    return pairs if config.model.phase == CONTRASTIVE else replace(pairs, **none)
+
+
 def open_pairs(
     folders: list[ShardFolder],
     config: TrainingConfig,
@@ -428,9 +436,7 @@ def open_pairs(
     return ShardPairs(
         folders,
         split=split,
-        config=config.pairs
-        if split == "train"
-        else replace(config.pairs, music_share=0.0, weights=None),
+        config=_pair_config(config, split),
         batch_size=config.batch_size,
         seed=config.seed,
         rank=0 if ranks == 1 else rank(),
