@@ -114,7 +114,7 @@ class MidiSettings(_Section):
 
 
 class ComputeSettings(_Section):
-    """Who makes shards and embeddings: a Dask cluster, or (empty) processes of this machine."""
+    """Who renders, makes shards, embeds: a Dask cluster, or (empty) processes of this machine."""
 
     dask_scheduler: str | None = Field(default=None, min_length=1)
 

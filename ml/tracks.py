@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -89,8 +90,8 @@ class Corpus(Protocol):
 class RenderedCorpus(Corpus, Protocol):
     """A corpus whose audio we make ourselves."""
 
-    def render(self, *, workers: int = 1) -> None:
-        """Make the audio that is not there yet."""
+    def render(self, *, workers: int = 1, executor: Executor | None = None) -> None:
+        """Make the audio that is not there yet, in processes or by an executor."""
         ...
 
 

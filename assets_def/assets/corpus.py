@@ -79,9 +79,10 @@ def _observed(instance: dg.DagsterInstance, name: str) -> str | None:
 )
 def corpus_tracks(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """One row a stem: labels, split, length, level, content hash, and what is wrong with it."""
-    from ml.corpora.registration import open_registered
+    from ml.corpora.registration import open_registered, render_missing
 
     name = context.partition_key
+    render_missing(home.settings(), name, home.processes)
     corpus = open_registered(home.settings(), name)
     artifact = table.build_corpus_tracks(name, corpus, home.layout, workers=home.processes)
     return materialized(

@@ -172,9 +172,10 @@ def _add(args: argparse.Namespace, settings: Settings) -> int:
 
 def _build(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.corpus import notes_of
-    from ml.corpora.registration import open_registered
+    from ml.corpora.registration import open_registered, render_missing
     from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 
+    render_missing(settings, args.name, args.workers)
     corpus = open_registered(settings, args.name)
     artifact = build_corpus_tracks(args.name, corpus, settings.layout, workers=args.workers)
     for problem in read_corpus_tracks(settings.layout, args.name)["problem"].drop_nulls():

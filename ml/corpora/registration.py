@@ -13,6 +13,7 @@ from typing import Any
 from ml.config_file import add_corpus
 from ml.corpora.corpus import open_corpus
 from ml.corpora.scan import listed_tracks
+from ml.processes import cluster
 from ml.settings import Settings, SettingsError
 from ml.tracks import Corpus, RenderedCorpus
 
@@ -74,16 +75,20 @@ def open_registered(settings: Settings, name: str, **options: Any) -> Corpus:
 
 
 def render_missing(settings: Settings, name: str, workers: int = 1) -> None:
-    """Render anew what was dropped of a corpus of kind ``midi``; others have what they have.
+    """Render what is not there of a corpus of kind ``midi``; others have what they have.
+
+    The cluster of the settings renders, or else ``workers`` processes.
 
     Raises:
-        CorpusError: its files or soundfonts have gone.
+        CorpusError: its files or soundfonts have gone, or the cluster writes to other disks.
         LockedError: another process is rendering it.
+        ml.processes.WorkersError: the cluster cannot be reached, or its workers died.
     """
     if settings.corpus(name).kind == "midi":
         corpus = open_registered(settings, name)
         assert isinstance(corpus, RenderedCorpus)
-        corpus.render(workers=workers)
+        with cluster(settings.compute.dask_scheduler) as executor:
+            corpus.render(workers=workers, executor=executor)
 
 
 def _place(settings: Settings, name: str) -> tuple[str, Path]:

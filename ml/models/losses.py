@@ -13,7 +13,12 @@ from torch import Tensor
 
 
 def nt_xent(
-    context: Tensor, target: Tensor, temperature: Tensor | float, tracks: Tensor | None = None
+    context: Tensor,
+    target: Tensor,
+    temperature: Tensor | float,
+    tracks: Tensor | None = None,
+    negatives: Tensor | None = None,
+    is_negative: Tensor | None = None,
 ) -> Tensor:
     """Compute the contrastive loss of phase 1 (equation 1; NT-Xent of SimCLR).
 
@@ -27,6 +32,9 @@ def nt_xent(
         temperature: > 0, divides the cosine.
         tracks: (batch,) integers; two pairs of one track are no negatives of each other. Without
             it every pair must come from another track.
+        negatives: (batch, negative, dim): more that context i, and it alone, is not to find.
+            Differs: not in the paper.
+        is_negative: (batch, negative) bool; False: there is none at this place.
 
     Returns:
         Scalar, float32.
@@ -40,7 +48,11 @@ def nt_xent(
         both = torch.cat([tracks, tracks])
         is_out = is_out | (both[:, None] == both[None, :])
         is_out[torch.arange(2 * batch, device=rows.device), partner] = False
-    return F.cross_entropy(logits.masked_fill(is_out, -math.inf), partner)
+    logits = logits.masked_fill(is_out, -math.inf)
+    if negatives is not None and is_negative is not None:
+        own = _own_logits(rows[:batch], negatives, is_negative, temperature)
+        logits = torch.cat([logits, torch.cat([own, torch.full_like(own, -math.inf)])], dim=1)
+    return F.cross_entropy(logits, partner)
 
 
 def jepa_loss(prediction: Tensor, target: Tensor, standardise_target: bool = False) -> Tensor:
@@ -116,7 +128,14 @@ def conditioned_nce(
         logits = logits.masked_fill(is_answer & is_other, -math.inf)
     candidates = logits  # (batch, candidate)
     if negatives is not None and is_negative is not None:
-        own = torch.einsum("bd,bnd->bn", queries, F.normalize(negatives.float(), dim=-1))
-        own = (own / temperature).masked_fill(~is_negative, -math.inf)
+        own = _own_logits(queries, negatives, is_negative, temperature)
         candidates = torch.cat([logits, own], dim=1)
     return (F.cross_entropy(candidates, place) + F.cross_entropy(logits.T, place)) / 2
+
+
+def _own_logits(
+    queries: Tensor, negatives: Tensor, is_negative: Tensor, temperature: Tensor | float
+) -> Tensor:
+    """Compare queries (batch, dim) of unit norm with their negatives: (batch, negative)."""
+    own = torch.einsum("bd,bnd->bn", queries, F.normalize(negatives.float(), dim=-1))
+    return (own / temperature).masked_fill(~is_negative, -math.inf)

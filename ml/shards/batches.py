@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from ml.artifacts import ArtifactError
@@ -25,16 +26,17 @@ from ml.shards.index import (
     Damage,
     DamagedShardError,
     IndexedSegment,
-    IndexedStem,
     Parts,
 )
 from ml.shards.members import ShardMembers
 from ml.shards.pairs import (
     LABEL_LEVELS,
+    Excerpt,
     Pair,
     PairBatch,
     PairConfig,
     draw_pair,
+    speed,
     whole_track,
 )
 from ml.shards.split import Order, SplitSegments
@@ -100,8 +102,8 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
         chosen = self._epoch[1][number]  # (batch_size,)
         before = self._members.bytes_read
         skipped: list[Damage] = []
-        hard_negatives = self._config.hard_negatives
-        rows = BatchRows(len(self._rows), self._samples, self._condition_dim, hard_negatives)
+        negatives = self._config.negatives
+        rows = BatchRows(len(self._rows), self._samples, self._condition_dim, negatives)
         for row, of_batch in enumerate(self._rows):
             draws = self._draws(chosen, epoch, number, of_batch, skipped)
             while not self._has_filled(rows, row, next(draws), skipped):
@@ -238,23 +240,21 @@ class PairBatches(Dataset["PairBatch | ArtifactError"]):
 class BatchRows:
     """The arrays of a batch while its rows are filled, audio read straight to its place."""
 
-    def __init__(
-        self, size: int, samples: int, condition_dim: int, hard_negatives: int = 0
-    ) -> None:
+    def __init__(self, size: int, samples: int, condition_dim: int, negatives: int = 0) -> None:
         """Make room.
 
         Args:
             size: how many rows.
             samples: length of a chunk.
             condition_dim: length of a condition.
-            hard_negatives: room for so many in each row.
+            negatives: room for so many in each row.
         """
         self._pairs: dict[int, Pair] = {}
         self._target = _shareable(size, samples, dtype=torch.int16)
         self._context = _shareable(size, samples, dtype=torch.float32)
         self._negatives: torch.Tensor | None = None
-        if hard_negatives:
-            self._negatives = _shareable(size, hard_negatives, samples, dtype=torch.int16)
+        if negatives:
+            self._negatives = _shareable(size, negatives, samples, dtype=torch.int16)
         self._condition = torch.empty(size, condition_dim)
 
     def fill(self, row: int, pair: Pair, condition: np.ndarray, members: ShardMembers) -> None:
@@ -271,13 +271,14 @@ class BatchRows:
         """
         self._pairs[row] = replace(pair, heard={})
         self._condition[row] = torch.from_numpy(condition)
-        _read_stems(pair, [pair.target], self._target[row : row + 1].numpy(), members)
-        stems = torch.empty(len(pair.context), self._target.shape[1], dtype=torch.int16)
-        _read_stems(pair, pair.context, stems.numpy(), members)
-        gains = torch.tensor([stem.gain for stem in pair.context], dtype=torch.float32)
+        target, *context = map(pair.draw.excerpt, (pair.draw.target, *pair.draw.context))
+        _read_excerpts(pair, [target], self._target[row : row + 1].numpy(), members)
+        stems = torch.empty(len(context), self._target.shape[1], dtype=torch.int16)
+        _read_excerpts(pair, context, stems.numpy(), members)
+        gains = torch.tensor(pair.gains(context), dtype=torch.float32)
         self._context[row] = (gains / FULL_SCALE) @ stems.float()
         if self._negatives is not None:
-            _read_stems(pair, pair.negatives, self._negatives[row].numpy(), members)
+            _read_excerpts(pair, pair.draw.negatives, self._negatives[row].numpy(), members)
 
     def batch(self, skipped: Sequence[Damage], bytes_read: int) -> PairBatch:
         """Give the batch, once every row is filled."""
@@ -297,31 +298,45 @@ class BatchRows:
             negatives=negatives,
             negative_gain=None
             if negatives is None
-            else _gains([pair.negatives for pair in pairs], negatives.shape[1]),
+            else _padded([x.gains(x.draw.negatives) for x in pairs], negatives.shape[1]),
             skipped=tuple(skipped),
             bytes_read=bytes_read,
         )
 
 
-def _read_stems(
-    pair: Pair, stems: Sequence[IndexedStem], chunks: np.ndarray, members: ShardMembers
+def _read_excerpts(
+    pair: Pair, excerpts: Sequence[Excerpt], chunks: np.ndarray, members: ShardMembers
 ) -> None:
-    """Read stems of a pair into the first of ``chunks`` (stem, samples); silence the others."""
-    for place, stem in enumerate(stems):
-        if (chunk := pair.heard.get((pair.draw.start, stem.stem_id))) is not None:
+    """Read into the first of ``chunks`` (excerpt, samples) int16; silence the others."""
+    for place, (stem, start, semitones) in enumerate(excerpts):
+        stem_id = pair.segment.stems[stem].stem_id
+        if (chunk := pair.heard.get((start, stem_id))) is not None:
             chunks[place] = chunk
+        elif not semitones:
+            members.read_crop(pair.shard, pair.parts, stem_id, start, chunks[place])
         else:
-            members.read_crop(pair.shard, pair.parts, stem.stem_id, pair.draw.start, chunks[place])
-    chunks[len(stems) :] = 0
+            longer = np.empty(round(chunks.shape[1] * speed(semitones)), dtype=np.int16)
+            members.read_crop(pair.shard, pair.parts, stem_id, start, longer)
+            chunks[place] = resampled(longer, chunks.shape[1])
+    chunks[len(excerpts) :] = 0
 
 
-def _gains(stems: Sequence[Sequence[IndexedStem]], width: int) -> torch.Tensor:
-    """Lay out the gains of stems: (row, width) float32, 0 where a row has no stem."""
-    gains = torch.zeros(len(stems), width)
-    for row, chosen in enumerate(stems):
-        for place, stem in enumerate(chosen):
-            gains[row, place] = stem.gain
-    return gains
+def resampled(chunk: np.ndarray, samples: int) -> np.ndarray:
+    """Read a chunk (any,) int16 faster or slower, so that it has so many samples: int16.
+
+    Linear between samples: a few dB are lost at the top, and what folds there stays far below.
+    """
+    waveform = torch.from_numpy(chunk).float()[None, None]
+    read = F.interpolate(waveform, size=samples, mode="linear", align_corners=False)
+    return read[0, 0].round().to(torch.int16).numpy()
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
+    """Lay out rows of numbers: (row, width) float32, 0 where a row has no more."""
+    padded = torch.zeros(len(rows), width)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = torch.tensor(row)
+    return padded
 
 
 def _shareable(*shape: int, dtype: torch.dtype) -> torch.Tensor:

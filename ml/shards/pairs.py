@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -77,6 +77,15 @@ class PairConfig:
     more: such that sound in the chunk, are not in the context and that the drawn label does not
     name. Differs: negatives of the conditioned contrastive term (``objective.nce_weight``) that
     only the instrument tells apart."""
+    time_negatives: int = added_field(0)
+    """Phase 1: so many more chunks of the target's stem are read for each pair, of other times at
+    which it sounds. Differs: negatives that only the place in time tells apart."""
+    semitones: int = added_field(0)
+    """Context and target are read 2^(n/12) times as fast, n drawn from − this … this: in another
+    key and tempo. Differs: more songs than there are."""
+    speed_negatives: int = added_field(0)
+    """Phase 1: so many more times the target's chunk is read for each pair, in other keys and
+    tempos than the context's (``semitones``). Differs: negatives that only these tell apart."""
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ActivityRule):
@@ -90,8 +99,38 @@ class PairConfig:
             raise ValueError(f"min_active_s {self.min_active_s} exceeds chunk_s {self.chunk_s}")
         if not 0 <= self.music_share <= 1:
             raise ValueError(f"music_share is {self.music_share}; expected 0 … 1")
-        if self.hard_negatives < 0:
-            raise ValueError(f"hard_negatives is {self.hard_negatives}; expected 0 or more")
+        self._check_negatives()
+
+    def _check_negatives(self) -> None:
+        for name in ("hard_negatives", "time_negatives", "speed_negatives"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not 0 <= self.semitones <= 6 or (self.semitones and self.rule == "peak"):
+            raise ValueError(
+                f"semitones is {self.semitones} with rule {self.rule!r}; expected 0 … 6, and 0 "
+                "with rule 'peak', which looks at chunks of one length"
+            )
+        if self.speed_negatives > 2 * self.semitones:
+            raise ValueError(
+                f"speed_negatives is {self.speed_negatives} with semitones {self.semitones}; "
+                "expected no more than twice as many: so many other speeds there are"
+            )
+
+    @property
+    def negatives(self) -> int:
+        """How many more chunks are read for a pair, at most."""
+        return self.hard_negatives + self.time_negatives + self.speed_negatives
+
+
+class Excerpt(NamedTuple):
+    """A chunk of a stem of the segment."""
+
+    stem: int
+    """Index of the stem."""
+    start: int
+    """First sample in the segment."""
+    semitones: int = 0
+    """Read 2^(n/12) times as fast."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +147,14 @@ class PairDraw:
     """The drawn label text."""
     is_music: bool = False
     """"music" took the place of the drawn label."""
-    negatives: tuple[int, ...] = ()
-    """Indices of stems that the pair's query should not find."""
+    semitones: int = 0
+    """Context and target are read 2^(n/12) times as fast."""
+    negatives: tuple[Excerpt, ...] = ()
+    """What the pair's query should not find."""
+
+    def excerpt(self, stem: int) -> Excerpt:
+        """Take a stem where context and target lie."""
+        return Excerpt(stem, self.start, self.semitones)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +178,9 @@ class Pair:
         """The stem to find."""
         return self.segment.stems[self.draw.target]
 
-    @property
-    def context(self) -> list[IndexedStem]:
-        """The stems that are given."""
-        return [self.segment.stems[i] for i in self.draw.context]
-
-    @property
-    def negatives(self) -> list[IndexedStem]:
-        """Other stems of the track that the query should not find."""
-        return [self.segment.stems[i] for i in self.draw.negatives]
+    def gains(self, excerpts: Sequence[Excerpt]) -> list[float]:
+        """Take the gains of the stems of excerpts."""
+        return [self.segment.stems[x.stem].gain for x in excerpts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +209,9 @@ class PairBatch:
     keys: list[str]
     """The sample of each pair."""
     negatives: torch.Tensor | None = None
-    """(batch, hard_negative, samples) int16; None unless ``PairConfig.hard_negatives``."""
+    """(batch, negative, samples) int16; None unless ``PairConfig.negatives``."""
     negative_gain: torch.Tensor | None = None
-    """(batch, hard_negative) float32; 0 where there is no stem."""
+    """(batch, negative) float32; 0 where there is none."""
     skipped: tuple[Damage, ...] = ()
     """Samples that could not be read, in whose place others stand."""
     bytes_read: int = 0
@@ -237,28 +276,81 @@ def draw_pair(
         rng: the randomness; nothing else decides.
         peaks: start of a chunk → peak of each stem in it, (stem,); called by the peak rule only.
     """
-    last = max(0, segment.samples - round(config.chunk_s * rate_hz))
+    semitones = 0
+    if config.semitones:
+        semitones = int(rng.integers(-config.semitones, config.semitones + 1))
+    chunk_s = config.chunk_s * speed(semitones)
+    last = max(0, segment.samples - round(chunk_s * rate_hz))
     for _ in range(config.draws):
         start = int(rng.integers(last + 1))
         if config.rule == "peak":
             sounding = np.flatnonzero(peaks(start) > config.min_peak).tolist()
         else:
-            sounding = _sounding(segment, start / rate_hz, config)
+            sounding = _sounding(segment, start / rate_hz, chunk_s, config)
         if len(sounding) >= 2:
             break
     else:
+        semitones = 0
         start, sounding = _fallback(segment, rate_hz, config)
     target, *others = rng.permutation(sounding).tolist()  # the others: in random order too
     context = others[: int(rng.integers(len(others))) + 1]
     label, is_music = _label(segment.stems[target], config, rng)
-    return PairDraw(
+    draw = PairDraw(
         start=start,
         target=target,
         context=tuple(sorted(context)),
         label=label,
         is_music=is_music,
-        negatives=_negatives(segment, target, others[len(context) :], label, config),
+        semitones=semitones,
     )
+    wrong = _negatives(segment, target, others[len(context) :], label, config)
+    negatives = [draw.excerpt(stem) for stem in wrong]
+    if config.time_negatives:
+        negatives += _at_other_times(segment, rate_hz, draw, config, rng)
+    if config.speed_negatives:
+        negatives += _at_other_speeds(segment, rate_hz, draw, config, rng)
+    return replace(draw, negatives=tuple(negatives))
+
+
+def speed(semitones: int) -> float:
+    """Return how fast audio is read that shall sound so many semitones higher."""
+    return 2 ** (semitones / 12)
+
+
+def _at_other_times(
+    segment: IndexedSegment,
+    rate_hz: int,
+    draw: PairDraw,
+    config: PairConfig,
+    rng: np.random.Generator,
+) -> list[Excerpt]:
+    """Draw chunks of the target's stem in which it sounds, and that share nothing with its own."""
+    chunk_s = config.chunk_s * speed(draw.semitones)
+    samples = round(chunk_s * rate_hz)
+    starts = rng.integers(max(0, segment.samples - samples) + 1, size=config.draws).tolist()
+    return [
+        Excerpt(draw.target, start, draw.semitones)
+        for start in starts
+        if abs(start - draw.start) >= samples
+        and draw.target in _sounding(segment, start / rate_hz, chunk_s, config)
+    ][: config.time_negatives]
+
+
+def _at_other_speeds(
+    segment: IndexedSegment,
+    rate_hz: int,
+    draw: PairDraw,
+    config: PairConfig,
+    rng: np.random.Generator,
+) -> list[Excerpt]:
+    """Draw speeds for the target's chunk at which the segment is long enough for it."""
+    end_s = (segment.samples - draw.start) / rate_hz
+    speeds = rng.permutation(range(-config.semitones, config.semitones + 1)).tolist()
+    return [
+        Excerpt(draw.target, draw.start, n)
+        for n in speeds
+        if n != draw.semitones and config.chunk_s * speed(n) <= end_s
+    ][: config.speed_negatives]
 
 
 def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> tuple[str, bool]:
@@ -284,9 +376,11 @@ def _negatives(
     return tuple(wrong[: config.hard_negatives])
 
 
-def _sounding(segment: IndexedSegment, start_s: float, config: PairConfig) -> list[int]:
+def _sounding(
+    segment: IndexedSegment, start_s: float, chunk_s: float, config: PairConfig
+) -> list[int]:
     intervals = [stem.intervals for stem in segment.stems]
-    return sounding_stems(intervals, start_s, start_s + config.chunk_s, config.min_active_s)
+    return sounding_stems(intervals, start_s, start_s + chunk_s, config.min_active_s)
 
 
 def _fallback(segment: IndexedSegment, rate_hz: int, config: PairConfig) -> tuple[int, list[int]]:
@@ -294,7 +388,7 @@ def _fallback(segment: IndexedSegment, rate_hz: int, config: PairConfig) -> tupl
     intervals = [stem.intervals for stem in segment.stems]
     duration_s = segment.samples / rate_hz
     start_s, _ = best_start(intervals, duration_s, config.chunk_s, config.min_active_s)
-    return round(start_s * rate_hz), _sounding(segment, start_s, config)
+    return round(start_s * rate_hz), _sounding(segment, start_s, config.chunk_s, config)
 
 
 def sounding_stems(

@@ -1,8 +1,9 @@
-"""From a batch of chunks to log-mels, on the device: random gain and EQ, mel."""
+"""From a batch of chunks to log-mels, on the device: other words, noise, gain and EQ, mel."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,16 @@ from torch import Tensor
 
 from ml.audio.mel import LogMel
 from ml.shards.pairs import PairBatch
+from ml.training.config import ObjectiveConfig
 from ml.training.distributed import rank, world
 
 FULL_SCALE = 32768.0
+Wordings = Mapping[str, Tensor]
+"""Label → other words for it (``ml.labels.wordings``) as vectors, (wording, condition_dim)."""
 EQ_KNOTS = 6
 """Points of a random equaliser, evenly over the mel scale; linear in dB between them."""
+_CONDITIONS = 1 << 40
+"""Tells what is drawn for conditions from what is for gains, with the same seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +42,10 @@ class MelBatch:
     label_ids: Tensor
     """(batch, level): ids of the target's labels, the finest first."""
     negatives: Tensor | None = None
-    """(batch, negative, mel_bin, frame): stems of the target's track that the query should not
-    find; None unless ``PairConfig.hard_negatives``."""
+    """(batch, negative, mel_bin, frame): what the query should not find; None unless
+    ``PairConfig.negatives``."""
     is_negative: Tensor | None = None
-    """(batch, negative) bool; False: no stem at this place, only silence."""
+    """(batch, negative) bool; False: none at this place, only silence."""
 
 
 def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -55,6 +61,32 @@ def waveforms(batch: PairBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     batch = batch.to(device, non_blocking=True)
     target = batch.target.float() * (batch.target_gain / FULL_SCALE)[:, None]
     return batch.context, target
+
+
+def vary_conditions(
+    batch: PairBatch, objective: ObjectiveConfig, known: Wordings, seed: int
+) -> PairBatch:
+    """Ask in other words for the drawn labels, then add noise; nothing else of the batch changes.
+
+    Differs: the paper conditions with the vectors of the labels alone. A corpus has a few dozen, so
+    most of what people may type lies where training never was.
+
+    Args:
+        batch: conditioned with the labels' own vectors.
+        objective: ``wording_share`` and ``condition_noise``.
+        known: a label that is not among them keeps its own vector.
+        seed: of what is drawn, for the global batch.
+    """
+    if not objective.wording_share and not objective.condition_noise:
+        return batch
+    condition = batch.condition.clone()
+    generator = torch.Generator().manual_seed(seed + _CONDITIONS)
+    drawn = _drawn(1, len(batch), 2 + condition.shape[1], generator)[0]
+    for row, label in enumerate(batch.labels):
+        if label in known and drawn[row, 0] < objective.wording_share:
+            condition[row] = known[label][int(drawn[row, 1] * len(known[label]))]
+    condition += objective.condition_noise * F.normalize(drawn[:, 2:] - 0.5, dim=1)
+    return replace(batch, condition=condition)
 
 
 def mel_batch(
@@ -118,7 +150,7 @@ def equaliser(knots_db: Tensor, mel_bins: int) -> Tensor:
 
 
 def _negatives(batch: PairBatch) -> list[Tensor]:
-    """Make one (batch, samples) float32 for each place of a hard negative."""
+    """Make one (batch, samples) float32 for each place of a negative."""
     if batch.negatives is None or batch.negative_gain is None:
         return []
     gain = batch.negative_gain / FULL_SCALE

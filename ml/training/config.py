@@ -108,11 +108,19 @@ class ObjectiveConfig:
     pooled_weight: float = added_field(0.0)
     """Phase 2: weight of the pooled term (``losses.pooled_loss``). Differs: evaluation compares
     means over patches."""
+    wording_share: float = added_field(0.0)
+    """Phase 2: with this probability other words (``ml.labels.wordings``) take the place of the
+    drawn label's. Differs: for labels that training does not have."""
+    condition_noise: float = added_field(0.0)
+    """Phase 2: norm of a random vector that is added to the condition, of norm 1. Differs:
+    likewise."""
 
     def __post_init__(self) -> None:
-        for name in ("gain_db", "eq_db", "nce_weight", "pooled_weight"):
+        for name in ("gain_db", "eq_db", "nce_weight", "pooled_weight", "condition_noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 (off) or more")
+        if not 0 <= self.wording_share <= 1:
+            raise ValueError(f"wording_share={self.wording_share}: expected 0 … 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,17 +41,33 @@ class ContrastivePhase(nn.Module):
         Each rank brings its rows; the loss is that of the global batch on every rank.
         """
         # In bf16 the network alone: cosines near 1 have no differences left there.
+        count, further = len(batch.target), batch.negatives
+        sides = [batch.context, batch.target, *([] if further is None else [further.flatten(0, 1)])]
         with autocast(batch.context.device, self.precision):
-            # (2 batch, freq_patch, time_patch, dim)
-            patches = self.model.encoder(torch.cat([batch.context, batch.target]))
+            # (2 batch and negatives, freq_patch, time_patch, dim)
+            patches = self.model.encoder(torch.cat(sides))
         patches = patches.float()
-        context, target = patches.mean((1, 2)).chunk(2)  # each (batch, dim)
+        pooled = patches.mean((1, 2))
+        context, target = pooled[:count], pooled[count : 2 * count]  # each (batch, dim)
         if self.training:
-            self._seen = context.detach(), patches.detach().chunk(2)[1]
+            self._seen = context.detach(), patches.detach()[count : 2 * count]
         context, target, tracks = (gather_rows(rows) for rows in (context, target, batch.tracks))
+        negatives = is_negative = None
+        if batch.is_negative is not None:
+            negatives = gather_rows(pooled[2 * count :].unflatten(0, batch.is_negative.shape))
+            is_negative = gather_rows(batch.is_negative.long()) > 0
         if self.model.config.is_centred:
+            if negatives is not None:
+                negatives = negatives - target.mean(0)
             context, target = centre(context), centre(target)
-        loss = nt_xent(context, target, self.temperature, tracks=tracks)
+        loss = nt_xent(
+            context,
+            target,
+            self.temperature,
+            tracks=tracks,
+            negatives=negatives,
+            is_negative=is_negative,
+        )
         health: dict[str, Tensor] = {}
         if not self.training:
             labels = gather_rows(batch.label_ids[:, 0])

@@ -62,12 +62,13 @@ def step_cost(config: TrainingConfig) -> StepCost:
     kept = _encoder_kept(model.encoder, patches)
     again = kept / model.encoder.layers + 2 * patches * model.encoder.dim * model.encoder.layers
     if model.predictor is None:
+        chunks = batch * (2 + config.pairs.negatives)
         return StepCost(
             parameters=encoder + 1,
-            flops=2 * batch * forward * (1 + _BACKWARD),
+            flops=chunks * forward * (1 + _BACKWARD),
             state_gb=encoder * 16 / 1e9,
-            activations_gb=2 * batch * kept / 1e9,
-            recomputed_gb=2 * batch * again / 1e9,
+            activations_gb=chunks * kept / 1e9,
+            recomputed_gb=chunks * again / 1e9,
         )
     predictor = _predictor_parameters(model.predictor)
     per_chunk = predictor_flops(model.predictor, patches)

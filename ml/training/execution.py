@@ -24,14 +24,22 @@ import torch
 from torch import Tensor
 
 from ml import kinds
-from ml.artifacts import MANIFEST_NAME, DataLayout, fingerprint, git_revision, read_manifest
+from ml.artifacts import (
+    MANIFEST_NAME,
+    ArtifactError,
+    DataLayout,
+    fingerprint,
+    git_revision,
+    read_manifest,
+)
 from ml.audio.mel import LogMel, spectrum_vectors
+from ml.labels.wordings import synonyms, wordings
 from ml.models.pretrained import save_checkpoint
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable
 from ml.progress import ProgressBar
 from ml.shards.folders import ShardFolder
-from ml.shards.pairs import PairBatch
+from ml.shards.pairs import PairBatch, PairConfig
 from ml.shards.reader import EmptySplitError, ShardPairs
 from ml.training.batches import waveforms
 from ml.training.checkpoints import (
@@ -210,7 +218,40 @@ def _initial_state(run: Run) -> TrainState:
     if model.predictor is not None and model.predictor.config.is_condition_centred:
         vectors = np.stack(list(run.pairs.label_vectors().values()))
         model.predictor.condition_mean.copy_(torch.from_numpy(vectors.mean(0)))
-    return build_state(run.config, model)
+    state = build_state(run.config, model)
+    if _has_wordings(run.config):
+        state.wordings = wording_vectors(run.pairs, run.layout)
+    return state
+
+
+def _has_wordings(config: TrainingConfig) -> bool:
+    return config.model.predictor is not None and config.objective.wording_share > 0
+
+
+def wording_vectors(pairs: ShardPairs, layout: DataLayout) -> dict[str, Tensor]:
+    """Encode the ``wordings`` of every label that is trained with: seconds, once a run.
+
+    Args:
+        pairs: what is trained on, and by which encoder its conditions are.
+        layout: of the home whose settings say where that encoder's files lie.
+
+    Raises:
+        ArtifactError: the encoder here is not the one that made the conditions, or lacks a file.
+    """
+    from ml.labels.encoders import label_encoder_of
+    from ml.settings import load_settings
+
+    made_by = pairs.label_encoder
+    encoder = label_encoder_of(load_settings(layout.home), made_by["name"])
+    if encoder.fingerprint != made_by["fingerprint"]:
+        raise ArtifactError(
+            f"the conditions of the shards come from label encoder {made_by['name']} "
+            f"({made_by['fingerprint'][:12]}), here it is {encoder.fingerprint[:12]}; expected the "
+            "same, to encode other words for the labels: set objective.wording_share=0, or make "
+            "labels and shards anew"
+        )
+    texts = {label: wordings(label) for label in pairs.training_labels}
+    return {label: torch.from_numpy(encoder.encode(found)) for label, found in texts.items()}
 
 
 def _untrained(run: Run) -> StemJepa:
@@ -237,6 +278,8 @@ def _origin(run: Run) -> dict[str, Any]:
     tracks = {(t["corpus"], t["track_id"]): t for t in earlier.get("training_tracks", [])}
     tracks |= {(t["corpus"], t["track_id"]): t for t in pairs.training_tracks}
     labels = set(earlier.get("training_labels", [])) | set(pairs.training_labels)
+    if _has_wordings(run.config):
+        labels |= {name for label in pairs.training_labels for name in synonyms(label)}
     return {
         "name": run.config.preset,
         "size": run.config.size,
@@ -366,6 +409,14 @@ def measure_target_variance(model: StemJepa, batches: Iterable[PairBatch]) -> No
     model.target_variance.copy_(torch.stack(spreads).mean(0))
 
 
+def _pair_config(config: TrainingConfig, split: str) -> PairConfig:
+    """Leave out what is read for phase 1 alone, and in validation what is of training alone."""
+    pairs, none = config.pairs, {"time_negatives": 0, "speed_negatives": 0}
+    if split != "train":
+        return replace(pairs, music_share=0.0, weights=None, semitones=0, **none)
+    return pairs if config.model.phase == CONTRASTIVE else replace(pairs, **none)
+
+
 def open_pairs(
     folders: list[ShardFolder],
     config: TrainingConfig,
@@ -385,9 +436,7 @@ def open_pairs(
     return ShardPairs(
         folders,
         split=split,
-        config=config.pairs
-        if split == "train"
-        else replace(config.pairs, music_share=0.0, weights=None),
+        config=_pair_config(config, split),
         batch_size=config.batch_size,
         seed=config.seed,
         rank=0 if ranks == 1 else rank(),

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ml.models.stem_jepa import StemJepa
 from ml.shards.pairs import PairBatch
-from ml.training.batches import mel_batch
+from ml.training.batches import Wordings, mel_batch, vary_conditions
 from ml.training.config import LoopConfig, TrainingConfig, warmup_cosine
 from ml.training.contrastive import ContrastivePhase
 from ml.training.cost import SpeedMeter, device_gb, is_recomputing
@@ -45,6 +45,8 @@ class TrainState:
     """Steps done."""
     best: float = math.inf
     """Lowest within-label rank of a validation so far."""
+    wordings: Wordings = field(default_factory=dict)
+    """For ``objective.wording_share``."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's own weights."""
@@ -208,16 +210,17 @@ def train_step(
     ``forward`` is the phase as ``distributed_phase`` gives it; default: the phase itself.
     """
     config, step = state.config, state.step
+    objective, seed = config.objective, config.seed * 1_000_003 + step
     rate = set_rates(state.optimizer, config, step)
     state.phase.train()
     with torch.no_grad():
         mels = mel_batch(
-            batch,
+            vary_conditions(batch, objective, state.wordings, seed),
             state.model.log_mel,
             device,
-            gain_db=config.objective.gain_db,
-            eq_db=config.objective.eq_db,
-            seed=config.seed * 1_000_003 + step,
+            gain_db=objective.gain_db,
+            eq_db=objective.eq_db,
+            seed=seed,
         )
     loss, metrics = (forward or state.phase)(mels)
     state.optimizer.zero_grad(set_to_none=True)

@@ -71,7 +71,8 @@ _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 _NOT_OF_PHASE_1 = (
     *("model.predictor", "model.target_norm", "model.is_context_centred", "model.song_share"),
-    *("objective.ema_", "objective.nce_", "objective.pooled_weight"),
+    *("objective.ema_", "objective.nce_", "objective.pooled_weight", "objective.wording_share"),
+    "objective.condition_noise",
     *("optimizer.encoder_", "pairs.hard_negatives", "pairs.music_share"),
 )
 """Fields that phase 1 does not read, by how they begin."""

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -136,15 +137,17 @@ class MidiCorpus:
             else:
                 yield from (self._track(file[0], song) for song in songs)
 
-    def render(self, *, workers: int = 1) -> None:
+    def render(self, *, workers: int = 1, executor: Executor | None = None) -> None:
         """Render the songs that are not there, and remove what is not of the corpus any more.
 
         Args:
             workers: processes; the samples do not depend on it.
+            executor: who renders instead, a MIDI file a unit; must see all files at their paths.
 
         Raises:
-            CorpusError: nobody said where the audio goes.
+            CorpusError: nobody said where the audio goes, or the executor put it elsewhere.
             LockedError: another process is rendering there.
+            ml.processes.WorkersError: the executor's workers cannot be reached, or died.
         """
         player = self._player
         if not self._has_audio:
@@ -156,8 +159,15 @@ class MidiCorpus:
             listed = self._read_listing()
             files = {player.version(*file): file for file in self._contents()}
             todo = [file for key, file in files.items() if not self._is_whole(listed.get(key))]
-            made = progress(_rendered(player, todo, workers), total=len(todo), label="MIDI files")
-            listed |= dict(made)
+            made = _rendered(player, todo, workers, executor)
+            found = dict(progress(made, total=len(todo), label="MIDI files"))
+            if not all(map(self._is_whole, found.values())):
+                raise CorpusError(
+                    f"songs were rendered, but {player.audio} here does not hold them; expected a "
+                    "folder that the workers of compute.dask_scheduler share: mount it there, or "
+                    "set compute.dask_scheduler to null"
+                )
+            listed |= found
             listed = {version: listed[version] for version in files}
             write_json(player.audio / LISTING, listed)
             kept = {song.folder for songs in listed.values() for song in _songs(songs)}
@@ -275,14 +285,16 @@ class _Player:
 
 
 def _rendered(
-    player: _Player, files: Sequence[tuple[Path, str]], workers: int
+    player: _Player, files: Sequence[tuple[Path, str]], workers: int, executor: Executor | None
 ) -> Iterator[tuple[str, _Songs]]:
-    """Render files here, or in several processes."""
-    if min(workers, len(files)) <= 1:
+    """Render files here, in several processes, or where the executor is."""
+    if executor is not None:
+        yield from completed(executor, player.render, files)
+    elif min(workers, len(files)) <= 1:
         yield from map(player.render, files)
-        return
-    with process_pool(min(workers, len(files))) as pool:
-        yield from completed(pool, player.render, files)
+    else:
+        with process_pool(min(workers, len(files))) as pool:
+            yield from completed(pool, player.render, files)
 
 
 def _songs(songs: _Songs) -> list[_Song]:

@@ -45,6 +45,22 @@ def test_nt_xent_leaves_pairs_of_the_same_track_out():
     assert expected != pytest.approx(slow_nt_xent(context, target, 0.2), rel=1e-3)
 
 
+def test_further_negatives_of_nt_xent_are_terms_of_their_context_alone():
+    torch.manual_seed(1)
+    (context, target), negatives = torch.randn(2, 6, 5), torch.randn(6, 2, 5)
+    is_negative = torch.tensor([[True, True], [True, False], *[[False, False]] * 4])
+    plain = nt_xent(context, target, 0.2).item() * 12
+    for i, j in is_negative.nonzero().tolist():
+        rows = [*target, *context[:i], *context[i + 1 :], *negatives[i, :j]]
+        before = sum(math.exp(cosine(context[i], row) / 0.2) for row in rows)
+        plain += math.log(1 + math.exp(cosine(context[i], negatives[i, j]) / 0.2) / before)
+    found = nt_xent(context, target, 0.2, negatives=negatives, is_negative=is_negative)
+    assert found.item() * 12 == pytest.approx(plain, rel=1e-5)
+    none = torch.zeros(6, 2, dtype=torch.bool)
+    same = nt_xent(context, target, 0.2, negatives=negatives, is_negative=none)
+    torch.testing.assert_close(same, nt_xent(context, target, 0.2))
+
+
 def test_nt_xent_of_equal_rows_is_the_chance_loss():
     rows = torch.ones(8, 4)
     assert nt_xent(rows, rows, 0.3).item() == pytest.approx(math.log(2 * 8 - 1), rel=1e-6)

@@ -13,6 +13,7 @@ from ml.shards.pairs import (
     draw_pair,
     gives_pair,
     sounding_stems,
+    speed,
 )
 
 CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.5)
@@ -116,18 +117,63 @@ def test_hard_negatives_are_other_instruments_that_the_context_lacks():
     names = {stem_labels: i for i, stem_labels in enumerate(LABELS)}
     seen = Counter()
     for draw in found:
-        assert len(draw.negatives) == len(set(draw.negatives)) <= 2
-        assert not {draw.target, *draw.context} & set(draw.negatives)
-        assert names[()] not in draw.negatives  # nobody knows that it is another instrument
-        for other in draw.negatives:
+        stems = [x.stem for x in draw.negatives]
+        assert list(draw.negatives) == [draw.excerpt(stem) for stem in stems]
+        assert len(stems) == len(set(stems)) <= 2
+        assert not {draw.target, *draw.context} & set(stems)
+        assert names[()] not in stems  # nobody knows that it is another instrument
+        for other in stems:
             seen[other] += 1
             labels = band.stems[other].labels
             assert draw.label not in labels
             assert labels[-1:] != band.stems[draw.target].labels[-1:]
     assert {*seen} >= {0, 1, 2, 3, 5}
-    of_clean = [x for x in found if x.target == 0 and names[LABELS[1]] in x.negatives]
+    lead = names[LABELS[1]]
+    of_clean = [x for x in found if x.target == 0 and x.excerpt(lead) in x.negatives]
     assert {x.label for x in of_clean} == {"clean"}  # asked for a guitar, the other one is right
     assert all(x.negatives == () for x in found if x.label == "music")
+
+
+def test_time_negatives_are_the_target_where_it_sounds_at_other_times():
+    whole = segment([(0.0, 30.0)], [(0.0, 4.0), (10.0, 14.0)], [(0.0, 30.0)], duration_s=30.0)
+    found = draws(whole, 500, replace(CONFIG, time_negatives=2))
+    assert [replace(x, negatives=()) for x in found] == draws(whole, 500)
+    for draw in found:
+        for stem, start, semitones in draw.negatives:
+            assert (stem, semitones) == (draw.target, 0)
+            assert abs(start - draw.start) >= CONFIG.chunk_s * 100
+            assert stem in sounding_stems(
+                [x.intervals for x in whole.stems],
+                start / 100,
+                start / 100 + CONFIG.chunk_s,
+                CONFIG.min_active_s,
+            )
+    assert {len(x.negatives) for x in found if x.target != 1} == {2}
+    assert min(len(x.negatives) for x in found) < 2
+
+
+def test_speeds_are_drawn_for_pairs_and_others_for_their_negatives():
+    whole = segment([(0.0, 30.0)], [(0.0, 30.0)], duration_s=30.0)
+    config = replace(CONFIG, semitones=3, speed_negatives=2, time_negatives=1)
+    found = draws(whole, 700, config)
+    counts = Counter(x.semitones for x in found)
+    assert sorted(counts) == [-3, -2, -1, 0, 1, 2, 3]
+    assert min(counts.values()) > 60
+    for draw in found:
+        time, *speeds = draw.negatives
+        longest = config.chunk_s * 100 * speed(draw.semitones)
+        assert draw.start + longest <= whole.samples + 1
+        assert time.semitones == draw.semitones
+        assert abs(time.start - draw.start) >= longest - 1
+        others = {x.semitones for x in speeds}
+        assert len(others) == len(speeds) <= 2
+        assert draw.semitones not in others
+        assert {(x.stem, x.start) for x in speeds} <= {(draw.target, draw.start)}
+        assert all(
+            x.start + config.chunk_s * 100 * speed(x.semitones) <= whole.samples + 1 for x in speeds
+        )
+    short = segment([(0.0, 4.0)], [(3.6, 4.0)], duration_s=4.0)  # a faster chunk is still a pair's
+    assert len(draws(short, 50, replace(config, chunk_s=2.0, min_active_s=0.3))) == 50
 
 
 def test_as_many_negatives_as_there_are():
@@ -141,6 +187,10 @@ def test_wrong_config_is_named():
         PairConfig(music_share=2)
     with pytest.raises(ValueError, match="hard_negatives is -1"):
         PairConfig(hard_negatives=-1)
+    with pytest.raises(ValueError, match="semitones is 2 with rule 'peak'"):
+        PairConfig(semitones=2, rule="peak")
+    with pytest.raises(ValueError, match="speed_negatives is 3 with semitones 1"):
+        PairConfig(semitones=1, speed_negatives=3)
     with pytest.raises(ValueError, match="rule is 'loud'"):
         PairConfig(rule="loud")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="exceeds chunk_s"):

@@ -11,8 +11,8 @@ import torch
 from ml.artifacts import ArtifactError
 from ml.corpora.table import read_corpus_tracks
 from ml.labels.taxonomy import FOUR_CLASSES
-from ml.shards.batches import label_id, label_ids
-from ml.shards.pairs import LABEL_LEVELS, PairConfig
+from ml.shards.batches import label_id, label_ids, resampled
+from ml.shards.pairs import LABEL_LEVELS, PairConfig, speed
 from ml.shards.reader import ShardPairs
 
 CONFIG = PairConfig(chunk_s=2.0, min_active_s=0.3)
@@ -154,6 +154,24 @@ def test_hard_negatives_are_other_stems_of_the_same_chunk(flac_corpus, workers):
                     waveform = chunk.numpy() / 32768 * float(gain)
                     assert is_of_track(flac_corpus, track_id, waveform)
     assert count > 5
+
+
+def test_negatives_of_other_times_and_speeds_are_read_where_there_are_any(flac_corpus):
+    config = replace(CONFIG, semitones=2, speed_negatives=4, time_negatives=1)
+    (batch,) = take(open_pairs(flac_corpus, config=config), 1)
+    assert batch.negatives is not None
+    assert batch.negatives.shape == (4, 5, SAMPLES)
+    assert batch.negative_gain is not None
+    assert torch.equal(batch.negatives.any(2), batch.negative_gain > 0)
+    assert (batch.negative_gain > 0).sum() > 8
+
+
+def test_what_is_read_faster_sounds_higher_by_as_many_semitones():
+    tone = 8_000 * np.sin(2 * np.pi * 400 * np.arange(64_000) / 16_000)
+    for semitones in (-5, 0, 3, 12):
+        longer = tone[: round(16_000 * speed(semitones))].round().astype(np.int16)
+        spectrum = np.abs(np.fft.rfft(resampled(longer, 16_000) * np.hanning(16_000)))
+        assert abs(spectrum.argmax() - 400 * 2 ** (semitones / 12)) <= 1  # bins of 1 Hz
 
 
 def is_of_track(corpus, track_id, chunk):

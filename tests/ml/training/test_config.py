@@ -41,7 +41,8 @@ def test_the_paper_size_is_the_paper():
     assert not predictor.is_condition_centred
     objective, pairs = config.objective, config.pairs
     assert (objective.gain_db, objective.eq_db, objective.pooled_weight) == (0.0, 0.0, 0.0)
-    assert (pairs.music_share, pairs.hard_negatives) == (0.0, 0)
+    assert (objective.wording_share, objective.condition_noise) == (0.0, 0.0)
+    assert (pairs.music_share, pairs.semitones, pairs.negatives) == (0.0, 0, 0)
     assert (pairs.rule, pairs.min_peak, pairs.is_by_track) == ("peak", 0.1, True)
     assert encoder.is_xavier
     assert objective.is_temperature_kept
@@ -97,8 +98,12 @@ def test_configurations_keep_the_fingerprints_that_name_trained_runs(size, prese
         {"model.predictor.is_condition_centred": True},
         {"objective.eq_db": 6},
         {"objective.pooled_weight": 0.5},
+        {"objective.wording_share": 0.5},
+        {"objective.condition_noise": 0.3},
         {"pairs.music_share": 0.1},
         {"pairs.hard_negatives": 2},
+        {"pairs.time_negatives": 1},
+        {"pairs.semitones": 3, "pairs.speed_negatives": 1},
     ],
 )
 def test_a_lead_is_another_run_and_round_trips(overrides):

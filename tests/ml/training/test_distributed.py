@@ -36,7 +36,7 @@ def measure(preset, overrides, device):
         classes=torch.arange(8) % 4, tracks=torch.tensor([0, 1, 2, 3, 4, 5, 0, 6]),
         asked=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]),
         label_ids=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])[:, None])
-    if config.pairs.hard_negatives:
+    if config.pairs.negatives:
         whole |= dict(negatives=draw(8, 2, 160, 50), is_negative=draw(8, 2) > 0)
     batch = MelBatch(**{name: rows[rank()::world()] for name, rows in whole.items()})
     phase = distributed_phase(state, LoopConfig(), device)
@@ -67,6 +67,7 @@ LEADS = {
 }
 CASES = {
     "contrastive": ("contrastive", {}),
+    "time": ("contrastive", {"pairs.time_negatives": 2}),
     "film-nce": ("film-nce", {}),
     "leads": ("film-nce", LEADS),
 }

@@ -64,6 +64,7 @@ LEADS = {
     "optimizer.encoder_frozen_share": 0.5,
     "objective.pooled_weight": 0.5,
     "objective.eq_db": 6.0,
+    "objective.condition_noise": 0.3,
     "pairs.music_share": 0.2,
     "pairs.hard_negatives": 2,
 }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ml.corpora.midi.renderings import PROGRAMS, drum_labels, program_labels
 from ml.corpora.registration import register_corpus, render_missing
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
 from ml.labels.taxonomy import CATEGORIES
+from ml.processes import cluster
 from ml.settings import load_settings
 from ml.tracks import CorpusError
 from ml.upkeep.collect import collect_leftovers
@@ -66,6 +68,40 @@ def test_the_same_bytes_whoever_renders_in_whatever_order(
     files = {path for track in planned for stem in track.stems for path in stem.files}
     assert files == {tmp_path / "one" / name for name in one}
     assert list(opened(root, tmp_path / "two", soundfonts).tracks()) == list(moved.tracks())
+
+
+def test_a_cluster_renders_the_same_bytes(
+    song: Callable[..., Path], tmp_path: Path, soundfonts: list[Path]
+):
+    distributed = pytest.importorskip("distributed")
+    for name in "ab":
+        song(tmp_path / "midi" / f"{name}.mid", (0, 33, 48), pitch=ord(name) - 40)
+    opened(tmp_path / "midi", tmp_path / "here", soundfonts, renderings=1).render()
+    corpus = opened(tmp_path / "midi", tmp_path / "there", soundfonts, renderings=1)
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as dask,
+        cluster(dask.scheduler_address) as executor,
+    ):
+        corpus.render(executor=executor)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here") != {}
+
+
+def test_what_workers_wrote_to_disks_of_their_own_is_missed(
+    song: Callable[..., Path], tmp_path: Path, soundfonts: list[Path]
+):
+    class Elsewhere(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *units: Any, **_: Any):
+            player = replace(fn.__self__, audio=tmp_path / "elsewhere")
+            return super().submit(player.render, *units)
+
+    song(tmp_path / "midi" / "a.mid", (0, 33, 48))
+    corpus = opened(tmp_path / "midi", tmp_path / "audio", soundfonts, renderings=1)
+    with (
+        Elsewhere(1) as executor,
+        pytest.raises(CorpusError, match=r"audio here does not hold them.*dask_scheduler"),
+    ):
+        corpus.render(executor=executor)
+    assert contents(tmp_path / "elsewhere")
 
 
 def test_songs_sound_are_labelled_and_stay_in_the_split_of_their_file(
