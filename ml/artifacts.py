@@ -183,6 +183,10 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+CONTENT_DIGITS = 16
+"""Of such a fingerprint that tell contents apart: 64 bits among millions of files."""
+
+
 def put(aside: Path, path: Path, rename: Callable[[Path, Path], object] | None = None) -> None:
     """Rename what was written aside to its place, so that a power cut leaves all of it or nothing.
 

@@ -1,8 +1,9 @@
 """Makes the shipped model of a trained one, ``python -m ml.starter.make RUN``: bf16, card, record.
 
 Parameters are rounded to bf16; buffers (running means, what the log-mel has measured) stay float32.
-A target encoder of which no vector is made (``song_share``) is left out. What names other artifacts
-of the home it was trained in (shards, runs of MLflow) is in the record, not in the manifest.
+A target encoder of which no vector is made (``song_share``) is left out, and content hashes of
+training songs are cut to the digits that are compared. What names other artifacts of the home it
+was trained in (shards, runs of MLflow) is in the record, not in the manifest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from ml import kinds
 from ml.artifacts import (
+    CONTENT_DIGITS,
     Artifact,
     ArtifactError,
     read_manifest,
@@ -95,6 +97,10 @@ def _write_model(
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
     origin = {name: manifest[name] for name in CARRIED if name in manifest}
+    origin["training_tracks"] = [
+        track | {"content_hash": [x[:CONTENT_DIGITS] for x in track["content_hash"]]}
+        for track in manifest["training_tracks"]
+    ]
     named = {"name": kinds.STARTER, "version": version, "made_from": manifest["model_id"]}
     return save_checkpoint(path, model, model.described, origin=origin | named)
 

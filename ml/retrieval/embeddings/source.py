@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from ml import kinds
-from ml.artifacts import MANIFEST_NAME, DataLayout, read_manifest
+from ml.artifacts import CONTENT_DIGITS, MANIFEST_NAME, DataLayout, read_manifest
 from ml.audio.activity import MIN_ACTIVE_S, ActivityConfig, active_intervals, active_starts
 from ml.audio.files import read_stem
 from ml.retrieval.embeddings.files import StemRow
@@ -228,8 +228,8 @@ def seen_tracks(
     Args:
         table: ``corpus_tracks`` of the corpus.
         training_tracks: ``corpus``, ``track_id``, ``content_hash`` (of the track, or a list of
-            those of its stems; may be missing) and, where known, ``artist`` and ``title`` of each
-            training track.
+            those of its stems, at least ``CONTENT_DIGITS`` of each; may be missing) and, where
+            known, ``artist`` and ``title`` of each training track.
         layout: a home whose ``corpus_tracks`` give artist and title where ``training_tracks``
             lack them; a training corpus that was never scanned there is matched by id and content.
 
@@ -237,14 +237,16 @@ def seen_tracks(
         ArtifactError: a table of the home is damaged or has a newer format.
     """
     ids = {(track["corpus"], track["track_id"]) for track in training_tracks}
-    hashes = {content for track in training_tracks for content in _hashes(track)}
+    hashes = {x[:CONTENT_DIGITS] for track in training_tracks for x in _hashes(track)}
     names = _song_keys(_names(training_tracks, layout))
     sounding = table.filter(table["active_s"] > 0)
     columns = ("corpus", "track_id", "content_hash", "artist", "title")
     return {
         track_id
         for corpus, track_id, content, artist, title in sounding.select(columns).iter_rows()
-        if (corpus, track_id) in ids or content in hashes or song_key(artist, title) in names
+        if (corpus, track_id) in ids
+        or content[:CONTENT_DIGITS] in hashes
+        or song_key(artist, title) in names
     }
 
 
