@@ -22,7 +22,7 @@ from ml.models.stem_jepa import load_model
 from ml.retrieval.champion.champion import write_champion
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.queries.retriever import Retrievers
-from ml.retrieval.tables.publish import publish_corpus
+from ml.retrieval.tables.publish import hear_gallery, publish_corpus
 from ml.serve.app import bind, build_app, server_of, url_of
 from ml.serve.limits import ServeLimits
 from ml.settings import Settings, load_settings
@@ -67,6 +67,7 @@ def _build_home(shared_home: Path, home: Path) -> None:
         build_corpus_tracks(name, open_corpus(entry.kind, entry.root), layout)
         build_label_embeddings(name, layout, build_label_encoder("minilm"))
         embed_corpus(name, [model], layout, read_label_vectors(layout, name), precision="fp32")
+        hear_gallery(layout, [model.model_id], name)
         publish_corpus(layout, model.model_id, name)
     write_champion(layout, model.model_id, checkpoint)
 

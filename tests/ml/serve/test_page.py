@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -170,6 +172,27 @@ def test_gain_mute_and_solo_are_heard(open_page: Any) -> None:
     lane.locator("input").fill("-12")
     assert lane.locator("output").text_content() == "−12 dB"
     assert page.evaluate("player.lanes.mix.db") == -12
+
+
+def test_a_stem_is_brought_to_the_mix_and_its_excerpt_kept(open_page: Any, live_url: str) -> None:
+    page = open_page("?corpus=demo&song=heldout-000&in=demo&bpm=88..120&k=6")
+    page.locator(".card[data-key]").first.wait_for()
+    page.locator(".card .play").first.click()
+    wait_until_playing(page)
+    chosen = f"{quote(page.locator('.card.chosen').get_attribute('data-key'), safe='')}/fit?"
+    for button, asked in (("#fit", "to_key=false"), ("#fit-key", "to_tempo=true&to_key=true")):
+        with page.expect_response(re.compile(f"{re.escape(chosen)}.*{asked}")) as answered:
+            page.click(button)
+        fit = answered.value.json()
+        page.wait_for_function("url => player.lanes.stem.sound?.url === url", arg=fit["audio"])
+        wait_until_playing(page)
+    assert 3 / 4 < fit["speed"] < 1
+    assert f"{fit['speed']:.2f} × as fast" in page.locator("#now-title").text_content()
+    with page.expect_download() as kept:
+        page.click("#excerpt")
+    excerpt = _fetched(live_url.rstrip("/") + fit["excerpt"]).read()
+    assert kept.value.path().read_bytes() == excerpt
+    assert f"speed={fit['speed']}" in fit["excerpt"]
 
 
 def test_filters_and_the_address_that_keeps_them(open_page: Any, mix_file: Path) -> None:
