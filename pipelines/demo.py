@@ -90,15 +90,15 @@ def run_demo(home: Path | None, overrides: dict[str, Any], *, workers: int = 0) 
 
 def said_of_what_is_current(settings: "Settings") -> str:
     """Repeat what the last demo of a home said; empty where something has changed since."""
-    from ml.artifacts import read_json
+    from ml.artifacts import read_object
 
     path = settings.home / NOTE_NAME
-    note = read_json(path) if path.is_file() else {"state": ""}
-    if not note["state"] or note["state"] != demo_state(settings):
+    note = read_object(path) if path.is_file() else {}
+    if not note.get("state") or note["state"] != demo_state(settings):
         return ""
     return (
         "everything is up to date: settings, program and files are as the demo left them "
-        f"{note['ended']}\n{note['said']}"
+        f"{note.get('ended')}\n{note.get('said')}"
     )
 
 
