@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent
 _FULL_DEMO = {"  payload: flac": "  payload: pcm16"}
 """In the ``config.yaml`` of a demo: audio uncompressed, twice the size, faster to read."""
-QUICK = {"steps": 25, "batch_size": 32, "optimizer.warmup_steps": 10}
-"""Training of the quick demo, phase 1 from ``starter``: it shows how, and is not worth keeping.
-``film`` learns nothing to speak of in so few steps (R@10 6 % of 302 stems after 80)."""
+QUICK = {"steps": 100, "batch_size": 8, "optimizer.warmup_steps": 20}
+"""Training of the quick demo, both phases from ``starter``: it shows how, and is not worth keeping.
+Many small steps suit ``film``, whose term counts no negatives: of 302 stems R@10 is 28 % after
+these, 23 % after 25 steps of 32 pairs, and 5 % where its predictor begins at random."""
 QUICK_SONGS = {"train_songs": 96, "heldout_songs": 60, "heldout_s": 8.0}
 """Held-out songs are as many as in the full demo, so that figures are of as many stems."""
 _QUICK_DEMO = _FULL_DEMO | {
     "  demo-swapped:\n    kind: demo\n    root: corpora/demo-swapped\n": "",
     "  train_songs: 400": f"  train_songs: {QUICK_SONGS['train_songs']}  # make demo-full: 400",
     "  heldout_s: 30.0": f"  heldout_s: {QUICK_SONGS['heldout_s']}  # make demo-full: 30.0",
-    "  presets: [two-part, film]": "  presets: [two-part]  # make demo-full: [two-part, film]",
     "  start: null": "  start: starter  # make demo-full: null",
     "  overrides: {}": "  # Minutes' worth; make demo-full has {}: the presets' own numbers.\n"
     f"  overrides: {{{', '.join(f'{key}: {value}' for key, value in QUICK.items())}}}",

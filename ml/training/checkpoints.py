@@ -163,19 +163,13 @@ def start_from_encoder(model: StemJepa, checkpoint: Path) -> None:
     Raises:
         ArtifactError: the checkpoint is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    weights = _weights_of(checkpoint)
+    encoder = _below(weights, "song_encoder.") or _below(weights, "encoder.")
     try:
-        weights = load_file(checkpoint / "model.safetensors")
-        encoder = _below(weights, "song_encoder.") or _below(weights, "encoder.")
         model.encoder.load_state_dict(encoder)
         model.log_mel.load_state_dict(_below(weights, "log_mel."))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        remedy = kinds.MODEL.remedy(checkpoint)
-        raise ArtifactError(
-            f"{checkpoint} is damaged: {error}; make it again with: {remedy}"
-        ) from None
+    except RuntimeError as error:
+        raise _damaged(checkpoint, error) from None
 
 
 @torch.no_grad()
@@ -188,9 +182,7 @@ def start_from_phase_1(model: StemJepa, phase_1: Path) -> None:
     Raises:
         ArtifactError: the checkpoint has another shape.
     """
-    from safetensors.torch import load_file
-
-    weights = load_file(phase_1 / "model.safetensors")
+    weights = _weights_of(phase_1)
     assert model.target_encoder is not None
     try:
         for part in (model.encoder, model.target_encoder, model.song_encoder):
@@ -207,6 +199,47 @@ def start_from_phase_1(model: StemJepa, phase_1: Path) -> None:
             f"{phase_1} has another shape than this configuration: {error}; train phase 1 at the "
             "same size first: stems train --preset contrastive"
         ) from None
+
+
+@torch.no_grad()
+def go_on_from_phase_2(model: StemJepa, checkpoint: Path) -> None:
+    """Give a phase-2 model, begun from phase 1, what another learned in phase 2.
+
+    Encoder, target encoder (its own, else a copy of the encoder), predictor and running means, and
+    the heads where both have them. The song part stays phase 1's. Differs: not in the paper.
+
+    Raises:
+        ArtifactError: the checkpoint is damaged.
+    """
+    weights = _weights_of(checkpoint)
+    assert model.predictor is not None
+    assert model.target_encoder is not None
+    encoder, heads = _below(weights, "encoder."), _below(weights, "instrument_heads.")
+    try:
+        model.encoder.load_state_dict(encoder)
+        model.target_encoder.load_state_dict(_below(weights, "target_encoder.") or encoder)
+        model.predictor.load_state_dict(_below(weights, "predictor."))
+        if heads and model.instrument_heads is not None:
+            model.instrument_heads.load_state_dict(heads)
+        for name in ("context_mean", "target_mean", "mean_updates"):
+            getattr(model, name).copy_(weights[name])
+    except (KeyError, RuntimeError) as error:
+        raise _damaged(checkpoint, error) from None
+
+
+def _weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(checkpoint / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise _damaged(checkpoint, error) from None
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ArtifactError:
+    remedy = kinds.MODEL.remedy(checkpoint)
+    return ArtifactError(f"{checkpoint} is damaged: {error}; make it again with: {remedy}")
 
 
 def _below(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

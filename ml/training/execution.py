@@ -3,7 +3,8 @@
 Before phase 1 the frontend is *measured* on training audio: the log-mel's floor, mean and
 deviation, and the means of embeddings. Differs: the paper's frontend has fixed numbers
 (``LogMelConfig``). Phase 2 takes over the numbers of its phase 1, and a phase 1 that starts from a
-checkpoint those of its log-mel.
+checkpoint those of its log-mel. Where that checkpoint is of phase 2, the phase 2 that follows goes
+on from its predictor.
 
 Under ``torchrun`` every rank trains and rank 0 writes.
 """
@@ -44,6 +45,7 @@ from ml.shards.reader import EmptySplitError, ShardPairs
 from ml.training.batches import waveforms
 from ml.training.checkpoints import (
     CheckpointWriter,
+    go_on_from_phase_2,
     load_training_state,
     start_from_encoder,
     start_from_phase_1,
@@ -79,6 +81,8 @@ class Run:
     pairs: ShardPairs
     phase_1: Path | None
     """The checkpoint that it starts from; None: from random weights."""
+    phase_2: Path | None = None
+    """The phase 2 that it goes on from: of the model that its phase 1 was begun from."""
     loop: LoopConfig
     device: torch.device
 
@@ -96,8 +100,11 @@ class Run:
             "shards": self.pairs.fingerprints,
             "phase_1": self.phase_1_manifest.get("model_id"),
         }
-        # Where no song is in two corpora, the identity is what it was before such songs counted.
-        return identity | ({"same_songs": n} if (n := self.pairs.same_songs) else {})
+        # Where there is none of these, the identity is what it was before they counted.
+        begun = {}
+        if self.phase_2 is not None:
+            begun["phase_2"] = read_manifest(self.phase_2, kinds.MODEL)["model_id"]
+        return identity | begun | ({"same_songs": n} if (n := self.pairs.same_songs) else {})
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -211,6 +218,8 @@ def _initial_state(run: Run) -> TrainState:
         measure_means(model, _first_batches(run))
     else:
         start_from_phase_1(model, run.phase_1)
+        if run.phase_2 is not None:
+            go_on_from_phase_2(model, run.phase_2)
     if model.has_variance:
         measure_target_variance(model, _first_batches(run))
     if model.has_context_patches:

@@ -27,9 +27,12 @@ from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, DataLayout, read_manifest, read_object
 from ml.device import keep_freed_memory
 from ml.locks import lock
+from ml.models.config import StemJepaConfig
+from ml.models.pretrained import CONFIG_NAME
 from ml.plain import dataclass_from, flat, jsonable
 from ml.shards.folders import training_folder
 from ml.shards.index import split_fingerprint
+from ml.shards.reader import ShardPairs
 from ml.training.checkpoints import with_frontend
 from ml.training.config import (
     NEEDS_PHASE_1,
@@ -78,6 +81,8 @@ _NOT_OF_PHASE_1 = (
 """Fields that phase 1 does not read, by how they begin."""
 _REFUSED_BY_PHASE_1 = ("model.predictor.", "model.song_share", "pairs.hard_negatives")
 """Those of them that phase 1 cannot have: in settings of both phases they are for phase 2."""
+_OF_A_PREDICTOR = ("predictor", "target_norm", "is_context_centred")
+"""Fields of a model in which two must agree for one to go on from the predictor of the other."""
 _OF_ITS_START = ("model.log_mel", "model.encoder.mel_bins")
 """Fields that a phase 1 takes over from the model that it started from."""
 
@@ -246,7 +251,8 @@ def resume_run(
             config=config,
             shards=folders,
             pairs=open_pairs(folders, config, "train", loop, device=device),
-            phase_1=_find_phase_1(layout, described["identity"]["phase_1"]),
+            phase_1=_find_begun(layout, described["identity"]["phase_1"]),
+            phase_2=_find_begun(layout, described["identity"].get("phase_2")),
             loop=loop,
             device=device,
         )
@@ -291,6 +297,7 @@ def open_run(
         shards=folders,
         pairs=pairs,
         phase_1=begun,
+        phase_2=_phase_2_before(layout, config, pairs, begun),
         loop=loop,
         device=device,
     )
@@ -321,6 +328,31 @@ def _find_start(
             f"--preset {preset}"
         )
     return keep_in_home(layout, begun)
+
+
+def _phase_2_before(
+    layout: DataLayout, config: TrainingConfig, pairs: ShardPairs, phase_1: Path | None
+) -> Path | None:
+    """Find the model that the phase 1 was begun from, if this phase 2 can go on from it."""
+    if phase_1 is None or config.model.predictor is None:
+        return None
+    model_id = read_manifest(phase_1, kinds.MODEL).get("phase_1_model_id")
+    if model_id is None:
+        return None
+    found = find_checkpoint(layout, model_id)
+    begun = dataclass_from(StemJepaConfig, read_object(found / CONFIG_NAME)["model"])
+    if begun.predictor is None:
+        return None
+    there = {name: getattr(begun, name) for name in _OF_A_PREDICTOR}
+    here = {name: getattr(config.model, name) for name in _OF_A_PREDICTOR}
+    there["label_encoder"] = read_manifest(found, kinds.MODEL)["label_encoder"]["fingerprint"]
+    here["label_encoder"] = pairs.label_encoder["fingerprint"]
+    if fields := differing_fields(jsonable(there), jsonable(here)):
+        said = f"that of {found.parent.name} differs: {'; '.join(fields)}"
+        _log.info("%s begins with a random predictor; %s", config.preset, said)
+        return None
+    _log.info("%s goes on from the predictor of %s", config.preset, found.parent.name)
+    return found
 
 
 def _phase_1_of(
@@ -363,7 +395,7 @@ def _described_phase_1(checkpoint: Path, corpora: Sequence[str]) -> dict[str, An
         described = read_object(path)
         return _of_phase_1(described["identity"], described.get("corpora", corpora))
     shards = read_manifest(checkpoint, kinds.MODEL).get("shards", [])
-    return _of_phase_1(_identity(read_object(checkpoint / "config.json"), shards), corpora)
+    return _of_phase_1(_identity(read_object(checkpoint / CONFIG_NAME), shards), corpora)
 
 
 def _identity(config: Mapping[str, Any], shards: Sequence[str]) -> dict[str, Any]:
@@ -438,14 +470,14 @@ def _refuse(name: str, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
         )
 
 
-def _find_phase_1(layout: DataLayout, model_id: str | None) -> Path | None:
-    """Find the checkpoint that a run started from, be it the current phase 1 or not."""
+def _find_begun(layout: DataLayout, model_id: str | None) -> Path | None:
+    """Find a checkpoint that a run started from, be it the current phase 1 or not."""
     if model_id is None:
         return None
     try:
         return find_checkpoint(layout, model_id)
     except ArtifactError:
         raise ArtifactError(
-            f"the phase-1 model {model_id} that this run started from is not in {layout.runs}; "
+            f"the model {model_id} that this run started from is not in {layout.runs}; "
             "bring it back, or train another run without --resume"
         ) from None

@@ -50,7 +50,7 @@ def test_quick_demo_trains_less_by_the_settings_of_its_home(tmp_path: Path):
     assert settings.shards.payload == "pcm16"
     training = settings.training
     assert (settings.demo.model_dump(exclude={"seed"}), training.overrides) == (QUICK_SONGS, QUICK)
-    assert training.start == "starter"
+    assert (training.presets, training.start) == (("two-part", "film"), "starter")
 
 
 def test_full_demo_refuses_the_home_of_a_quick_one(

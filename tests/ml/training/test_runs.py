@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from ml.training.config import LoopConfig, training_config
 from ml.training.execution import measure_statistics
 from ml.training.loop import NonFiniteLossError, build_state, train
 from ml.training.models import read_models
-from ml.training.runs import open_run, run_options, train_preset, trained_model
+from ml.training.runs import open_run, resume_run, run_options, train_preset, trained_model
 
 CPU = torch.device("cpu")
 
@@ -425,12 +426,36 @@ def test_phase_1_starts_from_the_encoder_and_the_log_mel_of_a_model(home, starte
     assert other.path != artifact.path
 
 
-@pytest.mark.usefixtures("starter")
-def test_phase_2_takes_the_log_mel_of_its_phase_1(home, small, small_jepa):
-    layout = DataLayout(home=home)
-    train_preset("contrastive", layout=layout, corpora=["demo"], overrides=small, start="starter")
-    model = train_film(layout, small_jepa).path
+def test_phase_2_goes_on_from_the_phase_2_that_its_phase_1_was_begun_from(
+    home, starter, small, small_jepa, caplog
+):
+    layout, still = DataLayout(home=home), small_jepa | {"optimizer.learning_rate": 1e-12}
+    first = train_preset(
+        "contrastive", layout=layout, corpora=["demo"], overrides=small, start="starter"
+    )
+
+    def phase_2(**more):
+        with caplog.at_level("INFO"):
+            options = {"overrides": still | more, "start": "contrastive"}
+            return train_preset("two-part", layout=layout, corpora=["demo"], **options).path
+
+    model = phase_2()
     assert read_json(model / "config.json")["model"]["log_mel"]["mel_bins"] == 64
+    trained, begun, phase_1 = weights(model), weights(starter), weights(first.path)
+    parts = ("encoder.", "predictor.", "instrument_heads.")
+    for name in [name for name in begun if name.startswith(parts)]:
+        torch.testing.assert_close(trained[name], begun[name].float(), atol=1e-6, rtol=0)
+    for name in [name for name in phase_1 if name.startswith("encoder.")]:  # what phase 1 made
+        torch.testing.assert_close(trained[f"song_{name}"], phase_1[name], atol=1e-6, rtol=0)
+    identity = read_json(model.parent / "run.json")["identity"]
+    assert identity["phase_2"] == read_json(starter / "manifest.json")["model_id"]
+    assert "two-part goes on from the predictor of starter-" in caplog.text
+    resumed = resume_run(model.parent.name, layout=layout, corpora=["demo"])
+    assert (resumed.path, resumed.reused) == (model, True)
+
+    wider = phase_2(**{"model.predictor.hidden": 48})
+    assert "phase_2" not in read_json(wider.parent / "run.json")["identity"]
+    assert re.search(r"random predictor; .* differs: predictor.hidden: \d+ → 48", caplog.text)
 
 
 @pytest.mark.usefixtures("starter")
