@@ -2,7 +2,7 @@
 
 The one table of metrics: evaluations, tables, pages, comparisons and promotion read it. What each
 query contributes is computed in ``ml.retrieval.evaluation`` (``ranks``, ``lookup``,
-``alignment``), what a track in ``ml.beats.scores``. All are in percent where they are shown.
+``alignment``), what a track in ``ml.beats.evaluate``. All are in percent where they are shown.
 """
 
 from __future__ import annotations
