@@ -1,7 +1,7 @@
 """Every metric of scores: what it is called, which way is up, and how queries are summed up.
 
 The one table of metrics: evaluations, tables, pages, comparisons and promotion read it. What each
-query contributes is computed in ``ml.retrieval.evaluation`` (``ranks``, ``lookup``,
+query contributes is computed in ``ml.retrieval.evaluation`` (``ranks``, ``controls``,
 ``alignment``), what a track in ``ml.beats.evaluate``. All are in percent where they are shown.
 """
 

@@ -35,9 +35,9 @@ PAIRED = "retrieval-paired"
 """The evaluation whose figures are differences of two models, "A minus B"."""
 SWAPPED, LOSS = "-swapped", "-swapped-loss"
 """Added to the name of an evaluation: the same queries with the mix of another track, and by how
-much that is worse (``ml.retrieval.evaluation.swapped``)."""
+much that is worse (``ml.retrieval.evaluation.controls``)."""
 LABEL = "label"
-"""The row of looking the asked label up (``ml.retrieval.evaluation.lookup``)."""
+"""The row of looking the asked label up (``ml.retrieval.evaluation.controls``)."""
 TEXT, COUNT, NUMBER = "string", "int64", "float64"
 """Kinds of columns, for ``write_rows``."""
 SCORE_COLUMNS = {
