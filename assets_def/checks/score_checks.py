@@ -18,7 +18,7 @@ from assets_def.results import corpus_check, earlier_numbers, readable
 from ml.artifacts import ArtifactError, read_json
 
 if TYPE_CHECKING:
-    from ml.retrieval.champion.heard import MixHeard
+    from ml.retrieval.evaluation.compare import MixHeard
 
 BEAT_METRIC = "f_measure"
 _FIGURES = ("value", "low", "high", "chance", "n_queries", "n_gallery")
@@ -109,7 +109,7 @@ def champion_hears_the_mix(home: StemsHome) -> dg.AssetCheckResult:
 def _heard(home: StemsHome, corpus: str, model: str) -> tuple["MixHeard", dict[str, Any]]:
     """Tell whether a model hears the mix by its scores on a corpus, with the figures."""
     from ml.metrics import WITHIN_LABEL
-    from ml.retrieval.champion.heard import heard_by_scores
+    from ml.retrieval.evaluation.compare import heard_by_scores
     from ml.retrieval.evaluation.evaluate import EVALUATION
     from ml.scores.files import read_scores
 
