@@ -14,7 +14,7 @@ FLOORS = (
     ("kinds", "locks", "metrics", "plain", "progress", "device", "processes", "tracks"),
     ("artifacts", "yaml_file"),
     ("parquet", "object_store", "mlflow_store", "settings"),
-    ("config_file", "audio", "labels"),
+    ("audio", "labels"),
     ("figures", "scores", "corpora/readers", "corpora/demo"),
     ("corpora/midi",),
     ("corpora",),

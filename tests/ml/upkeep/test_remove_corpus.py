@@ -12,9 +12,9 @@ import yaml
 
 from ml.artifacts import ArtifactError, DataLayout
 from ml.cli.main import main
-from ml.config_file import add_corpus, drop_corpus
 from ml.corpora.corpus import open_corpus
 from ml.corpora.label_embeddings import read_label_vectors
+from ml.corpora.registration import add_corpus, drop_corpus
 from ml.corpora.table import build_corpus_tracks
 from ml.locks import lock
 from ml.models.stem_jepa import load_model
