@@ -188,7 +188,7 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 def _remove(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.registration import drop_corpus
-    from ml.upkeep.remove_corpus import remove_corpus
+    from ml.upkeep import remove_corpus
 
     removal = remove_corpus(settings, args.name)
     path = drop_corpus(settings, args.name) if args.delete else None
