@@ -58,13 +58,14 @@ from ml.scores.files import (
     SWAPPED,
     Evaluated,
     evaluate_once,
+    log_scores,
     read_artifact_scores,
     score_row,
+    tracking_runs,
     write_queries,
 )
 from ml.scores.intervals import TrackBootstrap
 from ml.scores.text import swapped_notes, within_notes
-from ml.scores.tracking import log_scores, tracking_runs
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel
