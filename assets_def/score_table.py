@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ml.artifacts import DataLayout
-from ml.metrics import MAIN
+from ml.metrics import MAIN, RETRIEVAL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS = (
-    "within_label_rank",
-    "recall@1",
-    "recall@5",
-    "recall@10",
-    "normalized_rank_mean",
-    "right_instrument",
-)
 _PLOTTED = "recall@10"
 
 
@@ -80,7 +72,7 @@ def score_metadata(
 def score_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write one line a model and one for chance, in percent, with 95 % intervals."""
     chance = {row["metric"]: row["chance"] for row in rows if row["chance"] is not None}
-    metrics = [metric for metric in _COLUMNS if metric in chance]
+    metrics = [name for name, x in RETRIEVAL.items() if name in chance and not x.is_detail]
     by_metric = {(row["model"], row["metric"]): row for row in rows}
     lines = ["| model | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for model in dict.fromkeys(row["model"] for row in rows):
