@@ -30,7 +30,6 @@ from ml.figures import model_colour
 from ml.locks import lock
 from ml.metrics import LOWER_IS_BETTER
 from ml.mlflow_store import PAGES_URL
-from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import (
     PRESENCE_NAMES,
     SHARE_NAMES,
@@ -53,6 +52,8 @@ from ml.reports.scored import (
 from ml.reports.sections import (
     alignment_inputs,
     alignment_sections,
+    beat_inputs,
+    beat_sections,
     conditioned,
     curve_plots,
     score_plots,
