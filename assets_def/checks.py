@@ -11,7 +11,7 @@ https://docs.dagster.io/guides/test/asset-checks
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -275,23 +275,18 @@ def gallery_is_complete(
     from ml.retrieval.tables.database import database_uri
     from ml.retrieval.tables.inspect import gallery_gaps
     from ml.retrieval.tables.publish import STEM_TABLE, count_rows
+    from ml.training.models import UNTRAINED, read_models
 
     corpus, gaps, numbers = context.partition_key, [], {}
-    for name, model_id in _published_models(home):
+    for name, checkpoint in read_models(home.layout).items():
+        if name == UNTRAINED:
+            continue  # queries never use it
+        model_id = read_json(checkpoint / "manifest.json")["model_id"]
         gaps += [f"{name}: {gap}" for gap in gallery_gaps(home.layout, model_id, [corpus])]
         uri = database_uri(home.layout, model_id)
         numbers[f"{name}/stems"] = count_rows(uri, STEM_TABLE, corpus)
     first = {"first_gap": gaps[0]} if gaps else {}
     return dg.AssetCheckResult(passed=not gaps, metadata={**numbers, "gaps": len(gaps), **first})
-
-
-def _published_models(home: StemsHome) -> Iterator[tuple[str, str]]:
-    """Yield name and model_id of what queries could use."""
-    from ml.training.models import UNTRAINED, read_models
-
-    for name, checkpoint in read_models(home.layout).items():
-        if name != UNTRAINED:
-            yield name, read_json(checkpoint / "manifest.json")["model_id"]
 
 
 def _losses_are_finite(home: StemsHome, presets: Any) -> dg.AssetCheckResult:

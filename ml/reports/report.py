@@ -67,7 +67,6 @@ from ml.training.models import current_champion
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
 TITLE = "Stem retrieval report"
-"""Where ``make mlflow`` serves the tracking runs."""
 HEADLINES = (RANKED_BY, "normalized_rank_mean", "right_instrument")
 _FOLDER = Path(__file__).parent
 
