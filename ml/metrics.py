@@ -1,8 +1,8 @@
 """Every metric of scores: what it is called, which way is up, and how queries are summed up.
 
 The one table of metrics: evaluations, tables, pages, comparisons and promotion read it. What each
-query contributes is computed in ``ml.retrieval.evaluation`` (``ranks``, ``lookup``,
-``alignment``), what a track in ``ml.beats.scores``. All are in percent where they are shown.
+query contributes is computed in ``ml.retrieval.evaluation`` (``ranks``, ``controls``,
+``alignment``), what a track in ``ml.beats.evaluate``. All are in percent where they are shown.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Metric:
     is_lower_better: bool = False
     is_main: bool = False
     """Whether it is seen at a glance; the others are analyses of these."""
+    is_detail: bool = False
+    """Whether short tables leave it out (Dagster's page)."""
     may_promote: bool = False
     """Whether a champion may be chosen by it (``promotion.metric`` of the settings)."""
     like_stems: str = ""
@@ -47,6 +49,7 @@ RETRIEVAL: Mapping[str, Metric] = {
         heading="in category",
         title="Within category",
         is_lower_better=True,
+        is_detail=True,
         may_promote=True,
         like_stems="category",
     ),
@@ -60,10 +63,14 @@ RETRIEVAL: Mapping[str, Metric] = {
         heading="NR mean", title="NR mean", is_lower_better=True, is_main=True, may_promote=True
     ),
     "normalized_rank_median": Metric(
-        heading="NR median", title="NR median", statistic="median", is_lower_better=True
+        heading="NR median",
+        title="NR median",
+        statistic="median",
+        is_lower_better=True,
+        is_detail=True,
     ),
     "right_instrument": Metric(heading="instrument", title="Right instrument"),
-    "right_song": Metric(heading="song", title="Right song"),
+    "right_song": Metric(heading="song", title="Right song", is_detail=True),
 }
 """Of retrieval, in the order of tables."""
 BEATS: Mapping[str, Metric] = {

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import dagster as dg
 
+from assets_def import checks
 from assets_def.assets import beats, corpus, retrieval, training
-from assets_def.checks import corpus_checks, model_checks, score_checks
 from assets_def.resources import StemsHome
 from ml.settings import Settings, SettingsError, default_home
 from pipelines.automation import (
@@ -59,7 +59,7 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
     assets = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
         assets=[corpus.corpus_files, *dg.map_asset_specs(with_policies, assets)],
-        asset_checks=dg.load_asset_checks_from_modules([corpus_checks, model_checks, score_checks]),
+        asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=list(all_jobs.values()),
         schedules=[nightly_evaluation],
         sensors=[corpora_of_settings, changed_corpora, retraining_sensor(automated), failed_runs],

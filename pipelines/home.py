@@ -145,8 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     from ml.settings import load_settings
 
-    install_home(load_settings(args.home))
-    with open_instance(load_settings(args.home)):
+    settings = load_settings(args.home)
+    install_home(settings)  # what it writes changes no setting
+    with open_instance(settings):
         return 0
 
 

@@ -14,7 +14,7 @@ FLOORS = (
     ("kinds", "locks", "metrics", "plain", "progress", "device", "processes", "tracks"),
     ("artifacts", "yaml_file"),
     ("parquet", "object_store", "mlflow_store", "settings"),
-    ("config_file", "audio", "labels"),
+    ("audio", "labels"),
     ("figures", "scores", "corpora/readers", "corpora/demo"),
     ("corpora/midi",),
     ("corpora",),
@@ -200,7 +200,6 @@ def test_definitions_load_without_torch():
 @pytest.mark.parametrize(
     ("address", "names"),
     {
-        "ml.beats.evaluate": ["beat_scores"],
         "ml.corpora.folder": ["FolderCorpus", "labels_of_name"],
         "ml.corpora.taxonomy": ["CATEGORIES", "FOUR_CLASSES", "category_of", "four_class"],
         "ml.models.label_encoders": ["build_label_encoder"],

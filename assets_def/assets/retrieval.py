@@ -14,7 +14,15 @@ from assets_def.assets.beats import beat_scores
 from assets_def.assets.corpus import corpus_tracks, label_embeddings
 from assets_def.assets.training import contrastive_encoder, stem_jepa
 from assets_def.resources import StemsHome, corpora
-from assets_def.results import artifact_asset, join_artifacts, materialized
+from assets_def.results import (
+    artifact_asset,
+    champion_markdown,
+    comparison_markdown,
+    evaluation_metadata,
+    instrument_metadata,
+    join_artifacts,
+    materialized,
+)
 from ml import kinds
 from ml.artifacts import Artifact, ArtifactError, fingerprint
 from ml.mlflow_store import pages_url
@@ -101,7 +109,6 @@ def stem_embeddings(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Ma
 )
 def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Recall and normalised rank of each model (Table I), with chance and intervals."""
-    from assets_def.score_table import evaluation_metadata
     from ml.corpora.label_embeddings import read_label_vectors
     from ml.device import choose_device
     from ml.labels.clap_files import clap_files_of
@@ -151,7 +158,6 @@ def retrieval_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.M
 )
 def instrument_scores(context: dg.AssetExecutionContext, home: StemsHome) -> dg.MaterializeResult:
     """Shares of right stem, track, instrument and category (Fig. 2); recall of unknown labels."""
-    from assets_def.score_table import instrument_metadata
     from ml.labels.encoders import label_encoder_of
     from ml.reports.instruments import track_instruments
     from ml.retrieval.evaluation.instruments import (
@@ -216,7 +222,6 @@ def champion(context: dg.AssetExecutionContext, home: StemsHome) -> dg.Materiali
     A candidate that is refused is no failure: the champion stays, ``promoted`` is false and
     ``reason`` says why. It is one where there is no champion yet.
     """
-    from assets_def.score_table import champion_markdown, comparison_markdown
     from ml.retrieval.champion.promotion import promote
     from ml.retrieval.tables.database import database_uri
     from ml.training.models import champion_path, current_champion

@@ -1,9 +1,10 @@
-"""Audio files as waveforms: float32, mono, at the rate that is asked for.
+"""Audio files as waveforms: whole, float32, mono, at the rate that is asked for; or a piece.
 
 libsndfile reads wav, flac, ogg and mp3 (without the encoder's padding), ``ml.audio.containers``
 everything else (m4a, mp4, aac), and what libsndfile cannot read to its end. Mono is the mean of the
 channels; rates are changed by soxr's HQ band-limited filter, so that n samples become
-round(n · new / old). Nothing here writes audio.
+round(n · new / old). A piece (``read_window``) has the file's own rate and channels. Nothing here
+writes audio.
 
 No header is believed: what was decoded is compared with what the file promises
 (``ml.audio.headers``), and a file that is shorter has a ``problem``. It is used all the same where
@@ -43,7 +44,7 @@ _SHORT_S = 0.2
 """A container may promise so much more than it holds: padding is counted by some."""
 _BLOCK_SAMPLES = 1 << 18
 _REPLACE = "copy or download it again, or take it out of the corpus"
-DAMAGED = (soundfile.LibsndfileError, ArithmeticError, MemoryError, OSError, ValueError)
+_DAMAGED = (soundfile.LibsndfileError, ArithmeticError, MemoryError, OSError, ValueError)
 """What libsndfile and its binding raise for files that they cannot read and headers that lie."""
 _log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def decode_audio(path: str | Path, *, rate_hz: int, stream: int | None = None) -
             to do.
     """
     path = Path(path)
-    raw = decode_raw(path, stream)
+    raw = _decode_raw(path, stream)
     if not raw.waveform.size:
         raise AudioError(f"{path} holds no samples; replace it, or take it out of the corpus")
     _require_finite(path, raw.waveform, raw.rate_hz)
@@ -165,6 +166,54 @@ def decode_audio(path: str | Path, *, rate_hz: int, stream: int | None = None) -
         share=raw.share,
         problem=None if raw.problem is None else f"{path} {raw.problem}",
     )
+
+
+def read_window(
+    path: str | Path, start_s: float, duration_s: float, *, stream: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Decode part of a file at its own rate.
+
+    What libsndfile reads is sought. A container, and what libsndfile cannot seek in, is decoded
+    whole and comes as mono.
+
+    Args:
+        path: the file.
+        start_s: where the piece begins; before 0 and behind the end there is silence.
+        duration_s: how long it is.
+        stream: index among the audio streams of a container; None: the first.
+
+    Returns:
+        (samples, channel) float32 of full scale 1.0, ``round(duration_s · rate)`` samples, and the
+        rate in Hz.
+
+    Raises:
+        AudioError: the file is missing, cannot be decoded, lacks that stream, or holds NaN or
+            infinite samples in this piece.
+    """
+    path = Path(path)
+    sought = None
+    if _is_for_libsndfile(path, stream, header := _checked_header(path)) and not header.pieces:
+        try:
+            sought = _seek(path, start_s, duration_s)
+        except AudioError:
+            raise
+        except _DAMAGED:
+            pass  # a wrong suffix or a codec that only FFmpeg knows
+    if sought is None:
+        raw = _decode_raw(path, stream)
+        first = round(start_s * raw.rate_hz)
+        sought = _cut(raw.waveform[:, None], first, duration_s, raw.rate_hz), raw.rate_hz
+    if not np.isfinite(sought[0]).all():
+        raise AudioError(f"{path} holds NaN or infinite samples; export it again")
+    return sought
+
+
+def fit_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    """Make (samples, any) to (samples, channels): mono in all of them, others as their mean."""
+    if audio.shape[1] == channels:
+        return audio
+    mono = audio.mean(axis=1, dtype=np.float32, keepdims=True)
+    return np.repeat(mono, channels, axis=1)
 
 
 def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -183,19 +232,19 @@ def probe(path: str | Path, stream: int | None = None) -> AudioInfo:
         AudioError: the file is missing, empty or not audio, or lacks that stream.
     """
     path = Path(path)
-    header = checked_header(path)
-    if is_for_libsndfile(path, stream, header):
+    header = _checked_header(path)
+    if _is_for_libsndfile(path, stream, header):
         try:
             frames = rate_hz = channels = 0
             for file in _opened(path, header):
                 with file:
-                    require_plausible(path, file.samplerate)
+                    _require_plausible(path, file.samplerate)
                     frames += file.frames
                     rate_hz, channels = file.samplerate, file.channels
             return AudioInfo(rate_hz=rate_hz, channels=channels, duration_s=frames / rate_hz)
         except AudioError:
             raise
-        except DAMAGED:
+        except _DAMAGED:
             pass
     from ml.audio.containers import ContainerError, probe_container
 
@@ -205,33 +254,33 @@ def probe(path: str | Path, stream: int | None = None) -> AudioInfo:
         )
     except ContainerError as error:
         raise _undecodable(path, str(error)) from None
-    require_plausible(path, found.rate_hz)
+    _require_plausible(path, found.rate_hz)
     return AudioInfo(
         rate_hz=found.rate_hz, channels=found.channels, duration_s=found.duration_s or 0.0
     )
 
 
-def is_for_libsndfile(path: Path, stream: int | None, header: Header | None = None) -> bool:
+def _is_for_libsndfile(path: Path, stream: int | None, header: Header | None = None) -> bool:
     """Tell whether libsndfile reads all of a file, or should be asked first."""
     if stream or path.suffix.lower() in CONTAINER_SUFFIXES:
         return False
     return (header or read_header(path)).has_length
 
 
-def decode_raw(path: Path, stream: int | None) -> Raw:
+def _decode_raw(path: Path, stream: int | None) -> Raw:
     """Decode by libsndfile if the header can be believed; by FFmpeg if not, or if it reads less.
 
     Raises:
         AudioError: as ``decode_audio``, but for what only all samples show.
     """
-    header = checked_header(path)
+    header = _checked_header(path)
     first = reason = None
-    if is_for_libsndfile(path, stream, header):
+    if _is_for_libsndfile(path, stream, header):
         try:
             first = _decode_by_libsndfile(path, header)
         except AudioError:
             raise
-        except DAMAGED as error:
+        except _DAMAGED as error:
             reason = str(error).rstrip(
                 "."
             )  # a wrong suffix, a codec that only FFmpeg knows, damage
@@ -251,7 +300,7 @@ def _decode_by_libsndfile(path: Path, header: Header) -> Raw:
     promised = rate_hz = channels = 0
     for file in _opened(path, header):
         with file:
-            require_plausible(path, file.samplerate)
+            _require_plausible(path, file.samplerate)
             # 16-bit samples stay integers until they are mixed: five times less to write.
             kind = "int16" if file.subtype == "PCM_16" else "float32"
             size = _BLOCK_SAMPLES
@@ -268,7 +317,29 @@ def _decode_by_libsndfile(path: Path, header: Header) -> Raw:
     return _raw(waveform, info, share, header)
 
 
-def name_for_libsndfile(path: Path) -> str:
+def _seek(path: Path, start_s: float, duration_s: float) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(_name_for_libsndfile(path)) as file:
+        rate_hz = file.samplerate
+        _require_plausible(path, rate_hz)
+        first, samples = round(start_s * rate_hz), round(duration_s * rate_hz)
+        begin, end = max(first, 0), min(first + samples, file.frames)
+        there = np.zeros((0, file.channels), dtype=np.float32)
+        if begin < end:
+            file.seek(begin)
+            there = file.read(end - begin, dtype="float32", always_2d=True)
+        return _cut(there, first - begin, duration_s, rate_hz), rate_hz
+
+
+def _cut(audio: np.ndarray, first: int, duration_s: float, rate_hz: int) -> np.ndarray:
+    """Cut a window out of (samples, channel) that begins at a sample, with silence around it."""
+    window = np.zeros((round(duration_s * rate_hz), audio.shape[1]), dtype=np.float32)
+    begin, end = max(first, 0), min(first + len(window), len(audio))
+    if begin < end:
+        window[begin - first : end - first] = audio[begin:end]
+    return window
+
+
+def _name_for_libsndfile(path: Path) -> str:
     """Name a file by its bytes, which may be no UTF-8; soundfile takes them, its types do not."""
     return cast("str", os.fsencode(path))
 
@@ -276,7 +347,7 @@ def name_for_libsndfile(path: Path) -> str:
 def _opened(path: Path, header: Header) -> Iterator[soundfile.SoundFile]:
     """Open a file, or each of the files that were joined in it."""
     if not header.pieces:
-        yield soundfile.SoundFile(name_for_libsndfile(path))
+        yield soundfile.SoundFile(_name_for_libsndfile(path))
         return
     content = path.read_bytes()
     for begin, end in header.pieces:
@@ -291,7 +362,7 @@ def _decode_by_ffmpeg(path: Path, stream: int | None, header: Header, reason: st
         found = read_container(path, stream or 0, ignores_length=header.is_longer)
     except ContainerError as error:
         raise _undecodable(path, str(error)) from None
-    require_plausible(path, found.rate_hz)
+    _require_plausible(path, found.rate_hz)
     lasts_s = len(found.waveform) / found.rate_hz
     info = AudioInfo(rate_hz=found.info.rate_hz, channels=found.info.channels, duration_s=lasts_s)
     said_s = None if header.is_longer else found.info.duration_s
@@ -343,7 +414,7 @@ def _mono(waveform: np.ndarray) -> np.ndarray:
     return total
 
 
-def checked_header(path: Path) -> Header:
+def _checked_header(path: Path) -> Header:
     """Read what a file promises.
 
     Raises:
@@ -371,7 +442,7 @@ def _state(path: Path) -> os.stat_result | None:
         return None
 
 
-def require_plausible(path: Path, rate_hz: int) -> None:
+def _require_plausible(path: Path, rate_hz: int) -> None:
     """Refuse a rate that no recording has.
 
     Raises:

@@ -4,7 +4,7 @@ A track's *activation* is predicted by the probe that has not seen its fold or s
 that nothing is trained on by the mean of all folds' probes, and by the one probe trained on all of
 them. Beside them stand the onset curve; ``annotation``, the decoders on the labels themselves,
 which no probe can beat at 50 frames per second; and, as chance, a metronome. The first 5 s of a
-track do not count for beats (``ml.beats.scores``), but do for the average precision of frames.
+track do not count for beats (``ml.beats.evaluate``), but do for the average precision of frames.
 Intervals come from resampling tracks, differences from the same draws.
 
 ``examples.npz`` beside the scores has a few tracks to look at: log-mel, activations, decoded beats
@@ -25,12 +25,7 @@ import numpy as np
 from ml.artifacts import Artifact, DataLayout, write_aside
 from ml.beats.beat_sets import beats_version, probe_tracks
 from ml.beats.dbn import DBNBeatDecoder
-from ml.beats.feature_files import read_features_manifest
-from ml.beats.features import LOG_MEL, BeatInput
-from ml.beats.peaks import ONSETS, onset_curve
-from ml.beats.probe import FPS, ProbeTrack
-from ml.beats.probes import ALL, SPLIT, StoredProbe, read_probe_manifest, read_probes
-from ml.beats.scores import (
+from ml.beats.evaluate import (
     ANNOTATION,
     Activation,
     annotation_activation,
@@ -39,6 +34,11 @@ from ml.beats.scores import (
     score_track,
     tempo_bpm,
 )
+from ml.beats.feature_files import read_features_manifest
+from ml.beats.features import LOG_MEL, BeatInput
+from ml.beats.peaks import ONSETS, onset_curve
+from ml.beats.probe import FPS, ProbeTrack
+from ml.beats.probes import ALL, SPLIT, StoredProbe, read_probe_manifest, read_probes
 from ml.corpora.readers.beats import BeatSet
 from ml.metrics import BEATS
 from ml.parquet import write_table

@@ -33,11 +33,11 @@ from ml.artifacts import (
     write_aside,
 )
 from ml.beats.beat_sets import beats_version, probe_tracks
+from ml.beats.evaluate import beat_scores
 from ml.beats.feature_files import read_features_manifest
 from ml.beats.features import BeatInput
 from ml.beats.peaks import pick_peaks
 from ml.beats.probe import FPS, BeatProbe, ProbeConfig, ProbeTrack, TrainedProbe, train_probe
-from ml.beats.scores import beat_scores
 from ml.corpora.readers.beats import BeatSet
 from ml.device import one_thread
 from ml.locks import lock

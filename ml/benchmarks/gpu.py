@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from ml.benchmarks.loader import Tones, write_tone_shards
 from ml.benchmarks.measure import Measure, peak_memory_gb
-from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.benchmarks.training import Pieces, held_batches, open_pairs, start
 from ml.device import choose_device, measure_matmul_rate
 from ml.processes import cores

@@ -19,8 +19,8 @@ from statistics import median
 import numpy as np
 import torch
 
+from ml.benchmarks.loader import Tones, write_tone_shards
 from ml.benchmarks.measure import Measure
-from ml.benchmarks.tones import Tones, write_tone_shards
 from ml.device import keep_freed_memory
 from ml.models.stem_jepa import StemJepa
 from ml.plain import flat, jsonable

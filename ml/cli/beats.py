@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     check_audio(args.file)
     from ml.artifacts import write_aside
     from ml.audio.files import read_audio
-    from ml.beats.scores import tempo_bpm
+    from ml.beats.evaluate import tempo_bpm
     from ml.beats.tracker import open_tracker, write_click_track
     from ml.device import choose_device
     from ml.models.stem_jepa import load_model
@@ -213,7 +213,7 @@ def _say(artifact: Artifact, what: str) -> None:
 
 
 def _print_published(set_name: str, trained_on: Collection[str]) -> None:
-    from ml.beats.scores import PUBLISHED, PUBLISHED_SETS
+    from ml.beats.evaluate import PUBLISHED, PUBLISHED_SETS
 
     rows = [row for row in PUBLISHED if row.set_name == set_name]
     if rows and set(trained_on) != PUBLISHED_SETS:
@@ -232,8 +232,8 @@ def _print_published(set_name: str, trained_on: Collection[str]) -> None:
 def _print_tempi(artifact: Artifact) -> None:
     import polars as pl
 
+    from ml.beats.evaluate import TEMPO_CLASSES, tempo_class
     from ml.beats.experiment import TRACKS
-    from ml.beats.scores import TEMPO_CLASSES, tempo_class
     from ml.parquet import read_frame
 
     table = read_frame(artifact.path / TRACKS)

@@ -157,8 +157,8 @@ def _open(args: argparse.Namespace, settings: Settings) -> Corpus:
 
 
 def _add(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.config_file import add_corpus
     from ml.corpora.corpus import open_corpus
+    from ml.corpora.registration import add_corpus
     from ml.corpora.scan import listed_tracks
 
     options = dict(getattr(args, "options", ()))
@@ -187,8 +187,8 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _remove(args: argparse.Namespace, settings: Settings) -> int:
-    from ml.config_file import drop_corpus
-    from ml.upkeep.remove_corpus import remove_corpus
+    from ml.corpora.registration import drop_corpus
+    from ml.upkeep import remove_corpus
 
     removal = remove_corpus(settings, args.name)
     path = drop_corpus(settings, args.name) if args.delete else None

@@ -385,8 +385,7 @@ def run_alignment(args: argparse.Namespace, settings: Settings) -> int:
     from ml.corpora.label_embeddings import read_label_vectors
     from ml.device import choose_device
     from ml.retrieval.evaluation.alignment import evaluate_alignment, read_offsets
-    from ml.scores.files import read_artifact_scores
-    from ml.scores.tracking import log_scores, tracking_runs
+    from ml.scores.files import log_scores, read_artifact_scores, tracking_runs
 
     models = embed(args.corpus, args, settings, args.conditioning)
     has_labels = (settings.layout.labels(args.corpus) / "manifest.json").is_file()

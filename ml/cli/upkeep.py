@@ -61,7 +61,7 @@ def _add_gc(verbs: argparse._SubParsersAction) -> None:
 
 def run_gc(args: argparse.Namespace, settings: Settings) -> int:
     """List leftovers, and delete them if asked."""
-    from ml.upkeep.collect import collect_leftovers
+    from ml.upkeep import collect_leftovers
 
     leftovers = collect_leftovers(settings.layout, delete=args.delete, has_remote=args.remote)
     for leftover in leftovers.found:

@@ -34,8 +34,7 @@ from ml.retrieval.evaluation.instruments import (
     read_instruments,
 )
 from ml.retrieval.evaluation.presence import OTHER_WORDS, PRESENCES, ZERO_SHOT, checkpoint_manifests
-from ml.scores.files import read_artifact_scores, read_scores
-from ml.scores.tracking import log_scores
+from ml.scores.files import log_scores, read_artifact_scores, read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -341,7 +340,7 @@ def confusion_matrix(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def track_instruments(layout: DataLayout, corpus: str, artifact: Artifact, uri: str) -> list[str]:
     """Send the analysis of a corpus to the runs of its models.
 
-    Metrics go as ``ml.scores.tracking`` says; figures are called
+    Metrics go as ``ml.scores.files`` says; figures are called
     ``instruments/<corpus>-<conditioning>-<what>-<version>.png``, so that none is sent twice.
 
     Args:

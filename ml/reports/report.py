@@ -30,7 +30,6 @@ from ml.figures import model_colour
 from ml.locks import lock
 from ml.metrics import LOWER_IS_BETTER
 from ml.mlflow_store import PAGES_URL
-from ml.reports.beats import beat_inputs, beat_sections
 from ml.reports.instruments import (
     PRESENCE_NAMES,
     SHARE_NAMES,
@@ -53,6 +52,8 @@ from ml.reports.scored import (
 from ml.reports.sections import (
     alignment_inputs,
     alignment_sections,
+    beat_inputs,
+    beat_sections,
     conditioned,
     curve_plots,
     score_plots,
@@ -66,7 +67,6 @@ from ml.training.models import current_champion
 PAGE_NAME = "index.html"
 TEMPLATE = "report.html.jinja"
 TITLE = "Stem retrieval report"
-"""Where ``make mlflow`` serves the tracking runs."""
 HEADLINES = (RANKED_BY, "normalized_rank_mean", "right_instrument")
 _FOLDER = Path(__file__).parent
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ml.artifacts import MANIFEST_NAME, ArtifactError, DataLayout, read_json
 from ml.metrics import LOWER_IS_BETTER, RETRIEVAL, WITHIN_LABEL
-from ml.retrieval.champion.heard import heard_by_scores
+from ml.retrieval.evaluation.compare import heard_by_scores
+from ml.retrieval.evaluation.controls import LABEL_FIRST, WITH_LABEL
 from ml.retrieval.evaluation.evaluate import EVALUATION, REFERENCES
-from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL
 from ml.scores.files import LOSS, MADE_BY, PAIRED, QUERIES, SWAPPED, read_scores, scored_models
 from ml.scores.text import swapped_notes, within_notes
 from ml.training.config import PRESETS

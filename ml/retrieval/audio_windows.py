@@ -1,5 +1,5 @@
-"""The address of ``read_window`` for code outside: ``ml.audio.windows`` has it."""
+"""The address of ``read_window`` for code outside: ``ml.audio.files`` has it."""
 
-from ml.audio.windows import read_window
+from ml.audio.files import read_window
 
 __all__ = ["read_window"]

@@ -1,14 +1,21 @@
-"""Scores as files: ``scores/<evaluation>/<corpus>/``, and all of them as one list.
+"""Scores as files: ``scores/<evaluation>/<corpus>/``, all of them as one list, copies in MLflow.
 
 ``scores.parquet`` has one row a figure (``SCORE_COLUMNS``), in percent. Each evaluation may write
 more beside it, such as ``queries.parquet``: one row a query and model, with the rank of its target
 and which stem came first.
+
+The files are the record. The MLflow runs that trained the models get copies, as metrics called
+``<evaluation>/<corpus>/<conditioning>/<metric>``, such as ``retrieval/demo/fine/recall_at_1``:
+MLflow allows no "@" in names. Figures of the encoder's gallery (``predecessor`` protocol) have
+``encoder-gallery/`` before the metric. A tracking server that is down costs a warning.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +27,14 @@ from ml.artifacts import (
     ArtifactError,
     DataLayout,
     find_current,
+    fingerprint,
     finish,
+    read_json,
     read_manifest,
+    write_json,
 )
 from ml.locks import lock
+from ml.mlflow_store import local_database, mlflow_client
 from ml.parquet import read_table, write_table
 from ml.scores.intervals import INTERVALS_VERSION, Interval
 
@@ -35,11 +46,13 @@ PAIRED = "retrieval-paired"
 """The evaluation whose figures are differences of two models, "A minus B"."""
 SWAPPED, LOSS = "-swapped", "-swapped-loss"
 """Added to the name of an evaluation: the same queries with the mix of another track, and by how
-much that is worse (``ml.retrieval.evaluation.swapped``)."""
+much that is worse (``ml.retrieval.evaluation.controls``)."""
 LABEL = "label"
-"""The row of looking the asked label up (``ml.retrieval.evaluation.lookup``)."""
+"""The row of looking the asked label up (``ml.retrieval.evaluation.controls``)."""
 TEXT, COUNT, NUMBER = "string", "int64", "float64"
 """Kinds of columns, for ``write_rows``."""
+SENT_NAME = "mlflow.json"
+"""Beside the scores: what was sent where, so that nothing is sent twice."""
 SCORE_COLUMNS = {
     **dict.fromkeys(("evaluation", "corpus", "model", "conditioning"), TEXT),
     **dict.fromkeys(("n_queries", "n_gallery"), COUNT),
@@ -51,6 +64,7 @@ QUERY_COLUMNS = {
     "rank": COUNT,
     "nearest_stem_id": TEXT,
 }
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,3 +200,78 @@ def _read_folder(folder: Path) -> list[dict[str, Any]]:
 
 def _none_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def tracking_runs(models: Iterable[Any]) -> dict[str, str]:
+    """Map model names to the MLflow runs that trained them, where a manifest names one.
+
+    Args:
+        models: anything with a ``name`` and, where it was trained, a ``manifest``.
+    """
+    manifests = {model.name: getattr(model, "manifest", {}) for model in models}
+    runs = {name: manifest.get("mlflow_run_id") for name, manifest in manifests.items()}
+    return {name: run_id for name, run_id in runs.items() if run_id}
+
+
+def log_scores(
+    artifact: Artifact, rows: Sequence[Mapping[str, Any]], runs: Mapping[str, str], uri: str
+) -> list[str]:
+    """Send the scores of an evaluation to the runs of its models.
+
+    A figure that a run has already is not sent again.
+
+    Args:
+        artifact: what ``evaluate_retrieval`` returned.
+        rows: its rows (``ml.scores.files.read_scores``).
+        runs: model name → run id.
+        uri: of the tracking store.
+
+    Returns:
+        The models whose runs now hold their scores; empty where the store cannot be reached.
+    """
+    state = fingerprint({"scores": artifact.fingerprint, "runs": runs, "uri": uri})
+    metrics = {run_id: _metrics(name, rows) for name, run_id in runs.items()}
+    if not any(metrics.values()) or _sent(artifact.path) == state:
+        return list(runs)
+    if (database := local_database(uri)) is not None and not database.is_file():
+        _log.warning("there is no MLflow store at %s; scores are in %s only", uri, artifact.path)
+        return []
+    done = [name for name, run_id in runs.items() if _log_run(uri, run_id, name, metrics[run_id])]
+    if done == list(runs):
+        write_json(artifact.path / SENT_NAME, {"sent": state})
+    return done
+
+
+def _metrics(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Name the figures of a model as MLflow metrics."""
+    folders = {model: "", model + BY_ENCODER: "encoder-gallery/"}
+    return {
+        f"{row['evaluation']}/{row['corpus']}/{row['conditioning']}/"
+        f"{folders[row['model']]}{row['metric'].replace('@', '_at_')}": row["value"]
+        for row in rows
+        if row["model"] in folders and row["value"] is not None and row["evaluation"] != PAIRED
+    }
+
+
+def _sent(folder: Path) -> str | None:
+    try:
+        return read_json(folder / SENT_NAME)["sent"]
+    except (ArtifactError, KeyError):
+        return None
+
+
+def _log_run(uri: str, run_id: str, model: str, metrics: Mapping[str, float]) -> bool:
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = mlflow_client(uri)
+        known = client.get_run(run_id).data.metrics
+        now = int(time.time() * 1000)
+        new = [Metric(k, value, now, 0) for k, value in metrics.items() if known.get(k) != value]
+        if new:
+            client.log_batch(run_id, metrics=new)
+    except (MlflowException, OSError) as error:
+        _log.warning("the scores of %s did not reach its MLflow run %s: %s", model, run_id, error)
+        return False
+    return True

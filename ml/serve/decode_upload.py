@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ml.audio.files import AudioError, probe, read_audio
-from ml.audio.windows import read_window
+from ml.audio.files import AudioError, probe, read_audio, read_window
 from ml.serve.sounds import QUERY_RATE_HZ, as_played, write_sound
 
 _NO_CORPUS = ", or take it out of the corpus"

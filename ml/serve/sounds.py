@@ -15,8 +15,7 @@ from typing import IO, Generic, Protocol, TypeVar
 import numpy as np
 import soundfile
 
-from ml.audio.files import resample
-from ml.audio.windows import fit_channels
+from ml.audio.files import fit_channels, resample
 
 PLAY_RATE_HZ = 44_100
 """Rate of what is served."""

@@ -7,7 +7,7 @@ an interrupted or repeated build takes over every shard that is already there, a
 in labels alone gives its audio.
 Files are never changed once named, and files that the manifest no longer lists are left alone: a
 running training may be reading them. A manifest that is replaced is kept under ``replaced/``, so
-that ``ml.upkeep.collect`` can tell which files a training run still names; ``unfinished.json``
+that ``ml.upkeep`` can tell which files a training run still names; ``unfinished.json``
 names the tasks of a build that has not come to its end.
 
 Processes that share no disk put their shards at a URL. The home keeps the manifest, which names the

@@ -276,6 +276,7 @@ def draw_pair(
         rng: the randomness; nothing else decides.
         peaks: start of a chunk → peak of each stem in it, (stem,); called by the peak rule only.
     """
+    drawing = _Drawing(segment, rate_hz, config, rng)
     semitones = 0
     if config.semitones:
         semitones = int(rng.integers(-config.semitones, config.semitones + 1))
@@ -286,15 +287,15 @@ def draw_pair(
         if config.rule == "peak":
             sounding = np.flatnonzero(peaks(start) > config.min_peak).tolist()
         else:
-            sounding = _sounding(segment, start / rate_hz, chunk_s, config)
+            sounding = drawing.sounding(start / rate_hz, chunk_s)
         if len(sounding) >= 2:
             break
     else:
         semitones = 0
-        start, sounding = _fallback(segment, rate_hz, config)
+        start, sounding = drawing.best_chunk()
     target, *others = rng.permutation(sounding).tolist()  # the others: in random order too
     context = others[: int(rng.integers(len(others))) + 1]
-    label, is_music = _label(segment.stems[target], config, rng)
+    label, is_music = drawing.label(target)
     draw = PairDraw(
         start=start,
         target=target,
@@ -303,12 +304,12 @@ def draw_pair(
         is_music=is_music,
         semitones=semitones,
     )
-    wrong = _negatives(segment, target, others[len(context) :], label, config)
+    wrong = drawing.wrong_stems(target, others[len(context) :], label)
     negatives = [draw.excerpt(stem) for stem in wrong]
     if config.time_negatives:
-        negatives += _at_other_times(segment, rate_hz, draw, config, rng)
+        negatives += drawing.other_times(draw)
     if config.speed_negatives:
-        negatives += _at_other_speeds(segment, rate_hz, draw, config, rng)
+        negatives += drawing.other_speeds(draw)
     return replace(draw, negatives=tuple(negatives))
 
 
@@ -317,78 +318,73 @@ def speed(semitones: int) -> float:
     return 2 ** (semitones / 12)
 
 
-def _at_other_times(
-    segment: IndexedSegment,
-    rate_hz: int,
-    draw: PairDraw,
-    config: PairConfig,
-    rng: np.random.Generator,
-) -> list[Excerpt]:
-    """Draw chunks of the target's stem in which it sounds, and that share nothing with its own."""
-    chunk_s = config.chunk_s * speed(draw.semitones)
-    samples = round(chunk_s * rate_hz)
-    starts = rng.integers(max(0, segment.samples - samples) + 1, size=config.draws).tolist()
-    return [
-        Excerpt(draw.target, start, draw.semitones)
-        for start in starts
-        if abs(start - draw.start) >= samples
-        and draw.target in _sounding(segment, start / rate_hz, chunk_s, config)
-    ][: config.time_negatives]
+class _Drawing(NamedTuple):
+    """What a pair is drawn from, and how."""
 
+    segment: IndexedSegment
+    rate_hz: int
+    config: PairConfig
+    rng: np.random.Generator
 
-def _at_other_speeds(
-    segment: IndexedSegment,
-    rate_hz: int,
-    draw: PairDraw,
-    config: PairConfig,
-    rng: np.random.Generator,
-) -> list[Excerpt]:
-    """Draw speeds for the target's chunk at which the segment is long enough for it."""
-    end_s = (segment.samples - draw.start) / rate_hz
-    speeds = rng.permutation(range(-config.semitones, config.semitones + 1)).tolist()
-    return [
-        Excerpt(draw.target, draw.start, n)
-        for n in speeds
-        if n != draw.semitones and config.chunk_s * speed(n) <= end_s
-    ][: config.speed_negatives]
+    @property
+    def intervals(self) -> list[Intervals]:
+        """Where each stem sounds."""
+        return [stem.intervals for stem in self.segment.stems]
 
+    def sounding(self, start_s: float, chunk_s: float) -> list[int]:
+        """List the stems that sound in a chunk by the intervals rule."""
+        min_active_s = self.config.min_active_s
+        return sounding_stems(self.intervals, start_s, start_s + chunk_s, min_active_s)
 
-def _label(stem: IndexedStem, config: PairConfig, rng: np.random.Generator) -> tuple[str, bool]:
-    """Draw the label of a target, and whether "music" takes its place."""
-    drawn = int(rng.integers(len(stem.label_rows)))
-    if config.music_share and rng.random() < config.music_share:
-        return MUSIC, True
-    return (stem.labels[drawn] if stem.labels else MUSIC), False
+    def best_chunk(self) -> tuple[int, list[int]]:
+        """Find where most stems sound by the intervals rule, whatever the rule, and which."""
+        duration_s, chunk_s = self.segment.samples / self.rate_hz, self.config.chunk_s
+        start_s, _ = best_start(self.intervals, duration_s, chunk_s, self.config.min_active_s)
+        return round(start_s * self.rate_hz), self.sounding(start_s, chunk_s)
 
+    def label(self, target: int) -> tuple[str, bool]:
+        """Draw the label of a target, and whether "music" takes its place."""
+        stem, music_share = self.segment.stems[target], self.config.music_share
+        drawn = int(self.rng.integers(len(stem.label_rows)))
+        if music_share and self.rng.random() < music_share:
+            return MUSIC, True
+        return (stem.labels[drawn] if stem.labels else MUSIC), False
 
-def _negatives(
-    segment: IndexedSegment, target: int, left: list[int], label: str, config: PairConfig
-) -> tuple[int, ...]:
-    """Take the first stems (they come in random order) that ``label`` does not ask for."""
-    if not config.hard_negatives or label == MUSIC:  # any stem is music
-        return ()
-    finest = segment.stems[target].labels[-1:]
-    wrong = [
-        i
-        for i in left
-        if (labels := segment.stems[i].labels) and label not in labels and labels[-1:] != finest
-    ]
-    return tuple(wrong[: config.hard_negatives])
+    def wrong_stems(self, target: int, left: list[int], label: str) -> list[int]:
+        """Take the first stems (they come in random order) that ``label`` does not ask for."""
+        if not self.config.hard_negatives or label == MUSIC:  # any stem is music
+            return []
+        finest = self.segment.stems[target].labels[-1:]
+        wrong = [
+            i
+            for i in left
+            if (labels := self.segment.stems[i].labels)
+            and label not in labels
+            and labels[-1:] != finest
+        ]
+        return wrong[: self.config.hard_negatives]
 
+    def other_times(self, draw: PairDraw) -> list[Excerpt]:
+        """Draw chunks of the target in which it sounds, and that share nothing with its own."""
+        chunk_s = self.config.chunk_s * speed(draw.semitones)
+        samples = round(chunk_s * self.rate_hz)
+        last = max(0, self.segment.samples - samples)
+        return [
+            Excerpt(draw.target, start, draw.semitones)
+            for start in self.rng.integers(last + 1, size=self.config.draws).tolist()
+            if abs(start - draw.start) >= samples
+            and draw.target in self.sounding(start / self.rate_hz, chunk_s)
+        ][: self.config.time_negatives]
 
-def _sounding(
-    segment: IndexedSegment, start_s: float, chunk_s: float, config: PairConfig
-) -> list[int]:
-    intervals = [stem.intervals for stem in segment.stems]
-    return sounding_stems(intervals, start_s, start_s + chunk_s, config.min_active_s)
-
-
-def _fallback(segment: IndexedSegment, rate_hz: int, config: PairConfig) -> tuple[int, list[int]]:
-    """Take the segment's best chunk by the intervals rule, whatever the rule."""
-    intervals = [stem.intervals for stem in segment.stems]
-    duration_s = segment.samples / rate_hz
-    start_s, _ = best_start(intervals, duration_s, config.chunk_s, config.min_active_s)
-    return round(start_s * rate_hz), _sounding(segment, start_s, config.chunk_s, config)
+    def other_speeds(self, draw: PairDraw) -> list[Excerpt]:
+        """Draw speeds for the target's chunk at which the segment is long enough for it."""
+        end_s = (self.segment.samples - draw.start) / self.rate_hz
+        most, chunk_s = self.config.semitones, self.config.chunk_s
+        return [
+            Excerpt(draw.target, draw.start, n)
+            for n in self.rng.permutation(range(-most, most + 1)).tolist()
+            if n != draw.semitones and chunk_s * speed(n) <= end_s
+        ][: self.config.speed_negatives]
 
 
 def sounding_stems(

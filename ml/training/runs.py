@@ -72,15 +72,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
-_NOT_OF_PHASE_1 = (
-    *("model.predictor", "model.target_norm", "model.is_context_centred", "model.song_share"),
-    *("objective.ema_", "objective.nce_", "objective.pooled_weight", "objective.wording_share"),
-    "objective.condition_noise",
-    *("optimizer.encoder_", "pairs.hard_negatives", "pairs.music_share"),
-)
-"""Fields that phase 1 does not read, by how they begin."""
 _REFUSED_BY_PHASE_1 = ("model.predictor.", "model.song_share", "pairs.hard_negatives")
-"""Those of them that phase 1 cannot have: in settings of both phases they are for phase 2."""
+"""Fields that phase 1 cannot have, by how they begin: in settings of both phases they are for
+phase 2."""
+_NOT_OF_PHASE_1 = (
+    *(*_REFUSED_BY_PHASE_1, "model.predictor", "model.target_norm", "model.is_context_centred"),
+    *("objective.ema_", "objective.nce_", "objective.pooled_weight", "objective.wording_share"),
+    *("objective.condition_noise", "optimizer.encoder_", "pairs.music_share"),
+)
+"""Fields that phase 1 does not read: these, and those that change nothing in it."""
 _OF_A_PREDICTOR = ("predictor", "target_norm", "is_context_centred")
 """Fields of a model in which two must agree for one to go on from the predictor of the other."""
 _OF_ITS_START = ("model.log_mel", "model.encoder.mel_bins")

@@ -1,6 +1,6 @@
 from typing import Any
 
-from assets_def.score_table import instrument_metadata, presence_markdown
+from assets_def.results import instrument_metadata, presence_markdown
 from ml.retrieval.evaluation.instruments import SHARES
 
 

@@ -29,7 +29,7 @@ from ml.locks import require_free
 from ml.mlflow_store import mlflow_client
 from ml.retrieval.champion.champion import write_champion
 from ml.training.models import find_model
-from ml.upkeep.collect import collect_leftovers
+from ml.upkeep import collect_leftovers
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ml.config_file import add_corpus
+from ml.corpora.registration import add_corpus
 from ml.settings import Settings, SettingsError, load_settings
 from pipelines import demo
 from pipelines.home import QUICK, QUICK_SONGS, TEMPLATES, install_home, open_instance

@@ -6,7 +6,7 @@ evaluation set candidate and champion answer the same queries, of tracks that *n
 training, so that a model trained on the evaluation set gains nothing by it. The difference of one
 metric has a 95 % interval (bootstrap over tracks); the candidate is refused where that interval
 lies wholly on the worse side of ``tolerance``: with few queries intervals are wide, and much is
-let pass. It is refused too where it does not hear the mix (``ml.retrieval.champion.heard``, on
+let pass. It is refused too where it does not hear the mix (``ml.retrieval.evaluation.compare``, on
 tracks that it has not seen; ``promotion.requires_mix``); where that cannot be said the reason says
 so. The first champion is compared with nobody, and promoted with a warning where it does not hear
 the mix: without a champion no query is answered.
@@ -32,13 +32,14 @@ from ml.retrieval.champion.champion import (
     replace_champion,
     successor,
 )
-from ml.retrieval.champion.heard import MixHeard, mix_heard
 from ml.retrieval.embeddings.files import read_embedding_manifest
 from ml.retrieval.evaluation.compare import (
     ComparisonConfig,
     CorpusComparison,
+    MixHeard,
     NothingUnseenError,
     compare_models,
+    mix_heard,
 )
 from ml.retrieval.tables.inspect import (
     gallery_gaps,

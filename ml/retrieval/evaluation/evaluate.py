@@ -10,10 +10,10 @@ Query tracks that *any* compared model has seen in training are dropped and coun
 models answer the same queries; the gallery keeps all stems. Rows over the seen tracks are an
 evaluation of their own (``retrieval-seen``), made when asked for or when nothing else is left.
 Beside the models stand what needs no learning, and rows that know the gallery's labels
-(``ml.retrieval.evaluation.lookup``). Beside each figure: chance, and a 95 % interval over tracks.
+(``ml.retrieval.evaluation.controls``). Beside each figure: chance, and a 95 % interval over tracks.
 Differences to ``REFERENCES`` come from the same draws (evaluation ``retrieval-paired``, model
 "A minus B"; ``default`` protocol only). The same queries are answered with the mix of another track
-too (``ml.retrieval.evaluation.swapped``): ``retrieval-swapped`` has the figures,
+too (``ml.retrieval.evaluation.controls``): ``retrieval-swapped`` has the figures,
 ``retrieval-swapped-loss`` by how much they are worse than with the own mix, paired by query;
 positive is worse, for all metrics. Metrics: ``ml.retrieval.evaluation.ranks``; one that applies to
 no query has no row, and the summary says why.
@@ -40,7 +40,7 @@ from ml.retrieval.embeddings.files import (
     vectors_of,
 )
 from ml.retrieval.embeddings.source import seen_of_corpus
-from ml.retrieval.evaluation.lookup import lookup_values
+from ml.retrieval.evaluation.controls import lookup_values, swap_mixes
 from ml.retrieval.evaluation.ranks import (
     Answers,
     Gallery,
@@ -51,7 +51,6 @@ from ml.retrieval.evaluation.ranks import (
     common_queries,
     cosine_rows,
 )
-from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import (
     LABEL,
     LOSS,
@@ -59,13 +58,14 @@ from ml.scores.files import (
     SWAPPED,
     Evaluated,
     evaluate_once,
+    log_scores,
     read_artifact_scores,
     score_row,
+    tracking_runs,
     write_queries,
 )
 from ml.scores.intervals import TrackBootstrap
 from ml.scores.text import swapped_notes, within_notes
-from ml.scores.tracking import log_scores, tracking_runs
 
 if TYPE_CHECKING:
     from ml.retrieval.embeddings.model import EmbeddingModel

@@ -26,7 +26,7 @@ from ml.artifacts import (
     write_folder_aside,
     write_json,
 )
-from ml.audio.windows import fit_channels
+from ml.audio.files import fit_channels
 from ml.music.fit import Fit, stretched
 from ml.retrieval.queries.candidates import Candidate
 from ml.retrieval.queries.mix import Mix, mix_window

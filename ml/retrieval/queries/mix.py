@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 
 from ml.audio.activity import MIN_ACTIVE_S
-from ml.audio.files import CONTAINER_SUFFIXES, AudioError, mix_parts, probe, read_audio, resample
-from ml.audio.windows import read_window
+from ml.audio.files import (
+    CONTAINER_SUFFIXES,
+    AudioError,
+    mix_parts,
+    probe,
+    read_audio,
+    read_window,
+    resample,
+)
 from ml.labels.taxonomy import FOUR_CLASSES, four_class
 from ml.music.fit import Music, hear
 from ml.music.tempo import RATE_HZ

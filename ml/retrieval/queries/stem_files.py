@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ml.artifacts import MANIFEST_NAME, DataLayout
-from ml.audio.files import resample
-from ml.audio.windows import fit_channels, read_window
+from ml.audio.files import fit_channels, read_window, resample
 from ml.music.fit import Music
 from ml.music.tracks import TABLE_NAME, TrackMusic, read_track_music
 from ml.tracks import Stem, song_key

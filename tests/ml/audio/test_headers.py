@@ -15,9 +15,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml.audio.files import MAX_RATE_HZ, AudioError, Decoded, decode_audio, probe, read_audio
+from ml.audio.files import (
+    MAX_RATE_HZ,
+    AudioError,
+    Decoded,
+    decode_audio,
+    probe,
+    read_audio,
+    read_window,
+)
 from ml.audio.headers import SIGNATURE_BYTES, may_be_audio, read_header
-from ml.audio.windows import read_window
 
 RATE_HZ = 44100
 CLICKS_S = (3.0, 8.5)

@@ -12,6 +12,7 @@ import soundfile
 from ml.artifacts import ArtifactError, DataLayout
 from ml.beats import feature_files
 from ml.beats.beat_sets import open_beat_set, probe_tracks, read_demo_beats
+from ml.beats.evaluate import ANNOTATION, PUBLISHED_SETS
 from ml.beats.experiment import (
     EVALUATION,
     ONE_PROBE,
@@ -24,7 +25,6 @@ from ml.beats.feature_files import build_beat_features
 from ml.beats.features import BeatInput, beat_inputs
 from ml.beats.probe import ProbeConfig
 from ml.beats.probes import ALL, build_beat_probes, read_probe_manifest, read_probes
-from ml.beats.scores import ANNOTATION, PUBLISHED_SETS
 from ml.cli.beats import _print_published
 from ml.cli.main import main as stems
 from ml.corpora.demo.build import DemoCorpus

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ml.benchmarks.gpu import Plan, measure_phase
-from ml.benchmarks.tones import Tones, write_tone_shards
+from ml.benchmarks.loader import Tones, write_tone_shards
 from ml.shards.plan import ShardConfig
 from ml.shards.reader import ShardPairs
 from ml.training.config import training_config

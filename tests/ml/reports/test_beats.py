@@ -5,7 +5,7 @@ import numpy as np
 from ml.artifacts import DataLayout, write_json
 from ml.beats.experiment import BeatExample
 from ml.figures import figure_svg
-from ml.reports.beats import COLUMNS, beat_inputs, beat_sections, beat_strip
+from ml.reports.sections import BEAT_COLUMNS, beat_inputs, beat_sections, beat_strip
 from ml.scores.files import write_scores
 
 ROWS = (("untrained", 90.0), ("film", 50.0), ("film-nce", 60.0), ("annotation", 100.0))
@@ -59,7 +59,7 @@ def test_sections_come_from_scores(tmp_path):
             "chance": 10.0,
         }
         for model, value in ROWS
-        for metric in COLUMNS
+        for metric in BEAT_COLUMNS
     ]
     write_scores(rows, folder)
     write_json(folder / "manifest.json", {"format_version": 1, "fingerprint": "f"})

@@ -9,7 +9,7 @@ import pytest
 
 from ml.artifacts import Artifact
 from ml.mlflow_store import mlflow_client
-from ml.scores.tracking import log_scores, tracking_runs
+from ml.scores.files import log_scores, tracking_runs
 
 
 def row(model: str, metric: str, value: float | None, evaluation: str = "retrieval") -> dict:

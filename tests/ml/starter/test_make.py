@@ -15,7 +15,7 @@ from ml.settings import load_settings
 from ml.starter import make
 from ml.starter.make import CARD_NAME, MAX_BYTES, make_starter
 from ml.training.models import find_checkpoint, find_model, has_starter
-from ml.upkeep.collect import read_holdings
+from ml.upkeep import read_holdings
 
 
 def test_it_is_the_model_rounded_to_bf16(untrained_starter: Path, starter: Path, tmp_path: Path):

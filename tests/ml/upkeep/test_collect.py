@@ -17,7 +17,7 @@ from ml.shards.build import build_shards
 from ml.shards.folders import push_shards
 from ml.shards.index import read_shards_manifest, split_fingerprint
 from ml.shards.plan import ShardConfig
-from ml.upkeep.collect import collect_leftovers
+from ml.upkeep import collect_leftovers
 
 MODEL, OTHER, GONE = "a" * 16, "b" * 16, "c" * 16
 

@@ -10,11 +10,12 @@ import lancedb
 import pytest
 import yaml
 
+from ml import upkeep
 from ml.artifacts import ArtifactError, DataLayout
 from ml.cli.main import main
-from ml.config_file import add_corpus, drop_corpus
 from ml.corpora.corpus import open_corpus
 from ml.corpora.label_embeddings import read_label_vectors
+from ml.corpora.registration import add_corpus, drop_corpus
 from ml.corpora.table import build_corpus_tracks
 from ml.locks import lock
 from ml.models.stem_jepa import load_model
@@ -23,8 +24,7 @@ from ml.retrieval.tables.database import database_uri
 from ml.retrieval.tables.publish import CHUNK_TABLE, STEM_TABLE, count_rows, publish_corpus
 from ml.settings import SettingsError, load_settings
 from ml.training.models import read_models
-from ml.upkeep import remove_corpus as removing
-from ml.upkeep.remove_corpus import remove_corpus
+from ml.upkeep import remove_corpus
 
 CONFIG = """\
 # mine
@@ -116,7 +116,7 @@ def test_interrupted_it_goes_on(layout: DataLayout, monkeypatch: pytest.MonkeyPa
         shutil.rmtree(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(removing.shutil, "rmtree", dying)
+        patch.setattr(upkeep.shutil, "rmtree", dying)
         with pytest.raises(KeyboardInterrupt):
             remove_corpus(settings, "demo-plain", delete=True)
     monkeypatch.undo()

@@ -24,7 +24,7 @@ from ml.labels.taxonomy import CATEGORIES
 from ml.processes import cluster
 from ml.settings import load_settings
 from ml.tracks import CorpusError
-from ml.upkeep.collect import collect_leftovers
+from ml.upkeep import collect_leftovers
 
 
 @pytest.fixture

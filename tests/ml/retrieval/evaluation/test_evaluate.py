@@ -14,9 +14,9 @@ from ml.metrics import RETRIEVAL
 from ml.parquet import read_table
 from ml.retrieval.embeddings.build import embed_corpus
 from ml.retrieval.embeddings.files import read_embeddings
+from ml.retrieval.evaluation.controls import swap_mixes
 from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 from ml.retrieval.evaluation.ranks import common_queries, retrieval_scores
-from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import SCORE_COLUMNS, read_scores
 from ml.scores.text import table_lines
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ml.retrieval.embeddings.files import Embeddings
-from ml.retrieval.evaluation.lookup import LABEL_FIRST, WITH_LABEL, lookup_values
+from ml.retrieval.evaluation.controls import LABEL_FIRST, WITH_LABEL, lookup_values
 from ml.retrieval.evaluation.ranks import (
     WITHIN_CATEGORY,
     WITHIN_LABEL,

@@ -9,9 +9,9 @@ import pytest
 from ml.artifacts import DataLayout
 from ml.metrics import RETRIEVAL
 from ml.retrieval.embeddings.build import embed_corpus
+from ml.retrieval.evaluation.controls import swap_mixes
 from ml.retrieval.evaluation.evaluate import evaluate_retrieval
 from ml.retrieval.evaluation.ranks import Gallery, Queries
-from ml.retrieval.evaluation.swapped import swap_mixes
 from ml.scores.files import read_scores
 from ml.scores.text import swapped_notes, table_lines
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml.audio.files import AudioError
-from ml.audio.windows import read_window
+from ml.audio.files import AudioError, read_window
 from ml.retrieval.queries import mix as mix_input
 from ml.retrieval.queries.mix import mix_window, read_chunks
 

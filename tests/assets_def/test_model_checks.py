@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from assets_def.checks.model_checks import _losses_are_finite, _spread
+from assets_def.checks import _losses_are_finite, _spread
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json, write_json
 from ml.parquet import read_table, write_table

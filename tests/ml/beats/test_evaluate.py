@@ -14,9 +14,7 @@ import torch
 
 from ml.audio.mel import LogMel, LogMelConfig
 from ml.beats.dbn import DBNBeatDecoder
-from ml.beats.peaks import metronome, onset_curve, pick_peaks
-from ml.beats.probe import FPS, ProbeTrack
-from ml.beats.scores import (
+from ml.beats.evaluate import (
     METRICS,
     PRECISION,
     PUBLISHED,
@@ -31,6 +29,8 @@ from ml.beats.scores import (
     tempo_bpm,
     tempo_class,
 )
+from ml.beats.peaks import metronome, onset_curve, pick_peaks
+from ml.beats.probe import FPS, ProbeTrack
 from ml.corpora.readers.beats import beat_frames, read_beat_annotations
 from ml.metrics import BEATS
 

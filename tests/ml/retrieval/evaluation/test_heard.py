@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ml.retrieval.champion.heard import MixHeard
+from ml.retrieval.evaluation.compare import MixHeard
 from ml.scores.intervals import Interval
 
 

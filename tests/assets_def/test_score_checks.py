@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets_def.checks.score_checks import (
+from assets_def.checks import (
     beats_are_above_chance,
     beats_are_not_worse_than_the_champion,
     champion_hears_the_mix,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from assets_def.checks.corpus_checks import corpus_changes
+from assets_def.checks import corpus_changes
 from assets_def.resources import StemsHome
 from ml.artifacts import read_json
 from ml.shards.index import index_path, read_shards_manifest

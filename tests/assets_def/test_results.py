@@ -1,7 +1,7 @@
 import base64
 from pathlib import Path
 
-from assets_def.score_table import (
+from assets_def.results import (
     champion_markdown,
     evaluation_metadata,
     score_markdown,

@@ -1,1 +1,0 @@
-"""Checks, one module a kind: of corpora and shards, of models, of scores."""
