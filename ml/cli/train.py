@@ -80,8 +80,9 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         dest="start",
         metavar="MODEL",
         help="model that training begins with: phase 1 with its encoder and its log-mel as it was "
-        "measured, the phase 2 that follows with its predictor (default: random weights); or phase 1 that phase 2 starts from (else the one that the "
-        "same options train); alone it means --preset contrastive",
+        "measured, the phase 2 that follows with its predictor (default: random weights); or phase "
+        "1 that phase 2 starts from (else the one that the same options train); alone it means "
+        "--preset contrastive",
     )
     parser.add_argument(
         "--resume",
