@@ -27,6 +27,7 @@ from ml.artifacts import (
 )
 from ml.models.predecessor import ImportedConfig
 from ml.models.pretrained import pretrained_folder
+from ml.models.stem_jepa import load_model
 from ml.plain import did_you_mean
 from ml.training.config import PRESETS, TrainingConfig
 from ml.training.run_folder import mlflow_page
@@ -228,9 +229,14 @@ def _fetched(layout: DataLayout, text: str) -> Path:
 
 
 def _of_hub(layout: DataLayout, name: str) -> FoundModel:
-    """Fetch a model into the home: the cache of the hub is not known to workers, and is emptied."""
-    model = _of_checkpoint(pretrained_folder(name))
-    return replace(model, checkpoint=_copied(model.checkpoint or Path(), _fetched(layout, name)))
+    """Fetch a model into the home: the cache of the hub is not known to workers, and is emptied.
+
+    One that does not load is not kept, so that what is published in its place is fetched.
+    """
+    folder = pretrained_folder(name)
+    load_model(folder)
+    model = _of_checkpoint(folder)
+    return replace(model, checkpoint=_copied(folder, _fetched(layout, name)))
 
 
 def _embedded(layout: DataLayout, text: str) -> FoundModel | None:
