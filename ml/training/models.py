@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,10 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
         raise ArtifactError(_not_shipped())
     if _ON_A_HUB.fullmatch(text) and not Path(text).parent.exists():
         return _of_hub(layout, text)
+    known = [*_index(layout), *([kinds.STARTER] if has_starter() else [])]
     raise ArtifactError(
-        f"{text!r} is no model here{did_you_mean(text, _index(layout))} "
-        f"({', '.join(_index(layout)) or 'none trained yet'}), no folder "
+        f"{text!r} is no model here{did_you_mean(text, known)} "
+        f"({', '.join(known) or 'none trained yet'}), no folder "
         f"of a checkpoint, no model_id, no MLflow run id, no models:/name@alias and no owner/name "
         "on a hub"
     )
@@ -118,6 +119,21 @@ def find_checkpoint(layout: DataLayout, text: str | None = None, tracking_uri: s
             "bring its folder back, or name another model"
         )
     return model.checkpoint
+
+
+def refuse_namesakes(models: Iterable[tuple[str, str]]) -> None:
+    """Refuse, of (name, model_id), two models of one name: scores would not tell them apart.
+
+    Raises:
+        ArtifactError: there are such; names them.
+    """
+    first: dict[str, str] = {}
+    for name, model_id in models:
+        if first.setdefault(name, model_id) != model_id:
+            raise ArtifactError(
+                f"two models are called {name} ({first[name]} and {model_id}), and scores would "
+                "not tell them apart; name one at a time, then compare them: stems compare A B"
+            )
 
 
 def embedded_corpora(layout: DataLayout, model: FoundModel, conditioning: str) -> list[str]:
