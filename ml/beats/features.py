@@ -173,33 +173,34 @@ def log_mel_input(model: StemJepa) -> BeatInput:
 
 def beat_inputs(
     layout: DataLayout,
-    names: Sequence[str] = (),
+    texts: Sequence[str] = (),
     layers: Sequence[int] | None = None,
     device: str = "cpu",
+    tracking_uri: str = "",
 ) -> list[BeatInput]:
-    """Load the encoders of the current models, and ``log-mel``.
+    """Load the encoders of models, and ``log-mel``.
 
     Args:
         layout: where ``runs/models.json`` lies.
-        names: which, in this order; empty: all.
+        texts: which, in this order, as ``find_model`` takes them; empty: the current ones.
         layers: see ``encoder_input``.
         device: where to compute.
+        tracking_uri: see ``find_model``.
 
     Raises:
-        ArtifactError: nothing was trained yet, or a checkpoint is damaged.
-        ValueError: no model has such a name, or it has no such layer.
+        ArtifactError: nothing was trained yet, there is no such model, a checkpoint is damaged, or
+            two have one name.
+        ValueError: a model has no such layer.
     """
-    from ml.training.models import read_models
+    from ml.training.models import find_checkpoint, read_models, refuse_namesakes
 
-    paths = read_models(layout)
-    known = [*paths, LOG_MEL]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no model is called {unknown[0]!r}; expected one of: {', '.join(known)}")
     inputs = []
-    for name in names or known:
+    for text in texts or [*read_models(layout), LOG_MEL]:
         # The frontend is measured once, before phase 1: all models of a home share it.
-        model = load_model(paths[next(iter(paths)) if name == LOG_MEL else name], device)
-        inputs.append(log_mel_input(model) if name == LOG_MEL else encoder_input(model, layers))
+        of = next(iter(read_models(layout))) if text == LOG_MEL else text
+        model = load_model(find_checkpoint(layout, of, tracking_uri), device)
+        inputs.append(log_mel_input(model) if text == LOG_MEL else encoder_input(model, layers))
+    refuse_namesakes((source.name, source.model_id) for source in inputs)
     return inputs
 
 

@@ -12,7 +12,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.cli.options import add_device, add_model, check_audio, examples, state_text
+from ml.cli.options import (
+    add_device,
+    add_model,
+    add_models,
+    check_audio,
+    examples,
+    state_text,
+)
 from ml.cli.report import print_scores
 from ml.settings import Settings
 
@@ -54,9 +61,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from ml.models.stem_jepa import load_model
     from ml.training.models import find_checkpoint
 
-    model = load_model(
-        find_checkpoint(settings.layout, args.model), str(choose_device(args.device))
-    )
+    checkpoint = find_checkpoint(settings.layout, args.model, settings.tracking_uri)
+    model = load_model(checkpoint, str(choose_device(args.device)))
     tracker = open_tracker(settings.layout, model)
     beats = tracker(read_audio(args.file, rate_hz=tracker.rate_hz))
     if not len(beats):
@@ -111,13 +117,7 @@ def add_beats(evaluations: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="which to score (default: beats.corpora and beats.heldout of the settings)",
     )
-    parser.add_argument(
-        "--model",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="which to compare (default: beats.models)",
-    )
+    add_models(parser, "or log-mel (default: beats.models)")
     parser.add_argument(
         "--layers",
         nargs="+",
@@ -161,7 +161,8 @@ def run_evaluation(args: argparse.Namespace, settings: Settings) -> int:
     scored = args.corpus or dict.fromkeys((*trained_on, *chosen.heldout))
     sets = {name: _open_beats(name, settings) for name in dict.fromkeys((*trained_on, *scored))}
     device = str(choose_device(args.device))
-    inputs = beat_inputs(layout, args.model or chosen.models, args.layers or chosen.layers, device)
+    models, layers = args.models or chosen.models, args.layers or chosen.layers
+    inputs = beat_inputs(layout, models, layers, device, settings.tracking_uri)
     for name in sets:
         for artifact in build_beat_features(name, inputs, layout):
             made = artifact.summary

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ml.cli.options import (
     add_conditioning,
     add_device,
+    add_models,
     count_text,
     examples,
     state_text,
@@ -48,14 +49,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``embed`` and ``evaluate`` share."""
-    parser.add_argument(
-        "--models",
-        "--model",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="which (default: all)",
-    )
+    add_models(parser, "or spectrum, clap-audio (default: all of the home)")
     parser.add_argument(
         "--splits",
         nargs="+",
@@ -124,7 +118,9 @@ def embed(
         raise ValueError(f"--batch-chunks {args.batch_chunks}: expected at least 1")
     layout = settings.layout
     clap = clap_files_of(settings)
-    models: list[EmbeddingModel] = [model] if model else load_models(layout, args.models, clap)
+    models: list[EmbeddingModel] = (
+        [model] if model else load_models(layout, args.models, clap, settings.tracking_uri)
+    )
     build_corpus_tracks(name, open_registered(settings, name), layout, workers=cores())
     build_label_embeddings(name, layout, label_encoder_of(settings))
     models = fitting_models(models, layout, name)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ml.artifacts import Artifact
     from ml.settings import Settings
 
+_A_MODEL = "a model's name, folder, run, id, owner/name on a hub, or models:/NAME@ALIAS of MLflow"
 _OF_THE_COMMAND = ("--home", "--verbose", "-v", "--version")
 """What is said before the verb."""
 
@@ -98,10 +99,17 @@ def add_conditioning(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser, default: str = "the champion, else starter") -> None:
     """Add ``--model``; without it the model that answers queries is meant."""
+    parser.add_argument("--model", metavar="MODEL", help=f"{_A_MODEL} (default: {default})")
+
+
+def add_models(parser: argparse.ArgumentParser, more: str) -> None:
+    """Add ``--models``, each as ``--model``, and what else they may be."""
     parser.add_argument(
-        "--model",
-        metavar="NAME|PATH",
-        help=f"model, checkpoint folder, or owner/name on a hub (default: {default})",
+        *("--models", "--model"),
+        nargs="+",
+        action="extend",
+        metavar="MODEL",
+        help=f"{_A_MODEL}; {more}",
     )
 
 

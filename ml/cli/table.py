@@ -142,7 +142,7 @@ def _database(args: argparse.Namespace, settings: Settings) -> tuple[str, str]:
     from ml.retrieval.tables.database import database_uri
     from ml.training.models import find_checkpoint
 
-    checkpoint = find_checkpoint(settings.layout, args.model)
+    checkpoint = find_checkpoint(settings.layout, args.model, settings.tracking_uri)
     manifest = read_manifest(checkpoint, kinds.MODEL)
     uri = database_uri(settings.layout, manifest["model_id"])
     return uri, f"model {manifest['name']}, {manifest['model_id']}"

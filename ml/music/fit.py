@@ -163,6 +163,6 @@ def _speed(from_bpm: float | None, to_bpm: float | None) -> tuple[float, str | N
     if max(speed, 1 / speed) <= MOST_SPEED:
         return speed, None
     return 1.0, (
-        f"from {from_bpm:.1f} to {to_bpm:.1f} bpm it would be played {speed:.2f} times as fast, at "
-        f"most {MOST_SPEED:.2f} either way is sensible: not stretched"
+        f"{to_bpm:.1f} bpm for {from_bpm:.1f} would be {speed:.2f} times as fast, beyond "
+        f"{MOST_SPEED:.2f} either way: not stretched"
     )

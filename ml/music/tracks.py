@@ -33,7 +33,7 @@ from ml.progress import progress
 from ml.tracks import Stem, Track
 
 TABLE_NAME = "tracks.parquet"
-_RULES = 2
+_RULES = 3
 """Raised when what is found changes: all tracks are then listened to anew."""
 _ROWS_AT_ONCE = 100
 _DRUMS, _UNSAID = "drums", (None, "other", "percussion")

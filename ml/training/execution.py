@@ -94,17 +94,20 @@ class Run:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the weights."""
-        identity = {
+        identity: dict[str, Any] = {
             "algorithm": ALGORITHM_VERSION,
             "config": self.config,
             "shards": self.pairs.fingerprints,
             "phase_1": self.phase_1_manifest.get("model_id"),
         }
-        # Where there is none of these, the identity is what it was before they counted.
-        begun = {}
+        # What a run does not have is not named: it is the run that it was before that counted.
         if self.phase_2 is not None:
-            begun["phase_2"] = read_manifest(self.phase_2, kinds.MODEL)["model_id"]
-        return identity | begun | ({"same_songs": n} if (n := self.pairs.same_songs) else {})
+            identity["phase_2"] = read_manifest(self.phase_2, kinds.MODEL)["model_id"]
+        if self.pairs.same_songs:  # songs that are in two corpora
+            identity["same_songs"] = self.pairs.same_songs
+        if _has_wordings(self.config):
+            identity["wordings"] = fingerprint(_wordings_of(self.pairs))
+        return identity
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -259,8 +262,12 @@ def wording_vectors(pairs: ShardPairs, layout: DataLayout) -> dict[str, Tensor]:
             "same, to encode other words for the labels: set objective.wording_share=0, or make "
             "labels and shards anew"
         )
-    texts = {label: wordings(label) for label in pairs.training_labels}
-    return {label: torch.from_numpy(encoder.encode(found)) for label, found in texts.items()}
+    texts = _wordings_of(pairs).items()
+    return {label: torch.from_numpy(encoder.encode(found)) for label, found in texts}
+
+
+def _wordings_of(pairs: ShardPairs) -> dict[str, tuple[str, ...]]:
+    return {label: wordings(label) for label in pairs.training_labels}
 
 
 def _untrained(run: Run) -> StemJepa:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ml.artifacts import (
 )
 from ml.models.predecessor import ImportedConfig
 from ml.models.pretrained import pretrained_folder
+from ml.models.stem_jepa import load_model
 from ml.plain import did_you_mean
 from ml.training.config import PRESETS, TrainingConfig
 from ml.training.run_folder import mlflow_page
@@ -96,9 +97,10 @@ def find_model(layout: DataLayout, text: str | None = None, tracking_uri: str = 
         raise ArtifactError(_not_shipped())
     if _ON_A_HUB.fullmatch(text) and not Path(text).parent.exists():
         return _of_hub(layout, text)
+    known = [*_index(layout), *([kinds.STARTER] if has_starter() else [])]
     raise ArtifactError(
-        f"{text!r} is no model here{did_you_mean(text, _index(layout))} "
-        f"({', '.join(_index(layout)) or 'none trained yet'}), no folder "
+        f"{text!r} is no model here{did_you_mean(text, known)} "
+        f"({', '.join(known) or 'none trained yet'}), no folder "
         f"of a checkpoint, no model_id, no MLflow run id, no models:/name@alias and no owner/name "
         "on a hub"
     )
@@ -117,6 +119,21 @@ def find_checkpoint(layout: DataLayout, text: str | None = None, tracking_uri: s
             "bring its folder back, or name another model"
         )
     return model.checkpoint
+
+
+def refuse_namesakes(models: Iterable[tuple[str, str]]) -> None:
+    """Refuse, of (name, model_id), two models of one name: scores would not tell them apart.
+
+    Raises:
+        ArtifactError: there are such; names them.
+    """
+    first: dict[str, str] = {}
+    for name, model_id in models:
+        if first.setdefault(name, model_id) != model_id:
+            raise ArtifactError(
+                f"two models are called {name} ({first[name]} and {model_id}), and scores would "
+                "not tell them apart; name one at a time, then compare them: stems compare A B"
+            )
 
 
 def embedded_corpora(layout: DataLayout, model: FoundModel, conditioning: str) -> list[str]:
@@ -228,9 +245,14 @@ def _fetched(layout: DataLayout, text: str) -> Path:
 
 
 def _of_hub(layout: DataLayout, name: str) -> FoundModel:
-    """Fetch a model into the home: the cache of the hub is not known to workers, and is emptied."""
-    model = _of_checkpoint(pretrained_folder(name))
-    return replace(model, checkpoint=_copied(model.checkpoint or Path(), _fetched(layout, name)))
+    """Fetch a model into the home: the cache of the hub is not known to workers, and is emptied.
+
+    One that does not load is not kept, so that what is published in its place is fetched.
+    """
+    folder = pretrained_folder(name)
+    load_model(folder)
+    model = _of_checkpoint(folder)
+    return replace(model, checkpoint=_copied(folder, _fetched(layout, name)))
 
 
 def _embedded(layout: DataLayout, text: str) -> FoundModel | None:

@@ -3,18 +3,22 @@
 A song has a folder of its own, named by its id and by what decides its samples (file, seed,
 options, soundfonts, FluidSynth's version). It is written aside and renamed, so that a folder that
 is there is whole, and what was rendered is not rendered again. Folders of songs that are not of the
-corpus any more are removed.
+corpus any more are removed. What made them is noted beside them: where all are there, nothing that
+plays is asked for, and who has something else to play with plays nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,6 +29,7 @@ from ml.artifacts import (
     file_fingerprint,
     fingerprint,
     read_json,
+    read_object,
     write_folder_aside,
     write_json,
 )
@@ -40,6 +45,9 @@ from ml.tracks import CorpusError, Split, Stem, Track, shown
 _SUFFIXES = (".mid", ".midi")
 LISTING = "songs.json"
 """Names the songs of a folder of audio."""
+MADE_WITH = "made-with.json"
+"""Says what played them: the version of FluidSynth, and the SHA-256 of each soundfont."""
+_FLUIDSYNTH = "FluidSynth"
 _FORMAT_VERSION = 1
 """Of what is drawn and how it is played; part of a song's folder name."""
 _log = logging.getLogger(__name__)
@@ -82,7 +90,8 @@ class MidiCorpus:
         seed: see ``MidiConfig``, as for the other options.
 
     Raises:
-        CorpusError: no MIDI file or no soundfont, FluidSynth is not installed, a wrong option.
+        CorpusError: no MIDI file, a wrong option; no soundfont or no FluidSynth, unless the audio
+            notes what it was made with.
     """
 
     def __init__(
@@ -115,12 +124,13 @@ class MidiCorpus:
             raise CorpusError(f"an option of the corpus {root} is wrong: {error}") from None
         fonts = _soundfonts(soundfonts)
         self._has_audio = bool(audio)
+        audio = Path(audio or "not-rendered")
         self._player = _Player(
             root=self.root,
-            audio=Path(audio or "not-rendered"),
+            audio=audio,
             soundfonts=fonts,
             config=config,
-            played_by=fingerprint([*map(file_fingerprint, fonts), fluidsynth_version()]),
+            made_with=_made_with(fonts, audio),
         )
         self.left_out: dict[str, str] = {}
         """File → why it is not among the songs; known after ``tracks``."""
@@ -145,7 +155,8 @@ class MidiCorpus:
             executor: who renders instead, a MIDI file a unit; must see all files at their paths.
 
         Raises:
-            CorpusError: nobody said where the audio goes, or the executor put it elsewhere.
+            CorpusError: nobody said where the audio goes, the executor put it elsewhere, or who
+                renders would play something else.
             LockedError: another process is rendering there.
             ml.processes.WorkersError: the executor's workers cannot be reached, or died.
         """
@@ -170,6 +181,7 @@ class MidiCorpus:
             listed |= found
             listed = {version: listed[version] for version in files}
             write_json(player.audio / LISTING, listed)
+            write_json(player.audio / MADE_WITH, player.made_with)
             kept = {song.folder for songs in listed.values() for song in _songs(songs)}
             for folder in player.audio.iterdir():
                 if folder.is_dir() and folder.name not in kept:
@@ -232,13 +244,14 @@ class _Player:
     audio: Path
     soundfonts: tuple[Path, ...]
     config: MidiConfig
-    played_by: str
-    """Fingerprint of the soundfonts and of FluidSynth's version."""
+    made_with: Mapping[str, str]
+    """FluidSynth's version, and the content of each soundfont by its path."""
 
     def version(self, path: Path, content: str) -> str:
         """Fingerprint all that decides the songs of a file and what they are called."""
         name = path.relative_to(self.root)
-        return fingerprint([_FORMAT_VERSION, name, content, self.config, self.played_by])
+        played_by = [self.made_with[thing] for thing in (*map(str, self.soundfonts), _FLUIDSYNTH)]
+        return fingerprint([_FORMAT_VERSION, name, content, self.config, fingerprint(played_by)])
 
     def list_songs(self, path: Path, content: str) -> _Songs:
         """Plan the songs of a file."""
@@ -255,7 +268,11 @@ class _Player:
 
         Returns:
             Its version, and its songs.
+
+        Raises:
+            CorpusError: what plays here is not what the corpus is made with.
         """
+        self._check_machine()
         try:
             planned = self._plan(*file)
         except MidiError as error:
@@ -268,6 +285,21 @@ class _Player:
                 for (name, _), stem in zip(song.stems, stems, strict=True):
                     soundfile.write(aside / name, stem, RATE_HZ, subtype="PCM_16")
         return self.version(*file), [song for song, _ in planned]
+
+    def _check_machine(self) -> None:
+        """Refuse a machine (a Dask worker's, say) on which other samples would come out."""
+        host = socket.gethostname()
+        try:
+            here = _played_here(self.soundfonts)
+        except CorpusError as error:
+            raise CorpusError(f"{host} cannot play the songs: {error}") from None
+        if other := [thing for thing in here if here[thing] != self.made_with[thing]]:
+            differing = (f"{x} is {here[x][:16]}, not {self.made_with[x][:16]}" for x in other)
+            raise CorpusError(
+                f"{host} would play other samples than the corpus is made with: "
+                f"{'; '.join(differing)}; install the same there, or set compute.dask_scheduler to "
+                "null"
+            )
 
     def _plan(self, path: Path, content: str) -> list[tuple[_Song, Rendering]]:
         name = _slug(path.relative_to(self.root).with_suffix("").as_posix())
@@ -316,6 +348,35 @@ def midi_files(root: Path) -> list[Path]:
     )
 
 
+def _made_with(soundfonts: Sequence[Path], audio: Path) -> Mapping[str, str]:
+    """Say what the songs are made with: what is here or, where that is missing, what is noted.
+
+    Raises:
+        CorpusError: something is missing, and no note says what these soundfonts held.
+    """
+    try:
+        return _played_here(soundfonts)
+    except CorpusError:
+        with contextlib.suppress(ArtifactError):
+            noted = read_object(audio / MADE_WITH)
+            if noted.keys() == {_FLUIDSYNTH, *map(str, soundfonts)}:
+                return noted
+        raise
+
+
+def _played_here(soundfonts: Sequence[Path]) -> dict[str, str]:
+    for path in soundfonts:
+        if not path.is_file():
+            raise CorpusError(f"the soundfont {path} does not exist")
+    contents = {str(path): _content(path, path.stat().st_mtime_ns) for path in soundfonts}
+    return {_FLUIDSYNTH: fluidsynth_version()} | contents
+
+
+@cache
+def _content(path: Path, time_ns: int) -> str:  # noqa: ARG001 - hundreds of MB, once a process
+    return file_fingerprint(path)
+
+
 def _soundfonts(given: str | Sequence[str]) -> tuple[Path, ...]:
     names = given.split(",") if isinstance(given, str) else list(given)
     paths = [Path(name.strip()).expanduser() for name in names if name.strip()]
@@ -327,6 +388,4 @@ def _soundfonts(given: str | Sequence[str]) -> tuple[Path, ...]:
     for path in paths:
         if not path.is_absolute():
             raise CorpusError(f"soundfont {path}: give its whole path, such as {path.resolve()}")
-        if not path.is_file():
-            raise CorpusError(f"the soundfont {path} does not exist")
     return tuple(paths)

@@ -1,4 +1,4 @@
-"""The models of a home, opened by name or model_id, with the baselines that need no training.
+"""The models that a person means, with the baselines that need no training.
 
 ``spectrum`` is made from the contrastive checkpoint (from ``starter`` where nothing was trained),
 ``untrained`` is where training began, and ``clap-audio`` is what one gets off the shelf. Its
@@ -24,7 +24,6 @@ from ml.audio.mel import spectrum_vectors
 from ml.labels.clap import CLAP_DIM, CLIP_S, RATE_HZ, ClapAudio, clap_text_encoder, load_clap_audio
 from ml.labels.clap_files import ClapFiles, clap_files
 from ml.models.stem_jepa import StemJepa, load_model
-from ml.plain import did_you_mean
 from ml.retrieval.embeddings.model import check_label_encoder
 from ml.training.models import (
     CONTRASTIVE,
@@ -32,6 +31,7 @@ from ml.training.models import (
     find_checkpoint,
     has_starter,
     read_models,
+    refuse_namesakes,
 )
 
 if TYPE_CHECKING:
@@ -168,34 +168,32 @@ def is_baseline(model: EmbeddingModel) -> bool:
 
 
 def load_models(
-    layout: DataLayout, names: Sequence[str] | None = None, clap: ClapFiles | None = None
+    layout: DataLayout,
+    texts: Sequence[str] | None = None,
+    clap: ClapFiles | None = None,
+    tracking_uri: str = "",
 ) -> list[EmbeddingModel]:
-    """Load the models of a home, ``spectrum`` and ``clap-audio``.
+    """Load the models of a home, or those that a person means.
 
     Args:
         layout: where ``runs/models.json`` lies.
-        names: which, in this order; default: all that were trained here, with their baselines, or
-            ``starter`` where none was.
+        texts: which, in this order, each as ``open_model`` takes it; default: all that were trained
+            here, with their baselines, or ``starter`` where none was.
         clap: CLAP's files; without them there is no ``clap-audio``. Default: those that ``stems
             labels fetch`` gets.
+        tracking_uri: see ``find_model``.
 
     Raises:
-        ArtifactError: nothing was trained yet and there is no ``starter``, a checkpoint is
-            damaged, or CLAP is asked for and missing.
-        ValueError: no model has such a name.
+        ArtifactError: nothing was trained yet and there is no ``starter``, there is no such model,
+            a checkpoint is damaged, CLAP is asked for and missing, or two have one name.
     """
     clap = clap or clap_files(layout.clap)
-    if names and CLAP_AUDIO in names:
-        clap.require()
-    named = model_names(layout, clap)
-    unknown = [name for name in names or [] if name not in named]
-    if unknown:
-        meant = did_you_mean(unknown[0], named)
-        raise ValueError(
-            f"no model is called {unknown[0]!r}{meant}; expected one of: {', '.join(named)}"
-        )
-    by_default = [name for name in named if (name == kinds.STARTER) == _is_new(layout)]
-    return [open_model(name, layout, clap) for name in names or by_default]
+    if not texts:
+        is_new = _is_new(layout)
+        texts = [name for name in model_names(layout, clap) if (name == kinds.STARTER) == is_new]
+    models = [open_model(text, layout, clap, tracking_uri) for text in texts]
+    refuse_namesakes((model.name, model.model_id) for model in models)
+    return models
 
 
 def fitting_models(
@@ -246,14 +244,17 @@ def _is_new(layout: DataLayout) -> bool:
     return has_starter() and not layout.models_index.is_file()
 
 
-def open_model(text: str, layout: DataLayout, clap: ClapFiles | None = None) -> EmbeddingModel:
-    """Load the model that a name or a model_id means.
+def open_model(
+    text: str, layout: DataLayout, clap: ClapFiles | None = None, tracking_uri: str = ""
+) -> EmbeddingModel:
+    """Load the model that a person means.
 
     Args:
         text: what ``find_model`` takes, or ``spectrum`` or ``clap-audio``, alone or with the rest
             of its model_id.
         layout: where models lie.
         clap: CLAP's files; None: those of the home.
+        tracking_uri: see ``find_model``.
 
     Raises:
         ArtifactError: there is no such model, or its files are missing or damaged.
@@ -262,5 +263,6 @@ def open_model(text: str, layout: DataLayout, clap: ClapFiles | None = None) -> 
         return ClapAudioModel(clap or clap_files(layout.clap))
     if text == SPECTRUM:
         text = f"{SPECTRUM}-{kinds.STARTER if _is_new(layout) else CONTRASTIVE}"
-    model = load_model(find_checkpoint(layout, text.removeprefix(f"{SPECTRUM}-")))
+    checkpoint = find_checkpoint(layout, text.removeprefix(f"{SPECTRUM}-"), tracking_uri)
+    model = load_model(checkpoint)
     return SpectrumModel(model) if text.startswith(f"{SPECTRUM}-") else model

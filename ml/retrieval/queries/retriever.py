@@ -436,8 +436,7 @@ def open_retriever(
 
     Args:
         home: its folder, or its settings; None: ``STEMS_HOME`` of the environment, else ``./data``.
-        model: a name in ``runs/models.json``, or a checkpoint folder; None: the champion, and
-            before there is one ``starter``.
+        model: as ``find_model`` takes it; None: the champion, and before there is one ``starter``.
         has_files: whether it reads the stems' audio and titles; False: variants stay by
             themselves, and places are chosen by vectors alone.
 
@@ -447,7 +446,7 @@ def open_retriever(
         SettingsError: there is no such home, or its settings are wrong.
     """
     settings = home if isinstance(home, Settings) else _settings_of(home)
-    loaded = load_model(find_checkpoint(settings.layout, model))
+    loaded = load_model(find_checkpoint(settings.layout, model, settings.tracking_uri))
     uri = database_uri(settings.layout, loaded.model_id)
     encoder = _label_encoder(settings, loaded)
     texts = None if encoder is None else TextVectors(encoder, settings.layout)
@@ -463,7 +462,7 @@ class Retrievers:
 
     Args:
         settings: of the home.
-        model: a name or a checkpoint folder; None: whichever model is champion at each query.
+        model: as ``find_model`` takes it; None: whichever model is champion at each query.
     """
 
     def __init__(self, settings: Settings, model: str | None = None):
@@ -484,7 +483,8 @@ class Retrievers:
             ArtifactError: as ``open_retriever``; the next call tries again.
         """
         with self._lock:
-            checkpoint = find_checkpoint(self._settings.layout, self._model_name)
+            settings = self._settings
+            checkpoint = find_checkpoint(settings.layout, self._model_name, settings.tracking_uri)
             held = self._retriever
             if held is None or checkpoint != self._checkpoint:
                 held = open_retriever(self._settings, str(checkpoint))

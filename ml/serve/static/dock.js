@@ -12,7 +12,7 @@ export class Dock {
   #slider = document.getElementById("duet");
   #duet = new Duet(this.#slider);
   #parts = Object.fromEntries(
-    ["toggle", "previous", "next", "loop", "fit", "fit-key", "excerpt", "now-title", "now-time"].map((id) => [id, document.getElementById(id)]),
+    ["toggle", "previous", "next", "loop", "fit", "fit-key", "excerpt", "now-title", "now-time", "now-fit"].map((id) => [id, document.getElementById(id)]),
   );
 
   // `on`: {toggle(), step(by), seek(placeS), fit(), fitKey()}
@@ -36,8 +36,10 @@ export class Dock {
     player.addEventListener("tick", () => this.tick());
   }
 
-  setTitle(text) {
+  // `changes`: what was done to the stem for the mix, or why it was not.
+  setTitle(text, changes = []) {
     this.#parts["now-title"].textContent = text;
+    Object.assign(this.#parts["now-fit"], { textContent: changes.join(" · "), title: changes.join("\n") });
   }
 
   // Whether stems are brought to tempo and key of the mix.

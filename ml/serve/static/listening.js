@@ -45,7 +45,7 @@ export class Listening {
     const candidate = this.#cards.candidate(key);
     const sound = await this.#soundOf(candidate);
     if (this.chosen !== key) return;
-    this.#dock.setTitle([candidate.label, candidate.track_id, ...sound.changes].join(" · "));
+    this.#dock.setTitle([candidate.label, candidate.track_id].join(" · "), sound.changes);
     this.#dock.setExcerpt({ url: sound.excerpt, name: `${candidate.label} ${candidate.track_id}.wav` });
     if (isToPlay && player.lanes.stem.sound === null) player.pause(); // the mix alone has its own place
     await this.#guarded(player.setStem(sound));
@@ -151,7 +151,7 @@ export class Listening {
       const fit = await askJson(`/api/stems/${encodeURIComponent(candidate.key)}/fit?${new URLSearchParams(asked)}`);
       const changes = [
         fit.speed === 1 ? null : `${fit.speed.toFixed(2)} × as fast`,
-        fit.semitones === 0 ? null : `${fit.semitones > 0 ? "+" : "−"}${Math.abs(fit.semitones)} semitones`,
+        fit.semitones === 0 ? null : `${fit.semitones > 0 ? "+" : "−"}${Math.abs(fit.semitones)} semitone${Math.abs(fit.semitones) === 1 ? "" : "s"}`,
         ...fit.notes,
       ];
       const { audio: url, duration_s: durationS, start_s: bestS, mix_start_s: mixBestS, excerpt } = fit;

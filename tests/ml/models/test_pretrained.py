@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from ml.artifacts import ArtifactError, DataLayout, read_json
+from ml.models import pretrained
 from ml.models.pretrained import CARD_NAME, CONFIG_NAME, FILES, WEIGHTS_NAME
 from ml.models.stem_jepa import StemJepa, load_model
 from ml.training.models import find_model
@@ -180,16 +181,23 @@ def test_a_hubs_name_is_a_model_of_the_home_once_it_was_fetched(
     layout = DataLayout(home=tmp_path / "home")
     with pytest.raises(ArtifactError, match="cannot be had from the hub"):
         find_model(layout, "somebody/else")
-    manifest = read_json(exported / "manifest.json")
-    path = f"/somebody/stems/resolve/{COMMIT}/manifest.json"
-    forged = json.dumps(manifest | {"model_id": "../../x"}).encode()
+    manifest, config = (read_json(exported / f"{name}.json") for name in ("manifest", "config"))
+    weights = (exported / WEIGHTS_NAME).read_bytes()
+    longer = config | {"model": config["model"] | {"chunk_s": 8.0}}
     answers = hub.answers  # type: ignore[attr-defined]
-    right, answers[path] = answers[path], forged
-    with pytest.raises(ArtifactError, match=r"says model_id '../../x'"):
-        find_model(layout, "somebody/stems")
-    assert not layout.runs.exists()
-    shutil.rmtree(tmp_path / "cache")
-    answers[path] = right
+    right = dict(answers)
+    for broken_config, model_id, says in (
+        (config, "../../x", r"says model_id '../../x'"),
+        (longer, pretrained._model_id(longer, weights), "does not hold the weights"),
+    ):
+        broken = {"config": broken_config, "manifest": manifest | {"model_id": model_id}}
+        for name, value in broken.items():
+            answers[f"/somebody/stems/resolve/{COMMIT}/{name}.json"] = json.dumps(value).encode()
+        with pytest.raises(ArtifactError, match=says):
+            find_model(layout, "somebody/stems")
+        assert not layout.runs.exists()
+        shutil.rmtree(tmp_path / "cache")
+    answers |= right
     found = find_model(layout, "somebody/stems")
     hub.shutdown()
     hub.server_close()

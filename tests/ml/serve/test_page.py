@@ -175,7 +175,7 @@ def test_gain_mute_and_solo_are_heard(open_page: Any) -> None:
 
 
 def test_a_stem_is_brought_to_the_mix_and_its_excerpt_kept(open_page: Any, live_url: str) -> None:
-    page = open_page("?corpus=demo&song=heldout-000&in=demo&bpm=88..120&k=6")
+    page = open_page("?corpus=demo&song=heldout-000&in=demo&bpm=88..120&k=6", height=720)
     page.locator(".card[data-key]").first.wait_for()
     page.locator(".card .play").first.click()
     wait_until_playing(page)
@@ -185,9 +185,10 @@ def test_a_stem_is_brought_to_the_mix_and_its_excerpt_kept(open_page: Any, live_
             page.click(button)
         fit = answered.value.json()
         page.wait_for_function("url => player.lanes.stem.sound?.url === url", arg=fit["audio"])
-        wait_until_playing(page)
     assert 3 / 4 < fit["speed"] < 1
-    assert f"{fit['speed']:.2f} × as fast" in page.locator("#now-title").text_content()
+    assert f"{fit['speed']:.2f} × as fast" in page.locator("#now-fit").text_content()
+    is_whole = "x => x.scrollHeight <= x.clientHeight && x.scrollWidth <= x.clientWidth"
+    assert page.locator(".now-more").evaluate(is_whole)
     with page.expect_download() as kept:
         page.click("#excerpt")
     excerpt = _fetched(live_url.rstrip("/") + fit["excerpt"]).read()

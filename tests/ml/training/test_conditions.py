@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import ml.labels.encoders
+import ml.labels.wordings as wordings_module
 import ml.training.batches as batches_module
 from ml.artifacts import ArtifactError, DataLayout
 from ml.labels.encoder import TextEncoder
 from ml.labels.wordings import wordings
 from ml.shards.pairs import PairBatch
 from ml.training.batches import vary_conditions
-from ml.training.config import ObjectiveConfig
-from ml.training.execution import wording_vectors
+from ml.training.config import LoopConfig, ObjectiveConfig, training_config
+from ml.training.execution import Run, wording_vectors
 
 KNOWN = {"a": torch.eye(8)[:3], "b": torch.eye(8)[3:5]}
 
@@ -96,3 +97,22 @@ def test_wordings_are_encoded_by_what_made_the_conditions_or_refused(tmp_path, m
     described["fingerprint"] = "1" * 64
     with pytest.raises(ArtifactError, match=r"111111111111.*000000000000.*wording_share=0"):
         wording_vectors(pairs, layout)
+
+
+def test_other_words_make_another_run_only_where_they_are_asked_for(tmp_path, monkeypatch):
+    pairs: Any = SimpleNamespace(fingerprints=["x"], same_songs=0, training_labels=["sitar"])
+
+    def identity_of(share: float) -> dict[str, Any]:
+        config = training_config("film", overrides={"objective.wording_share": share})
+        layout, device = DataLayout(home=tmp_path), torch.device("cpu")
+        of_it: Any = {"pairs": pairs, "shards": [], "phase_1": None, "loop": LoopConfig()}
+        return Run(layout=layout, config=config, device=device, **of_it).identity
+
+    without, with_words = identity_of(0), identity_of(0.5)
+    assert without.keys() == {"algorithm", "config", "shards", "phase_1"}
+    words = wordings_module.TEMPLATES
+    monkeypatch.setattr(wordings_module, "TEMPLATES", (*words, "some {}"))
+    assert identity_of(0) == without
+    assert identity_of(0.5)["wordings"] != with_words["wordings"]
+    monkeypatch.setattr(wordings_module, "TEMPLATES", words)
+    assert identity_of(0.5) == with_words

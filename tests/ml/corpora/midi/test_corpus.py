@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,10 +14,12 @@ import polars as pl
 import pytest
 import soundfile
 
-from ml.artifacts import DataLayout
+import ml.corpora.midi.corpus as corpus_module
+from ml.artifacts import DataLayout, file_fingerprint
 from ml.cli.main import main
 from ml.corpora.corpus import open_corpus
-from ml.corpora.midi.corpus import MidiCorpus
+from ml.corpora.midi import fluidsynth
+from ml.corpora.midi.corpus import MADE_WITH, MidiCorpus
 from ml.corpora.midi.renderings import PROGRAMS, drum_labels, program_labels
 from ml.corpora.registration import register_corpus, render_missing
 from ml.corpora.table import build_corpus_tracks, read_corpus_tracks
@@ -102,6 +105,57 @@ def test_what_workers_wrote_to_disks_of_their_own_is_missed(
     ):
         corpus.render(executor=executor)
     assert contents(tmp_path / "elsewhere")
+
+
+def test_what_plays_is_needed_only_where_songs_are_missing(
+    song: Callable[..., Path],
+    tmp_path: Path,
+    soundfonts: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    song(tmp_path / "midi" / "a.mid", (0, 33, 48))
+    fonts = [tmp_path / "x.sf2"]
+    shutil.copyfile(soundfonts[0], fonts[0])
+
+    def reopened() -> MidiCorpus:
+        return opened(tmp_path / "midi", tmp_path / "audio", fonts, renderings=1)
+
+    reopened().render()
+    tracks, whole = list(reopened().tracks()), contents(tmp_path / "audio")
+    fonts[0].unlink()
+    monkeypatch.setattr(fluidsynth, "find_library", lambda _: "not-there.so")
+    fluidsynth._library.cache_clear()
+    reopened().render()
+    assert (list(reopened().tracks()), contents(tmp_path / "audio")) == (tracks, whole)
+    shutil.rmtree(tracks[0].stems[0].files[0].parent)
+    with pytest.raises(CorpusError, match=r"cannot play the songs: .*x\.sf2 does not exist"):
+        reopened().render()
+    shutil.copy(soundfonts[0], fonts[0])
+    with pytest.raises(CorpusError, match=r"cannot play the songs: FluidSynth.* is not installed"):
+        reopened().render()
+    (tmp_path / "audio" / MADE_WITH).unlink()
+    with pytest.raises(CorpusError, match="is not installed"):
+        reopened()
+
+
+def test_a_worker_that_would_play_other_samples_is_refused_by_name(
+    song: Callable[..., Path],
+    tmp_path: Path,
+    soundfonts: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    song(tmp_path / "midi" / "a.mid", (0, 33, 48))
+    fonts = [tmp_path / "x.sf2"]
+    shutil.copyfile(soundfonts[0], fonts[0])
+    corpus = opened(tmp_path / "midi", tmp_path / "audio", fonts, renderings=1)
+    own = file_fingerprint(fonts[0])[:16]
+    shutil.copyfile(soundfonts[1], fonts[0])
+    os.utime(fonts[0], ns=(0, 0))
+    monkeypatch.setattr(corpus_module, "fluidsynth_version", lambda: "0.9")
+    differing = rf"{socket.gethostname()} .*FluidSynth is 0\.9, not \d.*x\.sf2 is \w+, not {own}"
+    with ThreadPoolExecutor(1) as executor, pytest.raises(CorpusError, match=differing):
+        corpus.render(executor=executor)
+    assert not contents(tmp_path / "audio")
 
 
 def test_songs_sound_are_labelled_and_stay_in_the_split_of_their_file(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from ml.artifacts import ArtifactError, DataLayout
+from ml.artifacts import ArtifactError, DataLayout, write_json
+from ml.beats.features import beat_inputs
 from ml.models.stem_jepa import StemJepa
 from ml.retrieval.embeddings.baselines import (
     SpectrumModel,
@@ -14,6 +16,7 @@ from ml.retrieval.embeddings.baselines import (
     load_models,
 )
 from ml.training.config import training_config
+from ml.training.models import find_model
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_spectrum_is_mean_and_deviation_over_frames_minus_training_mean(
 @pytest.mark.usefixtures("starter")
 def test_without_trained_models_the_starter_is_all(tmp_path: Path) -> None:
     assert [model.name for model in load_models(DataLayout(home=tmp_path))] == ["starter"]
-    with pytest.raises(ValueError, match=r"'stater' .did you mean 'starter'."):
+    with pytest.raises(ValueError, match=r"'stater' is no model here .did you mean 'starter'."):
         load_models(DataLayout(home=tmp_path), ["stater"])
 
 
@@ -61,6 +64,21 @@ def test_the_starter_is_embedded_beside_trained_models_only_when_named(shared_ho
     layout = DataLayout(home=shared_home)
     assert "starter" not in [model.name for model in load_models(layout)]
     assert [model.name for model in load_models(layout, ["starter"])] == ["starter"]
+
+
+def test_models_are_named_as_for_any_other_verb(shared_home: Path, tmp_path: Path) -> None:
+    layout = DataLayout(home=shared_home)
+    film = find_model(layout, "film")
+    folder = shutil.copytree(film.checkpoint or "", tmp_path / "exported")
+    texts = ["film", str(folder), film.model_id, (film.checkpoint or folder).parent.name]
+    assert [model.model_id for model in load_models(layout, texts)] == [film.model_id] * 4
+    assert [source.model_id for source in beat_inputs(layout, texts[1:2])] == [film.model_id]
+    write_json(folder / "manifest.json", {**film.manifest, "model_id": "f" * 16})
+    for open_all in (load_models, beat_inputs):
+        with pytest.raises(ArtifactError, match=rf"called film .{film.model_id} and f{{16}}.*A B"):
+            open_all(layout, ["film", str(folder)])
+        with pytest.raises(ArtifactError, match=r"'flim' is no model here .did you mean 'film'"):
+            open_all(layout, ["flim"])
 
 
 def test_models_of_another_label_encoder_are_left_out_by_name(
