@@ -14,5 +14,6 @@ The words used everywhere here, and nothing else for the same thing:
 
 Read in the order of the data: ``corpora`` → ``audio`` → ``shards`` → ``models`` → ``training`` →
 ``retrieval`` → ``reports``. ``artifacts`` says where things lie and how they are written,
-``settings`` what the user can set, ``cli`` is the ``stems`` command.
+``settings`` what the user can set, ``cli`` is the ``stems`` command. ``labels`` has what
+instruments are called, ``metrics`` every metric, ``scores`` figures with intervals.
 """

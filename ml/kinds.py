@@ -1,5 +1,7 @@
 """Every kind of artifact: where it lies, in which format, and the command that makes it.
 
+Kinds of corpora are ``ml.tracks.Kind``.
+
 The one table of formats: a reader refuses an artifact of another format and names the command here.
 Change what a kind's files hold, and its ``format_version`` goes up by one in the same commit; what
 lies in homes is then made anew.

@@ -317,6 +317,9 @@ class StemJepa(RunningMeans):
     def predict(self, mix: Audio, instrument: str) -> Tensor:
         """Predict the embedding of the stem that would fit with a mix (``embed_stem``'s space).
 
+        As a query of a home (``ml.retrieval.queries.mix``), but from 0.25 s on instead of 1 s, by
+        the whole of a long mix, and of one file or mono array.
+
         Args:
             mix: a file or its samples (``Audio``).
             instrument: what the stem should play, free text; "music": anything.

@@ -22,8 +22,8 @@ _PLAIN = ("fine", "all tracks")
 """Conditionings that are not named: those of a home nobody configured."""
 _WITHIN = {name: metric.like_stems for name, metric in RETRIEVAL.items() if metric.like_stems}
 """Metrics of places among like stems, and what makes stems alike."""
-_WIDEST = 9
-"""Metrics that fit beside each other on a terminal."""
+_WIDEST = len(RETRIEVAL)
+"""Metrics that stand beside each other on a terminal; tables of more have a row a metric."""
 _MISSING = {"value": None, "low": None}
 
 _Cells = Mapping[tuple[str, str], Mapping[str, Any]]
