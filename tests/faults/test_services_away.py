@@ -6,6 +6,7 @@ the home. ``STEMS_AWAY_S`` says for how many seconds MLflow's server is away; te
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -97,7 +98,8 @@ class MlflowServer:
         raise AssertionError((self._folder / "server.log").read_text())
 
     def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it is away
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
