@@ -15,7 +15,7 @@ PYTEST := env -u STEMS_HOME $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist
 NOT_HERE := slow or service or browser or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-full test test-all live soak audit bench bench-gpu dev mlflow migrate clean
+.PHONY: help environment demo demo-full test test-all live soak audit lock bench bench-gpu dev mlflow migrate clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -56,11 +56,18 @@ live: $(READY)  ## dagster dev and an MLflow server driven as their users do (ab
 soak: $(READY)  ## the tests that take long and show once more, with more, what others show (hours)
 	$(PYTEST) -rs -m soak || [ $$? -eq 5 ]
 
-AUDIT := .venv/audit
-audit: $(READY)  ## known holes in the pinned versions (asks the package index)
-	test -x $(AUDIT)/bin/pip-audit || { $(BIN)/python -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit; }
-	@$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(PINS) || \
+TOOLS := .venv/tools
+$(TOOLS)/bin/uv: $(READY)
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet pip-audit uv
+
+audit: $(TOOLS)/bin/uv  ## known holes in the pinned versions (asks the package index)
+	@$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(PINS) || \
 		{ echo "make audit: holes are named above; if none are, no advisories could be had and nothing is known" >&2; exit 1; }
+
+lock: $(TOOLS)/bin/uv  ## constraints.lock: the pinned versions with the hashes of their files (asks the package index)
+	$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --constraints constraints.txt --output-file constraints.lock pyproject.toml
 
 bench: $(READY)  ## what things cost here, beside named peers (about 15 minutes; ffmpeg is one of them)
 	$(QUIET) $(BIN)/python -m ml.benchmarks

@@ -16,6 +16,7 @@ URL. Audio is read from where the corpus lies: all processes must see it at the 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -40,7 +41,7 @@ from ml.artifacts import (
     read_json,
     write_json,
 )
-from ml.locks import lock
+from ml.locks import LockedError, lock
 from ml.object_store import read_bytes
 from ml.plain import jsonable
 from ml.processes import cluster, completed, process_pool, scratch_folder
@@ -120,6 +121,9 @@ def build_shards(
     }
     current = find_current(folder, jsonable(identity), kinds.STEM_SHARDS)
     if current and not fresh and _is_there(folder, place):
+        if (folder / UNFINISHED_NAME).is_file():  # its maker was killed behind the manifest
+            with contextlib.suppress(LockedError), lock(folder / ".lock"):
+                (folder / UNFINISHED_NAME).unlink(missing_ok=True)
         return current
     with lock(folder / ".lock"):
         for stale in folder.glob(".*.tmp"):
