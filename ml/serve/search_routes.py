@@ -209,7 +209,8 @@ def _candidates(
     if wanted.mix is not None:
         mix = service.mixes.get(wanted.mix)
         own = [mix.track.track_id] if mix.track is not None and not wanted.own_track else []
-        return retriever.query(mix.waveform(), instrument, k, exclude_tracks=own, **filters)
+        asked = service.asked(retriever, mix, instrument)
+        return retriever.query(asked, instrument, k, exclude_tracks=own, **filters)
     if instrument is None:
         raise HTTPException(422, "nothing to search by; give a mix, an instrument, or like")
     return retriever.query_by_text(instrument, k, **filters)

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from ml.music.fit import Fit
 from ml.retrieval.queries.candidates import Candidate
+from ml.retrieval.queries.mix import ChunkVectors
 from ml.retrieval.queries.retriever import Retrievers, StemRetriever
 from ml.retrieval.queries.stem_files import StemFiles
 from ml.serve.catalog import Catalog, TrackStems
@@ -32,6 +33,8 @@ from ml.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_MOST_ASKED = 64
+"""Questions of which is kept what the model made of them."""
 
 
 class WorkQueue:
@@ -87,6 +90,7 @@ class Service:
         self.decodes = WorkQueue("files", limits.decodes_at_once, limits.waiting)
         self._retrievers = retrievers
         self._catalog: Catalog | None = None
+        self._asked: dict[tuple[str, str, str | None], ChunkVectors] = {}
         self._lock = threading.Lock()
 
     def current(self) -> tuple[StemRetriever, Catalog]:
@@ -100,6 +104,25 @@ class Service:
             if self._catalog is None or self._catalog.tables is not retriever.tables:
                 self._catalog = Catalog(retriever.tables)
             return retriever, self._catalog
+
+    def asked(
+        self, retriever: StemRetriever, mix: ServedMix, instrument: str | None
+    ) -> ChunkVectors:
+        """Give what ``ask`` makes of a mix, kept for the same question with other filters.
+
+        Raises:
+            HTTPException: the mix was dropped meanwhile.
+            ValueError: the instrument is blank.
+        """
+        key = (retriever.model.model_id, mix.id, instrument)
+        with self._lock:
+            kept = self._asked.pop(key, None)
+        asked = retriever.ask(mix.waveform(), instrument) if kept is None else kept
+        with self._lock:
+            self._asked[key] = asked  # the newest last
+            while len(self._asked) > _MOST_ASKED:
+                self._asked.pop(next(iter(self._asked)))
+        return asked
 
     def catalog(self) -> Catalog:
         """Give what the table holds now."""

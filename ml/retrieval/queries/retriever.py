@@ -128,7 +128,7 @@ class StemRetriever:
 
     def query(
         self,
-        mix: Mix,
+        mix: Mix | ChunkVectors,
         instrument: str | None = None,
         k: int = 10,
         *,
@@ -146,7 +146,8 @@ class StemRetriever:
         Args:
             mix: a path, (array, rate in Hz), or a list of these to sum; from 1 s up. Of over ten
                 minutes a spread of ten is listened to. An array without a rate is taken to have
-                the model's (``model.rate_hz``, 16 kHz); nothing can tell that it has another.
+                the model's (``model.rate_hz``, 16 kHz); nothing can tell that it has another. Or
+                what ``ask`` made of it and the same instrument.
             instrument: what the stem should play, free text; None: any music.
             k: how many.
             where: an SQL condition on the table's columns: ``category = 'guitar'``.
@@ -165,7 +166,7 @@ class StemRetriever:
                 blank, or the filter is not understood.
         """
         self._check(k, per_track)
-        asked = self._ask(mix, instrument)
+        asked = mix if isinstance(mix, ChunkVectors) else self.ask(mix, instrument)
         filters = {"exclude_tracks": exclude_tracks, "per_track": per_track}
 
         def search(most: int) -> list[Hit]:
@@ -270,7 +271,19 @@ class StemRetriever:
 
     def embed_mix(self, mix: Mix, instrument: str | None = None) -> np.ndarray:
         """Predict the embedding of the stem that a mix lacks: (dim,) float32, unit norm."""
-        return self._ask(mix, instrument).mean
+        return self.ask(mix, instrument).mean
+
+    def ask(self, mix: Mix, instrument: str | None = None) -> ChunkVectors:
+        """Predict the stem from each chunk of a mix, for queries that differ in their filters.
+
+        Raises:
+            AudioError: a file cannot be read.
+            ValueError: the mix is silent or too short, or the instrument is blank.
+        """
+        text = MUSIC if instrument is None else _not_blank(instrument)
+        chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
+        vector = None if self.model.condition_dim is None else self.encode_texts([text])[0]
+        return predict_chunks(self.model, chunks, text, vector)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Encode instruments in words by the label encoder: (text, width) float32, unit norm.
@@ -337,13 +350,6 @@ class StemRetriever:
             length_s = min(self.model.chunk_s, hit.row["duration_s"], most_s)
             chosen[owner_of(hit)] = sounding_place(listed, hit.row, length_s, self._files)
         return candidates_of(found, chosen)
-
-    def _ask(self, mix: Mix, instrument: str | None) -> ChunkVectors:
-        """Predict the stem from each chunk of a mix."""
-        text = MUSIC if instrument is None else _not_blank(instrument)
-        chunks = read_chunks(mix, self.model.rate_hz, self.model.chunk_s)
-        vector = None if self.model.condition_dim is None else self.encode_texts([text])[0]
-        return predict_chunks(self.model, chunks, text, vector)
 
     def _search_named(
         self, vector: np.ndarray, instrument: str, k: int, *, where: str | None, **filters: Any

@@ -15,7 +15,8 @@ import soundfile
 from starlette.testclient import TestClient
 
 from ml.audio.files import read_stem
-from ml.retrieval.queries.retriever import Retrievers
+from ml.retrieval.queries.mix import ChunkVectors
+from ml.retrieval.queries.retriever import Retrievers, StemRetriever
 from ml.retrieval.tables.database import database_uri, open_table
 from ml.retrieval.tables.publish import STEM_TABLE
 from ml.serve.app import build_app
@@ -94,6 +95,26 @@ def test_filters_narrow_what_is_found(client: TestClient, mix_id: str) -> None:
     tracks = [(c["corpus"], c["track_id"]) for c in find(per_track=1)]
     assert len(tracks) == len(set(tracks))
     assert find(where="1 = 0") == []
+
+
+def test_a_mix_is_listened_to_once_for_questions_that_differ_in_filters(
+    client: TestClient, mix_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, ask = [], StemRetriever.ask
+
+    def count(retriever: StemRetriever, mix: Any, instrument: str | None) -> ChunkVectors:
+        heard.append(instrument)
+        return ask(retriever, mix, instrument)
+
+    monkeypatch.setattr(StemRetriever, "ask", count)
+
+    def found(instrument: str, k: int) -> list[str]:
+        asked = {"mix": mix_id, "instrument": instrument, "k": k}
+        return keys(client.get("/api/search", params=asked).json())
+
+    assert found("piano", 3) == found("piano", 6)[:3]
+    found("bass guitar", 3)
+    assert heard == ["piano", "bass guitar"]
 
 
 def test_a_mix_of_a_track_is_the_sum_of_the_stems_that_are_left(
