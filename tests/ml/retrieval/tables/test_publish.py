@@ -219,10 +219,12 @@ def test_tracks_are_heard_once_and_published_with_tempo_and_key(
     write_corpus: Any, layout: DataLayout, band_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate_hz = band_model.rate_hz
-    time = np.arange(8 * rate_hz) / rate_hz
+    time = np.arange(16 * rate_hz) / rate_hz
     since_beat = np.mod(time, 0.5)
     hits = np.exp(-since_beat / 0.05) * np.random.default_rng(0).standard_normal(len(time))
-    notes = sum(np.sin(2 * np.pi * hz * time) for hz in (220, 261.63, 329.63, 440)) / 16
+    chords = np.array([[57, 60, 64], [50, 57, 65], [52, 59, 68], [57, 60, 64]])  # A minor, D, E, A
+    midi = np.repeat(chords, len(time) // 4, axis=0).T
+    notes = np.sin(2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * time).sum(axis=0) / 16
     stems = {"a": ("drums", 0.2 * hits), "b": ("piano", notes * np.exp(-since_beat))}
     write_corpus("songs", {"one": stems})
     embed_corpus("songs", [band_model()], layout, {})
