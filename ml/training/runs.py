@@ -245,14 +245,19 @@ def resume_run(
     _refuse(name, begun, begun | _wanted(config, options or {}, overrides or {}))
     folders = [training_folder(layout, corpus) for corpus in corpora]
     loop = loop or LoopConfig()
+
+    def begun_from(phase: str) -> Path | None:
+        model_id = described["identity"].get(phase)
+        return None if model_id is None else _find_begun(layout, model_id)
+
     with process_group(device) as device:
         run = Run(
             layout=layout,
             config=config,
             shards=folders,
             pairs=open_pairs(folders, config, "train", loop, device=device),
-            phase_1=_find_begun(layout, described["identity"]["phase_1"]),
-            phase_2=_find_begun(layout, described["identity"].get("phase_2")),
+            phase_1=begun_from("phase_1"),
+            phase_2=begun_from("phase_2"),
             loop=loop,
             device=device,
         )
@@ -339,7 +344,7 @@ def _phase_2_before(
     model_id = read_manifest(phase_1, kinds.MODEL).get("phase_1_model_id")
     if model_id is None:
         return None
-    found = find_checkpoint(layout, model_id)
+    found = _find_begun(layout, model_id)
     begun = dataclass_from(StemJepaConfig, read_object(found / CONFIG_NAME)["model"])
     if begun.predictor is None:
         return None
@@ -470,14 +475,12 @@ def _refuse(name: str, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
         )
 
 
-def _find_begun(layout: DataLayout, model_id: str | None) -> Path | None:
-    """Find a checkpoint that a run started from, be it the current phase 1 or not."""
-    if model_id is None:
-        return None
+def _find_begun(layout: DataLayout, model_id: str) -> Path:
+    """Find a checkpoint that a run or its phase 1 was begun from, whatever names stand for now."""
     try:
         return find_checkpoint(layout, model_id)
     except ArtifactError:
         raise ArtifactError(
-            f"the model {model_id} that this run started from is not in {layout.runs}; "
-            "bring it back, or train another run without --resume"
+            f"the model {model_id} that this run or its phase 1 was begun from is not in "
+            f"{layout.runs}; bring it back, or train another run, of another phase 1"
         ) from None

@@ -107,5 +107,5 @@ def test_other_shards_and_a_lost_phase_1_are_named(stopped):
     with pytest.raises(ArtifactError, match=r"cannot go on with: shards: \[000000000000\] → "):
         resume_run(name, layout=layout, corpora=["demo"])
     write_json(path, described | {"identity": described["identity"] | {"phase_1": "abc"}})
-    with pytest.raises(ArtifactError, match="the model abc that this run started from"):
+    with pytest.raises(ArtifactError, match="the model abc that this run or its phase 1"):
         resume_run(name, layout=layout, corpora=["demo"])
