@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pyright --version  # fetches the node it runs on, if there is none
 	touch $(READY)
 
-demo: $(READY)  ## demo songs, the whole asset graph, the score table (about 6 minutes, 1.1 GB)
+demo: $(READY)  ## demo songs, the whole asset graph, the score table (about 6 minutes, 1.2 GB)
 	$(IN_HOME) $(BIN)/python -m pipelines.demo
 
 demo-full: $(READY)  ## the same with more songs and steps, whose scores the README gives (about an hour)
