@@ -249,7 +249,7 @@ def _save(
 
 def _fit_text(fit: Mapping[str, Any]) -> str:
     changes = [
-        f"{fit['speed']:.2f} times as fast" if fit["speed"] != 1 else None,
+        f"{fit['speed']:.2f} times as fast" if round(fit["speed"], 2) != 1 else None,
         f"{fit['semitones']:+d} semitones" if fit["semitones"] else None,
         *fit["notes"],
     ]

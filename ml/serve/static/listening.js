@@ -150,7 +150,7 @@ export class Listening {
     try {
       const fit = await askJson(`/api/stems/${encodeURIComponent(candidate.key)}/fit?${new URLSearchParams(asked)}`);
       const changes = [
-        fit.speed === 1 ? null : `${fit.speed.toFixed(2)} × as fast`,
+        fit.speed.toFixed(2) === "1.00" ? null : `${fit.speed.toFixed(2)} × as fast`,
         fit.semitones === 0 ? null : `${fit.semitones > 0 ? "+" : "−"}${Math.abs(fit.semitones)} semitone${Math.abs(fit.semitones) === 1 ? "" : "s"}`,
         ...fit.notes,
       ];
