@@ -135,6 +135,8 @@ class MlflowTracker:
             )
             self._thread.start()
             self._thread.join(timeout=_ARTIFACTS_JOIN_S)
+        if self._thread.is_alive() and status != "RUNNING":  # it is asked to end once more then
+            self._warn("no end of sending in time")
         return read_json(shipped)["run_id"] if shipped.is_file() else None
 
     def _run(self, params: dict[str, Any], tags: dict[str, str]) -> None:
@@ -163,11 +165,13 @@ class MlflowTracker:
         try:
             yield
         except (MlflowException, OSError) as error:
-            record = self.run_folder / RECORD_NAME
-            _log.warning(
-                "MLflow at %s: %s; the record is in %s; send it later with: stems train sync %s",
-                *(self.uri, error, record, self.run_name),
-            )
+            self._warn(str(error))
+
+    def _warn(self, trouble: str) -> None:
+        _log.warning(
+            "MLflow at %s: %s; the record is in %s; send it later with: stems train sync %s",
+            *(self.uri, trouble, self.run_folder / RECORD_NAME, self.run_name),
+        )
 
     def send(self, params: Mapping[str, Any], tags: Mapping[str, str], status: RunStatus) -> str:
         """Send what the tracking server has not got of a run that is not training now.

@@ -183,7 +183,7 @@ def test_a_half_written_line_is_left_out(tmp_path):
 
 
 def test_a_stopped_run_does_not_wait_for_a_server_that_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(tracking, "_STOPPED_JOIN_S", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
@@ -196,3 +196,5 @@ def test_a_stopped_run_does_not_wait_for_a_server_that_does_not_answer(
         tracker.start({}, {"training_id": "run"})
         assert tracker.finish("KILLED") is None
         assert tracker._thread.is_alive()  # it still waits, the training does not
+    assert "no end of sending in time" in caplog.text
+    assert "stems train sync run" in caplog.text
