@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -445,6 +446,8 @@ def _train_run(
                 describe_run(run.folder, run.identity, corpora, all_tags, datasets)
             made = tracker(run.folder, run.folder.name) if tracker else NoTracker()
             execute_run(run, made, all_tags)
+        elif rank() == 0:  # of a run that was killed right behind its model
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     if rank() == 0:
         point_models(run.layout, run.config.preset, run.folder)
     from_rank_0(None)  # the others wait until it has written the model

@@ -162,7 +162,11 @@ def test_a_finished_run_is_reused_and_another_seed_is_another_run(home, small):
             "contrastive", layout=layout, corpora=["demo"], overrides=small, seed=seed
         )
 
-    first, again, other = run(7), run(7), run(8)
+    first = run(7)
+    left = first.path.with_name("checkpoints")  # by a run that was killed right behind its model
+    (left / "step-0000006").mkdir(parents=True)
+    again, other = run(7), run(8)
+    assert not left.exists()
     assert (first.reused, again.reused, other.reused) == (False, True, False)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert read_models(layout)["contrastive"] == other.path
