@@ -25,6 +25,7 @@ from ml.artifacts import (
     write_folder_aside,
     write_json,
 )
+from ml.locks import lock
 from ml.models.predecessor import ImportedConfig
 from ml.models.pretrained import pretrained_folder
 from ml.models.stem_jepa import load_model
@@ -343,11 +344,12 @@ def read_models(layout: DataLayout) -> dict[str, Path]:
 
 def point_models(layout: DataLayout, preset: str, run: Path) -> None:
     """Let a preset's name stand for the model of a run (and ``untrained`` for its random start)."""
-    index = _index(layout)
-    index[preset] = (run / "model").relative_to(layout.home).as_posix()
-    if (run / "initial").is_dir():
-        index[UNTRAINED] = (run / "initial").relative_to(layout.home).as_posix()
-    write_json(layout.models_index, index)
+    with lock(layout.runs / ".lock", waits=True):  # of two runs that end at once both are named
+        index = _index(layout)
+        index[preset] = (run / "model").relative_to(layout.home).as_posix()
+        if (run / "initial").is_dir():
+            index[UNTRAINED] = (run / "initial").relative_to(layout.home).as_posix()
+        write_json(layout.models_index, index)
 
 
 def phase_1_models(layout: DataLayout) -> list[Path]:
