@@ -351,7 +351,8 @@ def _phase_2_before(
         return None
     there = {name: getattr(begun, name) for name in _OF_A_PREDICTOR}
     here = {name: getattr(config.model, name) for name in _OF_A_PREDICTOR}
-    there["label_encoder"] = read_manifest(found, kinds.MODEL)["label_encoder"]["fingerprint"]
+    known = read_manifest(found, kinds.MODEL).get("label_encoder") or {}  # an import has none
+    there["label_encoder"] = known.get("fingerprint")
     here["label_encoder"] = pairs.label_encoder["fingerprint"]
     if fields := differing_fields(jsonable(there), jsonable(here)):
         said = f"that of {found.parent.name} differs: {'; '.join(fields)}"
